@@ -1,0 +1,72 @@
+"""Progress and remaining time of long work: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+LINE_SECONDS = 15.0
+"""How often a plain line is written where there is no terminal; shorter work stays silent."""
+
+
+class Meter:
+    """Counts `total` things down, on standard error, so that standard output stays data.
+
+    Used as a context manager. Where standard error is no terminal, a line is written every
+    `LINE_SECONDS`; on a terminal a bar is drawn that says how much time remains.
+    """
+
+    def __init__(self, description: str, total: int, enabled: bool = True) -> None:
+        self.description, self.total, self.done = description, total, 0
+        self._started = self._spoke = time.monotonic()
+        self._lines = enabled and not sys.stderr.isatty()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            disable=not enabled or self._lines,
+            transient=True,
+        )
+        self._task = self._bar.add_task(description, total=total, note="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._bar.stop()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` things as done; `note` is shown beside the bar."""
+        self.done += count
+        self._bar.update(self._task, advance=count, note=note)
+        now = time.monotonic()
+        if self._lines and now - self._spoke >= LINE_SECONDS:
+            self._spoke = now
+            left = (now - self._started) / max(self.done, 1) * (self.total - self.done)
+            text = f"{self.description}: {self.done}/{self.total}, {left:.0f} s left"
+            print(f"{text} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """Write a line that stays: above the bar on a terminal."""
+        if self._bar.disable:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._bar.console.print(line, markup=False, highlight=False)
+
+
+def track(items: Iterable[T], description: str, total: int, enabled: bool = True) -> Iterator[T]:
+    """Yield the items while a `Meter` counts them."""
+    with Meter(description, total, enabled) as meter:
+        for item in items:
+            yield item
+            meter.advance()
