@@ -1,0 +1,5 @@
+"""python -m verydeep: what torchrun starts."""
+
+from verydeep.cli import main
+
+main()

@@ -1,0 +1,435 @@
+"""The command line: it reads arguments and shows results; all work is done below.
+
+Modules that import torch are imported inside the commands, so that `verydeep --help` answers at once.
+"""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from verydeep import recipe as recipes
+from verydeep.configurations import CONFIGURATIONS, configuration, output_side
+from verydeep.errors import Interrupted, UserError
+from verydeep.recipe import Recipe
+
+if TYPE_CHECKING:
+    from verydeep.datasets import Dataset
+    from verydeep.distributed import Ranks
+    from verydeep.evaluation.metrics import Error
+    from verydeep.evaluation.testing import Result
+    from verydeep.survey import Survey
+
+app = App(
+    name="verydeep",
+    help="Very Deep Convolutional Networks for Large-Scale Image Recognition: train, test and use the nets.",
+    help_format="markdown",
+)
+
+RecipeFlags: Any = TypedDict(  # type: ignore[misc]
+    "RecipeFlags",
+    {
+        name: Annotated[
+            field.annotation,
+            Parameter(
+                help=f"{field.description} [default: {field.default}]".replace("(256,)", "256 crop / 224"),
+                consume_multiple=True,
+                negative_iterable=(),
+            ),
+        ]
+        for name, field in Recipe.model_fields.items()
+    },
+    total=False,
+)
+"""Every field of `Recipe` as a flag; a dict of those that were given."""
+
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="print the result as JSON")]
+Skip = Annotated[bool, Parameter(negative=(), help="go on without images that cannot be read; they are listed")]
+Device = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest that is there")]
+Precision = Annotated[
+    Literal["fp32", "bf16"], Parameter(help="bf16 computes with bfloat16 where torch's autocast does")
+]
+Workers = Annotated[
+    int | None, Parameter(help="processes that read images ahead, for each rank [default: by the number of cores]")
+]
+
+
+@app.command
+def configurations(net: str | None = None, /, *, json_: Json = False) -> None:
+    """Show Tables 1 and 2: the nets, their parameters, multiply-adds and receptive fields.
+
+    Examples:
+    `verydeep configurations` shows all of them at 1000 classes and a crop of 224.
+
+    `verydeep configurations D` shows D layer by layer.
+
+    Args:
+        net: show this net layer by layer.
+    """
+    if net is not None:
+        rows = _layer_rows(net)
+    else:
+        rows = [
+            {
+                "net": name,
+                "weight layers": each.weight_layers,
+                "layers": each.column,
+                "parameters": each.parameters(),
+                "multiply-adds": each.multiply_adds(),
+                "receptive field of pool5": each.receptive_fields()["pool5"].size,
+            }
+            for name, each in CONFIGURATIONS.items()
+        ]
+    _show(rows, json_, title="1000 classes, crop 224")
+
+
+def _layer_rows(name: str) -> list[dict[str, Any]]:
+    net, side, rows = configuration(name), 224, []
+    fields = net.receptive_fields()
+    for layer in net.layers():
+        side = output_side(layer, side)
+        adds = side**2 * layer.kernel**2 * layer.in_channels * layer.out_channels if layer.kind == "conv" else 0
+        if layer.kind in ("conv", "lrn", "pool"):
+            rows.append(
+                {
+                    "layer": layer.name,
+                    "kernel": layer.kernel,
+                    "channels": layer.out_channels,
+                    "side": side,
+                    "receptive field": fields[layer.name].size,
+                    "stride": fields[layer.name].stride,
+                    "parameters": layer.parameters,
+                    "multiply-adds": adds,
+                }
+            )
+    return rows
+
+
+@app.command
+def train(
+    data: str,
+    /,
+    *,
+    run: Path | None = None,
+    recipe: Path | None = None,
+    flags: Annotated[RecipeFlags | None, Parameter(name="*")] = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    micro_batch: int = 0,
+    workers: Workers = None,
+    compile_: Annotated[bool, Parameter(name="--compile", negative=())] = False,
+    recompute: Annotated[bool, Parameter(negative=())] = False,
+    skip_unreadable: Skip = False,
+) -> None:
+    """Train a net (Sect. 3.1), or go on with a training that was interrupted.
+
+    The result is a run directory. Ctrl-C and SIGTERM save and leave; the same command goes on from there.
+
+    Examples:
+    `verydeep train digits --net A --crop 32 --width 0.25 --fully-connected 256 --initialisation he --run runs/a`
+
+    `verydeep train photographs --net D --start-from runs/a --run runs/d`
+
+    `torchrun --nproc-per-node 2 -m verydeep train photographs --net A`
+
+    Args:
+        data: a folder with train/CLASS/* and val/CLASS/*, a folder in the layout of ILSVRC-2012, or "digits".
+        run: the run directory to make or to go on with [default: runs/NET].
+        recipe: a TOML file of recipe fields, such as another run's recipe.toml; flags override it.
+        micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
+        compile_: compile the net with torch.compile.
+        recompute: keep less for the backward pass and compute it again (activation checkpointing), to save memory.
+    """
+    from verydeep import weights
+    from verydeep.distributed import ranks
+    from verydeep.evaluation.metrics import top_error
+    from verydeep.evaluation.posteriors import Computing, Pass, one_pass
+    from verydeep.evaluation.testing import middle
+    from verydeep.network import ConvNet
+    from verydeep.survey import principal_components
+    from verydeep.training.augmentation import Colours
+    from verydeep.training.checkpoint import run_directory
+    from verydeep.training.loop import train as train_net
+    from verydeep.training.step import Execution
+
+    if micro_batch < 0:
+        raise UserError(f"--micro-batch is {micro_batch}; give a number of images, or 0 for a rank's whole share")
+    fields: dict[str, Any] = dict(flags or {})
+    base = recipes.read(recipe) if recipe else Recipe()
+    if (source := fields.get("start_from")) is not None:
+        fields = recipes.fine_tuning({"net": base.net} | fields, weights.read_card(source).configuration)
+    chosen = recipes.changed(base, fields)
+    run = run or Path("runs") / chosen.net.lower()
+    with ranks(device) as here:
+        reading = _workers(workers)
+        training_set, found = _readable_set(data, "train", skip_unreadable, here)
+        validation_set, sizes = _readable_set(data, "val", skip_unreadable, here)
+        colours = Colours(found.mean, *principal_components(found.covariance))
+        described = {
+            "path": str(Path(data).absolute()) if data != "digits" else data,
+            "classes": list(training_set.classes),
+            "images": len(training_set),
+            "validation_images": len(validation_set),
+            "mean": [round(value, 4) for value in colours.mean.tolist()],
+            "deviations": colours.deviations.tolist(),
+            "components": colours.components.tolist(),
+        }
+        centre_crop = Pass("centre-crop", middle(*chosen.scales), flip=False)
+
+        def validate(net: ConvNet) -> float:
+            computing = Computing(precision, reading, progress=False)
+            matrix = one_pass(net, validation_set, centre_crop, here, computing, sizes.sizes)
+            return top_error(matrix, validation_set.labels, 1).value
+
+        execution = Execution(precision, micro_batch, reading, compile_, recompute)
+        with run_directory(run, chosen, described, here.first):
+            here.wait()
+            train_net(chosen, training_set, colours, validate, run, here, execution)
+        if here.first:
+            print(f"trained: {run / weights.FILE_NAME}; test it with: verydeep test {run} {data}")
+
+
+@app.command
+def test(
+    runs: Annotated[list[str], Parameter(name="RUN... DATA")],
+    /,
+    *,
+    scales: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
+    method: Literal["dense", "multi-crop", "both", "centre-crop"] = "dense",
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    workers: Workers = None,
+    skip_unreadable: Skip = False,
+    json_: Json = False,
+) -> None:
+    """Test one net or several on the validation set (Sect. 3.2), and several together (Sect. 4.4).
+
+    Every pass is stored once, in the run directory; averages over scales, methods and nets need no other pass.
+
+    Examples:
+    `verydeep test runs/d photographs --scales 256 384 512`
+
+    `verydeep test runs/d runs/e photographs --scales 256 384 512 --method both`
+
+    Args:
+        runs: run directories or weight files, and last the data set that they are tested on.
+        scales: test scales Q in pixels [default: the training scale S, or the middle of its range].
+        method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; or centre-crop.
+    """
+    from verydeep.distributed import ranks
+    from verydeep.evaluation.posteriors import Computing
+    from verydeep.evaluation.testing import test as test_nets
+
+    if len(runs) < 2:
+        raise UserError(f"test takes at least one run and a data set; given {' '.join(runs) or 'nothing'}")
+    *sources, data = runs
+    with ranks(device) as here:
+        dataset, found = _readable_set(data, "val", skip_unreadable, here)
+        results = test_nets(
+            sources, dataset, found.sizes, scales, method, here, Computing(precision, _workers(workers)), _say
+        )
+        if here.first:
+            _show(
+                [_result_row(result, json_) for result in results], json_, title=f"{len(dataset)} images of {data}"
+            )
+
+
+@app.command
+def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = False) -> None:
+    """Name the five most likely classes of photographs, tested densely at the net's own scale.
+
+    Examples:
+    `verydeep predict runs/d holiday.jpg`
+
+    Args:
+        run: a run directory or a weight file.
+        images: photographs: JPEG, PNG or WebP.
+    """
+    import numpy as np
+    import torch
+
+    from verydeep import weights
+    from verydeep.distributed import ranks
+    from verydeep.evaluation.dense import dense_posteriors
+    from verydeep.evaluation.testing import test_scale
+    from verydeep.images import ImageError, rescale
+
+    if not images:
+        raise UserError("predict takes a run and at least one image; no image was given")
+    card, net = weights.read_card(run), weights.load(run)
+    names = card.class_names or [f"class {number}" for number in range(card.classes)]
+    rows: list[dict[str, Any]] = []
+    failed = False
+    with ranks(device) as here, torch.no_grad():
+        net.to(here.device)
+        for path in images:
+            try:
+                pixels = torch.from_numpy(rescale(path, test_scale(card))).to(here.device)
+            except ImageError as error:
+                _say(f"verydeep: {error}")
+                failed = True
+                continue
+            posteriors = dense_posteriors(net, pixels.permute(2, 0, 1)[None], card.flip)[0].cpu().numpy()
+            best = np.argsort(-posteriors, kind="stable")[:5]
+            rows.append(
+                {
+                    "image": str(path),
+                    "classes": [{"class": names[k], "posterior": float(posteriors[k])} for k in best],
+                }
+            )
+    if json_:
+        print(json.dumps(rows, indent=1))
+    else:
+        shown = [
+            {
+                "image": row["image"] if rank == 0 else "",
+                "class": each["class"],
+                "posterior": f"{each['posterior']:.1%}",
+            }
+            for row in rows
+            for rank, each in enumerate(row["classes"])
+        ]
+        _show(shown, as_json=False, title=f"dense, Q = {test_scale(card)}")
+    if failed:
+        sys.exit(2)
+
+
+@app.command
+def inspect(data: str, /, *, json_: Json = False) -> None:
+    """Read a data set through: its classes, its images' sizes, and what cannot be read.
+
+    Leaves with exit code 1 where there are unreadable images.
+
+    Examples:
+    `verydeep inspect photographs`
+
+    Args:
+        data: what `verydeep train` takes.
+    """
+    import numpy as np
+
+    from verydeep.datasets import open_dataset
+    from verydeep.survey import survey
+
+    rows, unreadable, ignored = [], [], []
+    for split in ("train", "val"):
+        dataset = open_dataset(data, split)
+        found = survey(dataset)
+        readable = found.sizes[found.sizes.min(1) > 0]
+        counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+        row: dict[str, Any] = {
+            "split": split,
+            "images": len(dataset),
+            "classes": len(dataset.classes),
+            "images a class": f"{counts.min()} to {counts.max()}",
+            "mean colour": [round(value, 1) if math.isfinite(value) else None for value in found.mean.tolist()],
+            "unreadable": len(found.unreadable),
+            "other files": len(dataset.ignored),
+        }
+        if len(readable):
+            low, middle, high = (int(value) for value in np.percentile(readable.min(1), (0, 50, 100)))
+            row["smallest side"] = f"{low} to {high}, median {middle}"
+        rows.append(row)
+        unreadable += [reason for _, reason in found.unreadable]
+        ignored += [str(path) for path in dataset.ignored]
+        classes = {name: int(count) for name, count in zip(dataset.classes, counts, strict=True)}
+        if json_:
+            row["class counts"] = classes
+            row["unreadable images"] = [reason for _, reason in found.unreadable]
+            row["other paths"] = [str(path) for path in dataset.ignored]
+    _show(rows, json_, title=data)
+    if not json_:
+        for title, lines in (("Unreadable", unreadable), ("Other files, left out", ignored)):
+            for line in [f"{title}:", *lines] if lines else []:
+                print(line)
+    if unreadable:
+        sys.exit(1)
+
+
+def _readable_set(
+    data: str, split: Literal["train", "val"], skip: bool, here: "Ranks"
+) -> tuple["Dataset", "Survey"]:
+    """A split without what cannot be read, and what its survey found; the first rank surveys for all."""
+    from verydeep.datasets import open_dataset
+    from verydeep.survey import leave_out_unreadable, survey
+
+    dataset = open_dataset(data, split)
+    if not here.first:
+        here.wait()
+    found = survey(dataset)
+    if here.first:
+        here.wait()
+        for _, reason in found.unreadable if skip else ():
+            _say(f"left out: {reason}")
+        if skip and found.unreadable:
+            _say(f"{dataset.name}: {len(found.unreadable)} of {len(dataset)} images left out")
+    return leave_out_unreadable(dataset, found, skip)
+
+
+def _workers(given: int | None) -> int:
+    """Reading processes of a rank: some of its cores, none where it has a single one."""
+    from verydeep.distributed import local_cores
+
+    if given is not None and given < 0:
+        raise UserError(f"--workers is {given}; give a number of processes, or 0 for none")
+    return min(8, local_cores() // 2) if given is None else given
+
+
+def _result_row(result: "Result", as_json: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "net": " + ".join(result.nets),
+        "run": " + ".join(result.sources),
+        "protocol": " + ".join(dict.fromkeys(result.protocols)),
+        "images": result.top1.images,
+    }
+    for name, error in (("top-1 error", result.top1), ("top-5 error", result.top5)):
+        row[name] = _error_data(error) if as_json else str(error)
+    return row
+
+
+def _error_data(error: "Error") -> dict[str, Any]:
+    return {"error": error.value, "interval95": error.interval, "wrong": error.wrong}
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    """Print rows as a table, or as JSON."""
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table(title=title, title_justify="left")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    for name in columns:
+        numeric = all(isinstance(row.get(name), int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        cells = [row.get(name, "") for name in columns]
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells))
+    console = Console()
+    # Where it is no terminal nobody would see a line break: let the table be as wide as it is.
+    Console(width=console.width if console.is_terminal else 200).print(table, markup=False)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run the command line; wrong use is one line and exit code 2, an interruption 128 and the signal's number."""
+    try:
+        app(exit_on_error=False, print_error=False)
+    except (CycloptsError, UserError) as error:
+        rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
+        _say(f"verydeep{rank}: {' '.join(str(error).split())}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("verydeep: interrupted")
+        sys.exit(130)
+    except Interrupted as stopped:
+        _say(f"verydeep: {stopped}")
+        sys.exit(128 + stopped.number)

@@ -1,0 +1,192 @@
+"""Sect. 2: the ConvNet configurations of Table 1 as data, and their sizes by arithmetic.
+
+Nothing here needs torch: a configuration is a list of layers, and parameters (Table 2), multiply-adds and
+receptive fields are sums over that list. `verydeep.network` builds the very same list.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from verydeep.errors import UserError
+
+TABLE_1 = {
+    "A": "3-64 | 3-128 | 3-256 3-256 | 3-512 3-512 | 3-512 3-512",
+    "A-LRN": "3-64 LRN | 3-128 | 3-256 3-256 | 3-512 3-512 | 3-512 3-512",
+    "B": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 | 3-512 3-512 | 3-512 3-512",
+    "C": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 1-256 | 3-512 3-512 1-512 | 3-512 3-512 1-512",
+    "D": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 3-256 | 3-512 3-512 3-512 | 3-512 3-512 3-512",
+    "E": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 3-256 3-256 | 3-512 3-512 3-512 3-512 | 3-512 3-512 3-512 3-512",
+    "B-5x5": "5-64 | 5-128 | 5-256 | 5-512 | 5-512",
+}
+"""Table 1, a column an entry: "k-n" is a k x k convolution of n channels with stride 1 and a ReLU, "LRN" a local
+response normalisation, and each "|" (and the end) a 2 x 2 max-pooling with stride 2. Then come, in all of
+them, FC-4096, FC-4096, FC-classes. B-5x5 is the shallow net of Sect. 4.1: B with each pair of 3 x 3 layers
+replaced by one 5 x 5 layer of the same receptive field."""
+
+POOLINGS = 5
+STRIDE = 2**POOLINGS
+"""Pixels of the image between two neighbouring cells of the score map."""
+
+Kind = Literal["conv", "relu", "lrn", "pool", "dropout"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer, in the field's names: conv3_2, relu3_2, lrn1_1, pool3, fc6, relu6, drop6.
+
+    The fully connected layers are convolutions (Sect. 3.2): fc6 of the size of the last feature map,
+    fc7 and fc8 of 1 x 1. `padding` keeps the resolution in the convolutional part and is 0 in fc6 to fc8.
+    """
+
+    name: str
+    kind: Kind
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self.out_channels * (self.in_channels * self.kernel**2 + 1) if self.kind == "conv" else 0
+
+    @property
+    def fully_connected(self) -> bool:
+        """Whether it is fc6, fc7 or fc8."""
+        return self.name.startswith("fc")
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """What one unit of a layer's output sees: a square of `size` pixels, `stride` pixels from its neighbour's."""
+
+    size: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A column of Table 1."""
+
+    name: str
+    column: str
+
+    @property
+    def weight_layers(self) -> int:
+        """Layers with weights, the number that the paper heads its columns with: 11 to 19."""
+        return sum(word != "LRN" for word in self.column.replace("|", " ").split()) + 3
+
+    def layers(
+        self, classes: int = 1000, crop: int = 224, width: float = 1.0, fully_connected: int = 4096
+    ) -> tuple[Layer, ...]:
+        """All layers from the image to the class scores, in order.
+
+        Args:
+            classes: number of classes, the channels of fc8.
+            crop: side of the square training crop in pixels, a multiple of 32.
+            width: multiplier of the channels of all convolutional layers.
+            fully_connected: channels of fc6 and fc7.
+
+        Raises:
+            UserError: where a size is out of its range.
+        """
+        check_sizes(classes, crop, width, fully_connected)
+        layers: list[Layer] = []
+        channels = 3
+        for block, words in enumerate(self.column.split("|"), start=1):
+            number = 0
+            for word in words.split():
+                if word == "LRN":
+                    layers.append(Layer(f"lrn{block}_{number}", "lrn", channels, channels))
+                    continue
+                number += 1
+                kernel, full = map(int, word.split("-"))
+                out = scaled_channels(full, width)
+                layers.append(Layer(f"conv{block}_{number}", "conv", channels, out, kernel, padding=kernel // 2))
+                layers.append(Layer(f"relu{block}_{number}", "relu", out, out))
+                channels = out
+            layers.append(Layer(f"pool{block}", "pool", channels, channels, kernel=2, stride=2))
+        for name, kernel in (("6", crop // STRIDE), ("7", 1)):
+            layers.append(Layer(f"fc{name}", "conv", channels, fully_connected, kernel))
+            layers.append(Layer(f"relu{name}", "relu", fully_connected, fully_connected))
+            layers.append(Layer(f"drop{name}", "dropout", fully_connected, fully_connected))
+            channels = fully_connected
+        layers.append(Layer("fc8", "conv", channels, classes))
+        return tuple(layers)
+
+    def parameters(
+        self, classes: int = 1000, crop: int = 224, width: float = 1.0, fully_connected: int = 4096
+    ) -> int:
+        """Number of parameters, weights and biases (Table 2, exactly)."""
+        return sum(layer.parameters for layer in self.layers(classes, crop, width, fully_connected))
+
+    def multiply_adds(
+        self, classes: int = 1000, crop: int = 224, width: float = 1.0, fully_connected: int = 4096
+    ) -> int:
+        """Multiply-adds of all convolutional and fully connected layers for one crop."""
+        side, total = crop, 0
+        for layer in self.layers(classes, crop, width, fully_connected):
+            side = output_side(layer, side)
+            if layer.kind == "conv":
+                total += side**2 * layer.kernel**2 * layer.in_channels * layer.out_channels
+        return total
+
+    def receptive_fields(self, crop: int = 224) -> dict[str, ReceptiveField]:
+        """Receptive field of every layer by name, in pixels of the image (Sect. 2.3)."""
+        size, stride = 1, 1
+        fields = {}
+        for layer in self.layers(crop=crop):
+            size += (layer.kernel - 1) * stride
+            stride *= layer.stride
+            fields[layer.name] = ReceptiveField(size, stride)
+        return fields
+
+
+CONFIGURATIONS = {name: Configuration(name, column) for name, column in TABLE_1.items()}
+"""Every net of the paper by its name."""
+
+
+def configuration(name: str) -> Configuration:
+    """Look a configuration up.
+
+    Raises:
+        UserError: for a name that is not in Table 1.
+    """
+    if name not in CONFIGURATIONS:
+        raise UserError(f"configuration {name!r} is not known; choose one of {', '.join(CONFIGURATIONS)}")
+    return CONFIGURATIONS[name]
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """Channels of a layer of Table 1 under a width multiplier: rounded half up, at least 1."""
+    return max(1, int(channels * width + 0.5))
+
+
+def output_side(layer: Layer, side: int) -> int:
+    """Side of a layer's output for an input of `side`; the last row that fills no pooling window is dropped."""
+    return (side + 2 * layer.padding - layer.kernel) // layer.stride + 1
+
+
+def check_sizes(classes: int, crop: int, width: float, fully_connected: int) -> None:
+    """Refuse sizes of which no net can be made.
+
+    Raises:
+        UserError: names the size, what was given and what is allowed.
+    """
+    if crop < STRIDE or crop % STRIDE:
+        raise UserError(
+            f"crop is {crop} pixels; it must be a positive multiple of {STRIDE}, because five poolings halve it; "
+            f"try {max(1, round(crop / STRIDE)) * STRIDE}"
+        )
+    if not 0 < width <= 16:  # also refuses NaN
+        raise UserError(f"width is {width}; it multiplies the channels of Table 1 and must be in (0, 16]")
+    for name, value in (("classes", classes), ("fully_connected", fully_connected)):
+        if value < 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
+
+
+def names(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """The layers' names, in order."""
+    return tuple(layer.name for layer in layers)

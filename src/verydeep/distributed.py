@@ -1,0 +1,117 @@
+"""Sect. 3.3: data parallelism, and randomness that does not depend on the number of ranks.
+
+A mini-batch is split over the ranks, each computes the gradient of its share, and the gradients are averaged
+synchronously, so that the result is that of one process. Processes are started by torchrun.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from verydeep.errors import UserError
+
+PATIENCE = timedelta(hours=3)
+"""How long ranks wait for one another: the first may have to read through a large data set meanwhile."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is, and the device that it computes on."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank speaks, logs and writes for all."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """This rank's part of `count` things: neighbours, and at most one more than any other rank's."""
+        return range(self.rank * count // self.world, (self.rank + 1) * count // self.world)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum of the ranks' tensors, on every rank."""
+        if self.world > 1:
+            values = values.to(self.device)
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Wait until every rank has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def ranks(device: str = "auto") -> Iterator[Ranks]:
+    """Join the other processes, if torchrun started any, and leave them at the end.
+
+    Args:
+        device: cpu, cuda, mps, or auto for the fastest that is there.
+
+    Raises:
+        UserError: where the device is not there.
+    """
+    world, local_world = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    chosen = _device(device, local_rank)
+    if chosen.type == "cpu" and local_world > 1:
+        # torchrun would give every rank one thread, and torch alone would give every rank all cores.
+        torch.set_num_threads(max(1, cores() // local_world))
+    if world == 1:
+        yield Ranks(0, 1, chosen)
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Ranks(rank, world, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_cores() -> int:
+    """Cores a rank has, where the ranks of this machine share them out."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there.insert(0, "cuda")
+    if name == "auto":
+        name = there[0]
+    if name.split(":")[0] not in there:
+        raise UserError(f"device {name!r} is not on this machine; it has {', '.join(there)}")
+    if name == "cuda":
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    return torch.device(name)
+
+
+STREAMS = ("order", "image", "weights")
+"""What is drawn: the order of an epoch, all that concerns one image of one mini-batch, initial weights."""
+
+
+def generator(seed: int, stream: str, *address: int) -> np.random.Generator:
+    """A generator of its own for one address: (epoch) for an order, (iteration, index in the batch) for an image.
+
+    Counter-based (Philox), so that it costs nothing to start anywhere and no draw depends on another's.
+    """
+    counter = np.zeros(4, np.uint64)
+    counter[4 - len(address) :] = address  # the low word counts the draws within one address
+    return np.random.Generator(np.random.Philox(key=[seed, STREAMS.index(stream)], counter=counter))

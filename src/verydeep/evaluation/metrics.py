@@ -1,0 +1,52 @@
+"""Sect. 4: top-1 and top-5 error."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from verydeep.errors import UserError
+
+Z = 1.959963984540054
+"""The 97.5% quantile of the normal distribution."""
+
+
+@dataclass(frozen=True)
+class Error:
+    """A share of images that were classified wrongly, in [0, 1], with its 95% interval."""
+
+    wrong: int
+    images: int
+
+    @property
+    def value(self) -> float:
+        """Share of the images."""
+        return self.wrong / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's score interval: what the error may be on the population that the images were drawn from."""
+        share, n = self.value, self.images
+        centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+        half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+        return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.2%} [{low:.2%}, {high:.2%}]"
+
+
+def top_error(posteriors: Float[np.ndarray, "N K"], labels: Int64[np.ndarray, " N"], k: int) -> Error:
+    """Images whose class is not among the k of highest posterior; of equal ones the first counts as higher.
+
+    Raises:
+        UserError: for no images, or posteriors that are not finite.
+    """
+    if not len(labels):
+        raise UserError("there are no images to take an error of")
+    if not np.isfinite(posteriors).all():
+        raise UserError("some posteriors are not finite; the net's training has diverged")
+    own = np.take_along_axis(posteriors, labels[:, None], axis=1)
+    before = np.arange(posteriors.shape[1]) < labels[:, None]
+    rank = ((posteriors > own) | ((posteriors == own) & before)).sum(1)
+    return Error(int((rank >= k).sum()), len(labels))

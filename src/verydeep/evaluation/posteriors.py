@@ -1,0 +1,242 @@
+"""Sect. 3.2, 4.2 to 4.4: one testing pass gives a matrix of posteriors, and every result is a mean of such."""
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Integer, UInt8
+from torch.utils.data import DataLoader
+
+from verydeep.datasets import Dataset
+from verydeep.distributed import Ranks
+from verydeep.errors import UserError
+from verydeep.evaluation import store
+from verydeep.evaluation.dense import dense_posteriors
+from verydeep.evaluation.multicrop import GRID, crop_posteriors, grid_crops
+from verydeep.images import ImageError, photograph_size, rescale, rescaled_size
+from verydeep.network import ConvNet
+from verydeep.progress import Meter
+
+Method = Literal["dense", "multi-crop", "centre-crop"]
+
+PROTOCOLS: dict[str, tuple[Method, ...]] = {
+    "dense": ("dense",),
+    "multi-crop": ("multi-crop",),
+    "both": ("dense", "multi-crop"),
+    "centre-crop": ("centre-crop",),
+}
+"""What each method averages; "both" is dense and multi-crop (Sect. 4.3), "centre-crop" one crop an image."""
+
+BATCH_PIXELS = 2**21
+"""Pixels of a mini-batch in testing, 41 crops of 224: the largest map of D then takes 512 MiB."""
+
+SAVE_SECONDS = 60.0
+"""How often an unfinished pass is written down, so that one that was interrupted goes on from there."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One testing pass over a data set."""
+
+    method: Method
+    scale: int
+    """Test scale Q: the smallest side of the rescaled image, in pixels."""
+    flip: bool = True
+    """Whether the posteriors of an image and its mirror image are averaged."""
+
+
+@dataclass(frozen=True)
+class Computing:
+    """Where and how a pass is computed."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: int = 0
+    """Processes that read images ahead; 0 to read between the mini-batches."""
+    progress: bool = True
+
+
+def passes(method: str, scales: Sequence[int], flip: bool = True) -> tuple[Pass, ...]:
+    """The passes whose mean a protocol is.
+
+    Args:
+        method: dense, multi-crop (5 x 5 crops), both, or centre-crop.
+        scales: test scales Q in pixels.
+        flip: whether each is averaged with the mirrored image.
+
+    Raises:
+        UserError: for another method, no scale, or a scale given twice.
+    """
+    if method not in PROTOCOLS:
+        raise UserError(f"method is {method!r}; choose one of {', '.join(PROTOCOLS)}")
+    if not scales or len(set(scales)) < len(scales):
+        raise UserError(f"scales are {list(scales)}; give at least one test scale Q, each once")
+    return tuple(Pass(kind, scale, flip) for kind in PROTOCOLS[method] for scale in scales)
+
+
+def protocol(method: str, scales: Sequence[int], flip: bool) -> str:
+    """The name that stands beside every error: method, test scales and mirror images."""
+    mirror = "with mirror images" if flip else "no mirror images"
+    return f"{'dense & multi-crop' if method == 'both' else method}, Q = {', '.join(map(str, scales))}, {mirror}"
+
+
+def posteriors(
+    net: ConvNet,
+    dataset: Dataset,
+    scales: Sequence[int],
+    method: str = "dense",
+    flip: bool = True,
+    ranks: Ranks | None = None,
+) -> Float32[np.ndarray, "N K"]:
+    """Soft-max posteriors of every image of a data set, averaged over test scales and methods.
+
+    Args:
+        net: the net; it is moved to the device of `ranks` and put in evaluation mode.
+        dataset: the images.
+        scales: test scales Q in pixels (Sect. 4.2).
+        method: dense, multi-crop, both (Sect. 4.3) or centre-crop.
+        flip: average with the mirrored images.
+        ranks: where to compute; this process on the CPU where None.
+
+    Raises:
+        UserError: for a scale below the crop, and what `passes` refuses.
+        ImageError: where an image cannot be read.
+    """
+    ranks = ranks or Ranks()
+    return average([one_pass(net, dataset, each, ranks, Computing()) for each in passes(method, scales, flip)])
+
+
+def average(matrices: Sequence[Float32[np.ndarray, "N K"]]) -> Float32[np.ndarray, "N K"]:
+    """Mean of matrices of posteriors, over scales, methods or nets (Sect. 4.2 to 4.4); each counts equally."""
+    mean: np.ndarray = np.stack(matrices).mean(axis=0, dtype=np.float64)
+    return mean.astype(np.float32)
+
+
+class Batch(NamedTuple):
+    """Images that share a mini-batch, since they are equally large once rescaled."""
+
+    rows: list[int]
+    pixels: UInt8[np.ndarray, "n M h w 3"]
+    """M crops an image; for dense testing the whole image alone."""
+
+
+@dataclass(frozen=True)
+class TestImages(torch.utils.data.Dataset[Batch | ImageError]):
+    """Images rescaled to Q, whole or cut into crops; read by the loader's workers."""
+
+    __test__ = False  # it is no test of pytest's
+
+    dataset: Dataset
+    one: Pass
+    crop: int
+
+    def __getitems__(self, rows: list[int]) -> Batch | ImageError:
+        """The images of some rows, or the first error, which has to leave the worker to be raised."""
+        try:
+            return Batch(rows, np.stack([self._pixels(row) for row in rows]))
+        except ImageError as error:
+            return error
+
+    def _pixels(self, row: int) -> UInt8[np.ndarray, "M h w 3"]:
+        image = rescale(self.dataset.photographs[row], self.one.scale)
+        if self.one.method == "dense":
+            return image[None]
+        return grid_crops(image, self.crop, GRID if self.one.method == "multi-crop" else 1)
+
+
+def one_pass(
+    net: ConvNet,
+    dataset: Dataset,
+    one: Pass,
+    ranks: Ranks,
+    computing: Computing,
+    sizes: Integer[np.ndarray, "N 2"] | None = None,
+    unfinished: Path | None = None,
+) -> Float32[np.ndarray, "N K"]:
+    """Test a net once over a data set; every image is counted exactly once, on any number of ranks.
+
+    Args:
+        net: the net.
+        dataset: the images.
+        one: how to test.
+        ranks: of this process; each computes its share of the mini-batches and gets the whole matrix.
+        computing: where and how.
+        sizes: width and height of the images, where they are known.
+        unfinished: file to keep the rows of an interrupted pass in; removed at the end.
+
+    Raises:
+        UserError: where Q is below the crop.
+        ImageError: where an image cannot be read.
+    """
+    if one.scale < net.crop:
+        raise UserError(f"test scale Q is {one.scale} pixels, below the net's crop; give at least {net.crop}")
+    net.to(ranks.device).eval()
+    batches = batches_of(dataset, one, net.crop, sizes)[ranks.rank :: ranks.world]
+    ours = [row for batch in batches for row in batch]
+    matrix, done = np.zeros((len(dataset), net.classes), np.float32), np.zeros(len(dataset), np.int32)
+    if unfinished is not None and (kept := store.load(unfinished)) is not None:
+        matrix[kept["rows"]], done[kept["rows"]] = kept["posteriors"], 1
+    reading = DataLoader(
+        TestImages(dataset, one, net.crop),
+        batch_sampler=[batch for batch in batches if not done[batch].all()],
+        num_workers=computing.workers,
+        collate_fn=_unchanged,
+    )
+    half = computing.precision == "bf16"
+    name = f"testing {net.configuration.name}, {one.method}, Q = {one.scale}"
+    with Meter(name, len(ours), computing.progress and ranks.first) as meter:
+        meter.advance(int(done.sum()))
+        saved = time.monotonic()
+        for batch in reading:
+            if isinstance(batch, ImageError):
+                raise batch
+            pixels = torch.from_numpy(batch.pixels).to(ranks.device).permute(0, 1, 4, 2, 3)
+            with torch.no_grad(), torch.autocast(ranks.device.type, torch.bfloat16) if half else nullcontext():
+                dense = one.method == "dense"
+                found = (
+                    dense_posteriors(net, pixels[:, 0], one.flip)
+                    if dense
+                    else crop_posteriors(net, pixels, one.flip)
+                )
+            matrix[batch.rows] = found.cpu().numpy()
+            done[batch.rows] += 1
+            meter.advance(len(batch.rows))
+            if unfinished is not None and time.monotonic() - saved > SAVE_SECONDS:
+                rows = np.flatnonzero(done)
+                store.save(unfinished, {"rows": rows, "posteriors": matrix[rows]})
+                saved = time.monotonic()
+    matrix = ranks.total(torch.from_numpy(matrix)).cpu().numpy()
+    counts = ranks.total(torch.from_numpy(done)).cpu().numpy()
+    assert (counts == 1).all(), f"{(counts != 1).sum()} of {len(counts)} images were not counted exactly once"
+    if unfinished is not None:
+        unfinished.unlink(missing_ok=True)
+    return matrix
+
+
+def batches_of(
+    dataset: Dataset, one: Pass, crop: int, sizes: Integer[np.ndarray, "N 2"] | None = None
+) -> list[list[int]]:
+    """Rows that share a mini-batch: images of equal rescaled size, in order, `BATCH_PIXELS` pixels at the most."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row in range(len(dataset)):
+        if one.method == "dense":
+            width, height = photograph_size(dataset.photographs[row]) if sizes is None else map(int, sizes[row])
+            size = rescaled_size(width, height, one.scale)
+        else:
+            size = (crop, crop * (GRID**2 if one.method == "multi-crop" else 1))
+        groups.setdefault(size, []).append(row)
+    counts = {size: max(1, BATCH_PIXELS // (size[0] * size[1])) for size in groups}
+    return [
+        rows[start : start + counts[size]]
+        for size, rows in sorted(groups.items())
+        for start in range(0, len(rows), counts[size])
+    ]
+
+
+def _unchanged(batch: Any) -> Any:
+    """`__getitems__` has already made a mini-batch."""
+    return batch

@@ -1,0 +1,42 @@
+"""Matrices of posteriors on disk, each stored once under what it was made from."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from verydeep.files import written_aside
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def key(*parts: object) -> str:
+    """Name for what follows from these parts, which must be printable."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays, whole or not at all.
+
+    Raises:
+        UserError: where they cannot be written.
+    """
+    with written_aside(path) as aside:
+        try:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, aside)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def load(path: Path) -> dict[str, np.ndarray] | None:
+    """Read arrays; None where there are none, or none that are whole."""
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError):
+        return None

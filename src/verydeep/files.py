@@ -1,0 +1,54 @@
+"""Files that are whole or not there: written aside, synced, renamed; and the folder of what can be made again."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from verydeep.errors import UserError
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; on success it takes the place of `path` at once, on failure it is removed.
+
+    A process killed at any moment leaves either the old file or the new one, never a part of it. Missing
+    parent folders are made.
+
+    Raises:
+        UserError: where the disk is full or the folder cannot be written; what `path` held is still there.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        kept = "; the file that was there is kept" if path.exists() else ""
+        raise UserError(f"cannot write {path}: {error.strerror or error}{kept}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renaming itself survive a power failure, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cache_folder() -> Path | None:
+    """The user's cache folder for what can be made again (XDG base directories); None where there is no home."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        # A relative path is to be ignored, the specification says.
+        return (Path(given) if Path(given).is_absolute() else Path.home() / ".cache") / "verydeep"
+    except RuntimeError:
+        return None

@@ -1,0 +1,195 @@
+"""Sect. 3.1: every number of a training, with its unit and the paper's value as the default."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from verydeep.configurations import CONFIGURATIONS, check_sizes
+from verydeep.errors import UserError
+from verydeep.files import written_aside
+
+PAPER_CROP = 224
+"""The crop that the paper's S and Q are given for; with another crop they scale by crop / 224."""
+PAPER_SCALE = 256
+FINE_TUNING_RATE = 1e-3
+"""Initial rate of a net that starts from one of its own configuration: S = 384 from S = 256 (Sect. 3.1)."""
+
+
+class Recipe(BaseModel):
+    """One training. The defaults are the paper's; sizes in pixels scale with `crop`.
+
+    Raises:
+        pydantic.ValidationError: for a value out of its range; `recipe()` and `read()` make it a `UserError`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    net: str = Field("A", description="configuration of Table 1: A, A-LRN, B, C, D, E or B-5x5")
+    crop: int = Field(PAPER_CROP, description="side of the training crop in pixels, a multiple of 32")
+    width: float = Field(1.0, description="multiplier of the channels of all convolutional layers")
+    fully_connected: int = Field(4096, description="channels of fc6 and fc7")
+    dropout: float = Field(0.5, ge=0, lt=1, description="ratio of units of relu6 and relu7 dropped")
+
+    initialisation: Literal["normal", "glorot", "he"] = Field(
+        "normal", description="distribution of random weights: N(0, std), Glorot and Bengio's, or He et al.'s"
+    )
+    std: float = Field(0.01, gt=0, description="standard deviation of the weights for `normal`")
+    start_from: str | None = Field(
+        None,
+        description="run or weight file to start from: of the same net all layers, of a shallower one the first "
+        "four convolutional layers by their place and fc6 to fc8",
+    )
+
+    training_scale: Annotated[tuple[int, ...], Field(min_length=1, max_length=2)] = Field(
+        (PAPER_SCALE,),
+        description="S, the smallest side of the rescaled training image in pixels: one number, or Smin and Smax "
+        "to draw from for each image each time",
+    )
+    flip: bool = Field(True, description="mirror every other crop at random; testing then averages both")
+    colour_shift: float = Field(
+        0.1,
+        ge=0,
+        description="random RGB shift, in standard deviations along the training set's principal components",
+    )
+
+    batch: int = Field(256, ge=1, description="images of a mini-batch, over all ranks")
+    learning_rate: float = Field(1e-2, gt=0, description="initial learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty multiplier of the weights; biases have none")
+    rate_drops: int = Field(3, ge=0, description="how often the rate is divided before the end")
+    rate_divisor: float = Field(10.0, gt=1, description="what the rate is divided by")
+    patience: int = Field(
+        5, ge=1, description="epochs without a lower validation error after which the rate is divided"
+    )
+    epochs: int = Field(74, ge=0, description="limit of epochs")
+    iterations: int = Field(370_000, ge=0, description="limit of iterations (mini-batches)")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything that is drawn")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_from_crop(cls, values: Any) -> Any:
+        """S = 256 is meant for a crop of 224: another crop scales it, unless S is given."""
+        if isinstance(values, dict) and "training_scale" not in values and isinstance(values.get("crop"), int):
+            return values | {"training_scale": (scaled(PAPER_SCALE, values["crop"]),)}
+        return values
+
+    @field_validator("training_scale")
+    @classmethod
+    def _fixed_scale(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        """[S; S] is the fixed S."""
+        return value[:1] if value[0] == value[-1] else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.net not in CONFIGURATIONS:
+            raise ValueError(f"net is {self.net!r}; choose one of {', '.join(CONFIGURATIONS)}")
+        check_sizes(1, self.crop, self.width, self.fully_connected)
+        low, high = self.scales
+        if low > high:
+            raise ValueError(f"training_scale is {low} {high}; Smin must not be above Smax")
+        if low < self.crop:
+            raise ValueError(
+                f"training_scale starts at {low} pixels, below the crop; it must be at least {self.crop}"
+            )
+        return self
+
+    @property
+    def scales(self) -> tuple[int, int]:
+        """Smin and Smax."""
+        return self.training_scale[0], self.training_scale[-1]
+
+
+def scaled(pixels: int, crop: int) -> int:
+    """A size that the paper gives for crops of 224, for another crop; rounded half up."""
+    return (2 * pixels * crop + PAPER_CROP) // (2 * PAPER_CROP)
+
+
+def recipe(**fields: Any) -> Recipe:
+    """Make a recipe.
+
+    Raises:
+        UserError: for an unknown field or a value out of its range; names the field and what is allowed.
+    """
+    try:
+        return Recipe(**fields)
+    except ValidationError as error:
+        raise UserError(_sentence(error)) from error
+
+
+def changed(base: Recipe, fields: dict[str, Any]) -> Recipe:
+    """The recipe `base` with other values for some fields.
+
+    S follows the crop where only the crop is changed and S was the paper's. Raises what `recipe` does.
+    """
+    values = base.model_dump() | fields
+    if (
+        "crop" in fields
+        and "training_scale" not in fields
+        and base.scales == (scaled(PAPER_SCALE, base.crop),) * 2
+    ):
+        del values["training_scale"]
+    return recipe(**values)
+
+
+def fine_tuning(fields: dict[str, Any], start: str) -> dict[str, Any]:
+    """Fields for a training that starts from configuration `start`: Sect. 3.1 takes 1e-3 where it is the same net.
+
+    A learning rate that was given stays.
+    """
+    same = fields.get("net", Recipe.model_fields["net"].default) == start
+    return {"learning_rate": FINE_TUNING_RATE} | fields if same else fields
+
+
+def read(path: str | Path) -> Recipe:
+    """Read a recipe from a TOML file; fields that are left out have their defaults.
+
+    Raises:
+        UserError: where the file is missing or no TOML, and what `recipe` raises.
+    """
+    try:
+        return recipe(**tomllib.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the recipe {path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def write(recipe: Recipe, path: str | Path) -> None:
+    """Write a recipe as TOML, each field under a comment that says what it is."""
+    lines = []
+    for name, field in Recipe.model_fields.items():
+        value = getattr(recipe, name)
+        lines.append(f"# {field.description}")
+        if value is None:
+            lines.append(f"# {name} =")
+        else:
+            lines.append(tomli_w.dumps({name: list(value) if isinstance(value, tuple) else value}).strip())
+    with written_aside(Path(path)) as aside:
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def differences(ours: Recipe, theirs: Recipe) -> list[str]:
+    """One line a field in which two recipes differ."""
+    return [
+        f"{name}: {getattr(ours, name)} (there: {getattr(theirs, name)})"
+        for name in Recipe.model_fields
+        if getattr(ours, name) != getattr(theirs, name)
+    ]
+
+
+def _sentence(error: ValidationError) -> str:
+    """Pydantic's finding as one line that names field, value and what is allowed."""
+    sentences = []
+    for problem in error.errors():
+        name = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(Recipe.model_fields)
+            sentences.append(f"recipe has no field {name!r}; its fields are {known}")
+        elif not name:
+            sentences.append(problem["msg"].removeprefix("Value error, "))
+        else:
+            sentences.append(f"{name} is {problem['input']!r}: {problem['msg'].lower()}")
+    return "; ".join(sentences)

@@ -1,0 +1,170 @@
+"""Sect. 3.1, "Training image size" and the paragraph before it: what a training image becomes at each iteration.
+
+Every draw is a function of the seed, the iteration and the place of the image in the global mini-batch.
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from verydeep.datasets import Dataset
+from verydeep.distributed import Ranks, generator
+from verydeep.images import ImageError, rescale_and_crop
+from verydeep.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Colours:
+    """Colour statistics of a training set, RGB in 0..255."""
+
+    mean: Float[np.ndarray, "3"]
+    deviations: Float[np.ndarray, "3"]
+    """Standard deviations of the RGB values along their principal components, largest first."""
+    components: Float[np.ndarray, "3 3"]
+    """The principal components as unit vectors, a row each."""
+
+
+class Draw(NamedTuple):
+    """All that is drawn for one image of one mini-batch."""
+
+    scale: int
+    """S, the smallest side of the rescaled image in pixels."""
+    place: tuple[float, float]
+    """Where the crop lies, across and down, from 0 (first position) to 1 (beyond the last)."""
+    mirror: bool
+    shift: Float32[np.ndarray, "3"]
+    """Added to all pixels, RGB in 0..255."""
+    key: int
+    """What the dropout masks of this image follow from."""
+
+
+def draw(recipe: Recipe, colours: Colours, iteration: int, index: int) -> Draw:
+    """Draw for the image at place `index` of the global mini-batch of an iteration.
+
+    The colour shift is that of Krizhevsky et al. (2012): a Gaussian multiple of each principal component, of
+    standard deviation `colour_shift` times the spread of the RGB values along it.
+    """
+    chance = generator(recipe.seed, "image", index, iteration)
+    low, high = recipe.scales
+    scale = int(chance.integers(low, high, endpoint=True))
+    across, down = chance.random(2)
+    mirror = bool(chance.random() < 0.5) and recipe.flip
+    alphas = chance.normal(0.0, recipe.colour_shift, 3) if recipe.colour_shift else np.zeros(3)
+    shift = ((alphas * colours.deviations) @ colours.components).astype(np.float32)
+    return Draw(scale, (float(across), float(down)), mirror, shift, int(chance.integers(2**63)))
+
+
+class MiniBatch(NamedTuple):
+    """One rank's share of a mini-batch."""
+
+    images: UInt8[Tensor, "n 3 crop crop"]
+    labels: Int64[Tensor, " n"]
+    shifts: Float[Tensor, "n 3"]
+    keys: Int64[Tensor, " n"]
+
+    def part(self, part: slice) -> "MiniBatch":
+        """Some of its images."""
+        return MiniBatch(*(tensor[part] for tensor in self))
+
+
+class Address(NamedTuple):
+    """Which image is at which place of which mini-batch."""
+
+    iteration: int
+    position: int
+    image: int
+
+
+@dataclass(frozen=True)
+class TrainingImages(torch.utils.data.Dataset[MiniBatch | ImageError]):
+    """Crops by their address; read by the loader's workers."""
+
+    dataset: Dataset
+    recipe: Recipe
+    colours: Colours
+
+    def __getitems__(self, addresses: list[Address]) -> MiniBatch | ImageError:
+        """The crops of all addresses, or the first error, which has to leave the worker to be raised."""
+        crop, count = self.recipe.crop, len(addresses)
+        images = np.empty((count, crop, crop, 3), np.uint8)
+        shifts = np.empty((count, 3), np.float32)
+        keys = np.empty(count, np.int64)
+        labels = np.empty(count, np.int64)
+        for row, address in enumerate(addresses):
+            drawn = draw(self.recipe, self.colours, address.iteration, address.position)
+            photograph = self.dataset.photographs[address.image]
+            try:
+                images[row] = rescale_and_crop(photograph, drawn.scale, crop, drawn.place, drawn.mirror)
+            except ImageError as error:
+                return error
+            shifts[row], keys[row], labels[row] = drawn.shift, drawn.key, self.dataset.labels[address.image]
+        # The pixels stay where they are: this is what torch calls channels last.
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return MiniBatch(pixels, *(torch.from_numpy(array) for array in (labels, shifts, keys)))
+
+
+@dataclass(frozen=True)
+class Order:
+    """The mini-batches from iteration `start` to `end`: each epoch takes every image once, in a new order."""
+
+    images: int
+    batch: int
+    seed: int
+    ranks: Ranks
+    start: int
+    end: int
+
+    def __iter__(self) -> Iterator[list[Address]]:
+        """This rank's share of each mini-batch."""
+        epoch, order = -1, np.empty(0, np.int64)
+        for iteration in range(self.start, self.end):
+            if iteration // self.per_epoch != epoch:
+                epoch = iteration // self.per_epoch
+                order = generator(self.seed, "order", epoch).permutation(self.images)
+            first = iteration % self.per_epoch * self.batch
+            chosen = order[first : first + self.batch]
+            yield [Address(iteration, i, int(chosen[i])) for i in self.ranks.share(len(chosen))]
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    @property
+    def per_epoch(self) -> int:
+        """Mini-batches of an epoch; the last one may be short."""
+        return -(-self.images // self.batch)
+
+    def size(self, iteration: int) -> int:
+        """Images of a mini-batch, over all ranks."""
+        return min(self.batch, self.images - iteration % self.per_epoch * self.batch)
+
+
+def loader(
+    dataset: Dataset, recipe: Recipe, colours: Colours, order: Order, workers: int, device: torch.device
+) -> DataLoader[MiniBatch | ImageError]:
+    """The shares that `order` lists, read ahead by `workers` processes, or when asked for where there are none."""
+    return DataLoader(
+        TrainingImages(dataset, recipe, colours),
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=unchanged,
+        worker_init_fn=leave_signals_to_the_parent,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def unchanged(batch: Any) -> Any:
+    """`__getitems__` has already made a mini-batch."""
+    return batch
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the training decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

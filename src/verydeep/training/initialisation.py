@@ -1,0 +1,119 @@
+"""Sect. 3.1: where the weights start."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from verydeep.distributed import generator
+from verydeep.errors import UserError
+from verydeep.network import ConvNet
+from verydeep.recipe import Recipe
+
+PRE_INITIALISED = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
+"""What a deeper net takes from net A: its first four convolutional layers, by their place, and its last three
+fully connected ones. All of them go on learning at the full rate."""
+
+DEAD = 1e-4
+"""Root mean square of the first scores below which plain SGD hardly starts: the gradient of every layer passes
+through all the others and shrinks alike."""
+EXPLODED = 1e2
+"""Root mean square of the first scores above which the first steps at the paper's rate diverge."""
+
+
+def initialise(net: ConvNet, recipe: Recipe) -> None:
+    """Draw all weights at random and set the biases to zero.
+
+    Each layer has a generator of its own, so that a layer of given shape starts the same in every net. `normal`
+    is N(0, std) (Sect. 3.1 with its "10^-2 variance" read as the standard deviation, see docs/decisions.md),
+    `glorot` the uniform distribution of Glorot and Bengio (2010), `he` the normal one of He et al. (2015).
+    """
+    for number, layer in enumerate(net.layers):
+        if layer.kind != "conv":
+            continue
+        convolution = net.get_submodule(layer.name)
+        assert isinstance(convolution, nn.Conv2d)
+        assert convolution.bias is not None
+        seed = int(generator(recipe.seed, "weights", number).integers(2**63))
+        chance = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            # Drawn with channels first: the numbers must not depend on how the net lies in memory.
+            weight = torch.empty(convolution.weight.shape)
+            match recipe.initialisation:
+                case "normal":
+                    weight.normal_(0.0, recipe.std, generator=chance)
+                case "glorot":
+                    nn.init.xavier_uniform_(weight, generator=chance)
+                case "he":
+                    nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=chance)
+            convolution.weight.copy_(weight)
+            convolution.bias.zero_()
+
+
+def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
+    """Copy layers of a trained net into `net`, and return their names.
+
+    From the same configuration all layers are taken, from another one `PRE_INITIALISED`. fc8 is left as it is
+    where the classes are others.
+
+    Raises:
+        UserError: where a layer to be copied has another shape in the source.
+    """
+    same_net = net.configuration == source.configuration
+    same_classes = (net.class_names or net.classes) == (source.class_names or source.classes)
+    copied = []
+    for layer in net.layers:
+        if layer.kind != "conv" or not (same_net or layer.name in PRE_INITIALISED):
+            continue
+        if layer.name == "fc8" and not same_classes:
+            continue
+        ours, theirs = net.get_submodule(layer.name), getattr(source, layer.name, None)
+        shapes = [
+            tuple(module.weight.shape) if isinstance(module, nn.Conv2d) else None for module in (ours, theirs)
+        ]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{layer.name} of net {net.configuration.name} has shape {shapes[0]}, in the net to start from "
+                f"(net {source.configuration.name}, crop {source.crop}, width {source.width}, fully connected "
+                f"{source.fully_connected}) it has {shapes[1]}; train both with the same crop, width and "
+                "fully_connected, and start from a net of 3x3 layers"
+            )
+        assert theirs is not None
+        ours.load_state_dict(theirs.state_dict())
+        copied.append(layer.name)
+    return tuple(copied)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Root mean squares of what goes into a net and of the scores that come out."""
+
+    pixels: float
+    scores: float
+
+    def sentence(self) -> str:
+        """One line that says how large the signal is, and what to try where it is too small or too large."""
+        line = (
+            f"signal: {self.pixels:.3g} at the input (pixels less their mean), {self.scores:.3g} at the scores, "
+            f"a gain of {self.scores / self.pixels if self.pixels else math.nan:.2g}"
+        )
+        if not DEAD <= self.scores <= EXPLODED:
+            size = "small" if self.scores < DEAD else "large"
+            line += (
+                f": too {size} to learn from; try --initialisation glorot or he, "
+                "or start from a shallower net (--start-from)"
+            )
+        return line
+
+
+def signal(net: ConvNet, images: UInt8[Tensor, "N 3 H W"]) -> Signal:
+    """Measure the signal of some training images, without dropout."""
+    was_training = net.training
+    net.eval()
+    with torch.no_grad():
+        pixels = images.float() - net.mean.view(-1, 1, 1)
+        scores = net(images)
+    net.train(was_training)
+    return Signal(pixels.square().mean().sqrt().item(), scores.square().mean().sqrt().item())

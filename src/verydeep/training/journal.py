@@ -1,0 +1,117 @@
+"""What a training tells while it runs: lines for people, log.jsonl and TensorBoard's files for programs."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from verydeep.errors import UserError
+from verydeep.progress import Meter
+
+Report = Callable[..., None]
+"""report(line, **values): show the line, if it is not empty, and log the values, if there are any."""
+
+
+class Log:
+    """log.jsonl: a line an iteration, an epoch or an event, appended and never rewritten.
+
+    After a kill, lines of iterations that were done again stand twice; the later ones hold.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._path = run / "log.jsonl"
+        with self._refused():
+            self._file = self._path.open("a", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Append a line.
+
+        Raises:
+            UserError: where the disk is full.
+        """
+        with self._refused():
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._refused():
+            self._file.close()
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}; the last checkpoint is kept") from error
+
+
+@contextmanager
+def reporting(run: Path, meter: Meter, iteration: int) -> Iterator[Report]:
+    """Yield the function that a training on this run directory reports with, from `iteration` on."""
+    log = Log(run)
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        board = SummaryWriter(str(run / "tensorboard"), purge_step=iteration + 1)
+    except ImportError:  # the extra is not installed
+        board = None
+
+    def report(line: str = "", **values: Any) -> None:
+        if line:
+            meter.say(line)
+        if values:
+            log.write(**values)
+        if board is not None and "loss" in values:
+            group = "epoch" if "epoch" in values else "iteration"
+            for name in sorted(values.keys() - {"iteration", "epoch"}):
+                board.add_scalar(f"{group}/{name}", values[name], values["iteration"])
+
+    try:
+        yield report
+    finally:
+        log.close()
+        if board is not None:
+            board.close()
+
+
+def silent(line: str = "", **values: Any) -> None:
+    """What ranks other than the first report."""
+
+
+class Clock:
+    """Times an epoch: how long, how much of it was spent waiting for images, and since when nothing was saved."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._started = self._saved = time.monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done inside counts as waiting for images."""
+        before = time.monotonic()
+        yield
+        self._waited += time.monotonic() - before
+
+    def since_save(self) -> float:
+        """Seconds since the last checkpoint, or the start."""
+        return time.monotonic() - self._saved
+
+    def saved(self) -> None:
+        """Everything is saved now."""
+        self._saved = time.monotonic()
+
+    def lap(self, images: int) -> dict[str, float]:
+        """Speed of an epoch that ends now."""
+        seconds = time.monotonic() - self._started
+        return {
+            "seconds": round(seconds, 3),
+            "images_per_second": round(images / seconds, 2),
+            "waiting_share": round(self._waited / seconds, 4),
+        }
+
+    def restart(self) -> None:
+        """Begin an epoch."""
+        self._started, self._waited = time.monotonic(), 0.0

@@ -1,0 +1,313 @@
+"""Sect. 3.1: a training from its first iteration, or from its last checkpoint, to its end."""
+
+import math
+import signal as signals
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from verydeep import weights
+from verydeep.datasets import Dataset
+from verydeep.distributed import Ranks
+from verydeep.errors import Interrupted, UserError
+from verydeep.images import ImageError
+from verydeep.network import ConvNet
+from verydeep.progress import Meter
+from verydeep.recipe import Recipe
+from verydeep.training import checkpoint
+from verydeep.training.augmentation import Colours, MiniBatch, Order, loader
+from verydeep.training.checkpoint import Progress
+from verydeep.training.initialisation import initialise, signal, start_from
+from verydeep.training.journal import Clock, Report, reporting, silent
+from verydeep.training.schedule import stage
+from verydeep.training.step import Execution, Step, new_optimiser, set_rate
+
+CHECKPOINT_SECONDS = 600.0
+"""A checkpoint is written after every epoch, and within one whenever this time has passed."""
+
+STUCK_SHARE, STUCK_EPOCHS, STUCK_ITERATIONS = 0.99, 5, 5000
+"""A loss above this share of ln(classes), that of guessing, for so many epochs or iterations in a row is stuck."""
+
+SIGNAL_IMAGES = 32
+"""Training images that the first signal is measured on."""
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    colours: Colours,
+    validate: Callable[[ConvNet], float],
+    run: Path,
+    ranks: Ranks,
+    execution: Execution,
+) -> ConvNet:
+    """Train a net, or go on with a training that was interrupted, to its end.
+
+    Args:
+        recipe: what to train and how.
+        dataset: the training set.
+        colours: its colour statistics.
+        validate: gives the top-1 error in [0, 1] on the validation set; called on every rank after each epoch.
+        run: an entered run directory (`checkpoint.run_directory`).
+        ranks: of this process.
+        execution: where and how.
+
+    Returns:
+        The trained net, in evaluation mode; its weights are in the run directory, too.
+
+    Raises:
+        UserError: where an image cannot be read, the loss is stuck or no longer finite, or the disk is full.
+        Interrupted: after SIGTERM or SIGINT, when everything is saved.
+    """
+    net, origin = new_net(recipe, dataset.classes, colours)
+    net.to(ranks.device).train()
+    net.recompute = execution.recompute
+    optimiser = new_optimiser(net, recipe)
+    restored = checkpoint.restore(run, net, optimiser)
+    progress = restored or Progress()
+    order = Order(
+        len(dataset), recipe.batch, recipe.seed, ranks, progress.iteration, last_iteration(recipe, dataset)
+    )
+    with ExitStack() as stack:
+        meter = stack.enter_context(Meter(f"training {recipe.net}", order.end, ranks.first))
+        meter.advance(progress.iteration)
+        report = stack.enter_context(reporting(run, meter, progress.iteration)) if ranks.first else silent
+        if ranks.first:
+            checkpoint.record_environment(
+                run, asdict(execution) | {"device": str(ranks.device), "ranks": ranks.world}
+            )
+        if restored is None:
+            report(origin, event="started")
+            _report_signal(recipe, dataset, colours, net, ranks, report)
+        elif progress.ended:
+            report(f"{run}: this training has ended ({progress.ended}); nothing is left to do")
+            return net.eval()
+        else:
+            report(
+                f"{run}: going on after iteration {progress.iteration}",
+                event="resumed",
+                iteration=progress.iteration,
+            )
+        signalled = stack.enter_context(signals_noted())
+        training = Training(recipe, dataset, net, optimiser, progress, run, ranks, report)
+        step = Step(net, optimiser, ranks, execution)
+        batches = iter(loader(dataset, recipe, colours, order, execution.workers, ranks.device))
+        while progress.iteration < order.end:
+            with training.clock.waiting():
+                share = readable(next(batches))
+            outcome = step(share, order.size(progress.iteration), signalled())
+            training.count(outcome.loss, outcome.wrong, outcome.images)
+            meter.advance(1, f"loss {outcome.loss / outcome.images:.3f}")
+            if progress.iteration % order.per_epoch == 0 or progress.iteration == order.end:
+                training.end_epoch(validate, order)
+            elif outcome.signal or training.clock.since_save() > CHECKPOINT_SECONDS:
+                training.save()
+            if progress.ended:
+                break
+            if outcome.signal:
+                ranks.wait()  # for the first to have saved
+                raise Interrupted(
+                    outcome.signal,
+                    f"stopped after iteration {progress.iteration} and saved; the same command goes on",
+                )
+    return net.eval()
+
+
+def last_iteration(recipe: Recipe, dataset: Dataset) -> int:
+    """The iteration that the limits of the recipe end a training at."""
+    return min(recipe.iterations, recipe.epochs * -(-len(dataset) // recipe.batch))
+
+
+def new_net(recipe: Recipe, classes: Sequence[str], colours: Colours) -> tuple[ConvNet, str]:
+    """The net that a training starts with, and a line on where its weights come from.
+
+    Raises:
+        UserError: where the recipe starts from weights that do not fit.
+    """
+    net = ConvNet(recipe.net, classes, recipe.crop, recipe.width, recipe.fully_connected, recipe.dropout)
+    initialise(net, recipe)
+    line = f"weights: random ({recipe.initialisation})"
+    if recipe.start_from is not None:
+        source = weights.load(recipe.start_from)
+        copied = start_from(net, source)
+        whole = len(copied) == sum(layer.kind == "conv" for layer in net.layers)
+        rest = "" if whole else f", the rest random ({recipe.initialisation})"
+        name = "all layers" if whole else ", ".join(copied)
+        line = f"weights: {name} from {recipe.start_from} (net {source.configuration.name}){rest}"
+    net.mean.copy_(torch.tensor(colours.mean))
+    return net, line
+
+
+@dataclass
+class Training:
+    """A training under way: its net, its progress, and where it reports and saves."""
+
+    recipe: Recipe
+    dataset: Dataset
+    net: ConvNet
+    optimiser: torch.optim.Optimizer
+    progress: Progress
+    run: Path
+    ranks: Ranks
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.clock = Clock()
+        self.clocked = 0
+        """Images of this epoch since this process started."""
+
+    def count(self, loss: float, wrong: int, images: int) -> None:
+        """Count an iteration: the sum of its losses, its errors, its images.
+
+        Raises:
+            UserError: where the loss is no longer finite.
+        """
+        progress, rate = self.progress, self.optimiser.param_groups[0]["lr"]
+        progress.iteration += 1
+        progress.loss += loss
+        progress.wrong += wrong
+        progress.images += images
+        self.clocked += images
+        self.report(iteration=progress.iteration, loss=loss / images, rate=rate)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is no longer finite at iteration {progress.iteration} (learning rate {rate:.2g}); try "
+                "a lower --learning-rate, another --initialisation (glorot, he), or start from a shallower net "
+                f"(--start-from). The last checkpoint in {self.run} is from before"
+            )
+
+    def end_epoch(self, validate: Callable[[ConvNet], float], order: Order) -> None:
+        """Validate, report, set the rate of the next epoch or end the training, and save.
+
+        Raises:
+            UserError: where the loss is stuck at that of guessing.
+        """
+        progress, rate = self.progress, self.optimiser.param_groups[0]["lr"]
+        lap = self.clock.lap(self.clocked)
+        self.net.eval()
+        error = validate(self.net)
+        self.net.train()
+        loss, training_error = progress.loss / progress.images, progress.wrong / progress.images
+        progress.training_losses.append(loss)
+        progress.validation_errors.append(error)
+        progress.loss, progress.wrong, progress.images = 0.0, 0, 0
+        self.report(
+            f"epoch {len(progress.validation_errors)}: loss {loss:.4f}, training error {training_error:.2%}, "
+            f"validation error {error:.2%}, rate {rate:.2g}, {lap['images_per_second']:.0f} images/s, "
+            f"{lap['waiting_share']:.0%} of the time waiting for data",
+            epoch=len(progress.validation_errors),
+            iteration=progress.iteration,
+            loss=loss,
+            training_error=training_error,
+            validation_error=error,
+            rate=rate,
+            **lap,
+        )
+        after = stage(self.recipe, progress.validation_errors)
+        if after.ended:
+            progress.ended = f"no lower validation error after {self.recipe.rate_drops} drops of the rate"
+        elif progress.iteration == order.end:
+            progress.ended = "limit of iterations" if order.end == self.recipe.iterations else "limit of epochs"
+        elif after.rate != rate:
+            set_rate(self.optimiser, after.rate)  # before saving: the checkpoint keeps velocities of this rate
+            line = f"no lower validation error in {self.recipe.patience} epochs: learning rate {after.rate:.2g}"
+            self.report(line, event="rate", iteration=progress.iteration, rate=after.rate)
+        self.save()
+        if progress.ended:
+            line = f"ended after iteration {progress.iteration}: {progress.ended}"
+            self.report(line, event="ended", iteration=progress.iteration)
+        else:
+            refuse_stuck(progress.training_losses, len(self.dataset.classes), order.per_epoch)
+        self.clock.restart()
+        self.clocked = 0
+
+    def save(self) -> None:
+        """Write the checkpoint and, after an epoch, the weight file.
+
+        The weight file first: a checkpoint that says "ended" promises that it is there.
+        """
+        self.clock.saved()
+        if not self.ranks.first:
+            return
+        errors = self.progress.validation_errors
+        if errors and not self.progress.images:
+            provenance = {
+                "recipe": self.recipe.model_dump(),
+                "data": self.dataset.name,
+                "images": len(self.dataset),
+                "epochs": len(errors),
+                "iterations": self.progress.iteration,
+                "validation_error": errors[-1],
+            }
+            card = weights.card_of(
+                self.net, training_scale=self.recipe.scales, flip=self.recipe.flip, provenance=provenance
+            )
+            weights.save(self.net, self.run / weights.FILE_NAME, card)
+        checkpoint.save(self.run, self.net, self.optimiser, self.progress)
+
+
+def refuse_stuck(losses: Sequence[float], classes: int, per_epoch: int) -> None:
+    """Stop a run whose loss sits at ln(classes), that of guessing.
+
+    Args:
+        losses: mean training loss of each epoch.
+        classes: their number.
+        per_epoch: iterations of an epoch.
+
+    Raises:
+        UserError: says so, and what to try.
+    """
+    guessing = math.log(classes)
+    epochs = next((i for i, loss in enumerate(reversed(losses)) if loss < STUCK_SHARE * guessing), len(losses))
+    if guessing and (epochs >= STUCK_EPOCHS or epochs * per_epoch >= STUCK_ITERATIONS):
+        raise UserError(
+            f"the loss sits at {losses[-1]:.3f}, and ln({classes}) = {guessing:.3f} is what guessing gives, since "
+            f"{epochs} epochs: the net does not learn. Try --initialisation glorot or he, start from a shallower "
+            "net (--start-from), or another --learning-rate"
+        )
+
+
+def readable(batch: MiniBatch | ImageError) -> MiniBatch:
+    """Raise here, in the training process, what a worker could not read."""
+    if isinstance(batch, ImageError):
+        raise batch
+    return batch
+
+
+def _report_signal(
+    recipe: Recipe, dataset: Dataset, colours: Colours, net: ConvNet, ranks: Ranks, report: Report
+) -> None:
+    """Say how large the signal of the first mini-batch is at the output of the net."""
+    first = Order(len(dataset), min(recipe.batch, SIGNAL_IMAGES), recipe.seed, Ranks(), 0, 1)
+    batch = readable(next(iter(loader(dataset, recipe, colours, first, 0, ranks.device))))
+    measured = signal(net, batch.images.to(ranks.device))
+    report(measured.sentence(), event="signal", **asdict(measured))
+
+
+@contextmanager
+def signals_noted() -> Iterator[Callable[[], int]]:
+    """Note SIGTERM and Ctrl-C instead of dying of them; a second one ends the process at once.
+
+    Yields:
+        A function that gives the number of the signal that came, or 0.
+    """
+    noted = [0]
+    before = {number: signals.getsignal(number) for number in (signals.SIGTERM, signals.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signals.signal(number, handler)
+
+    def note(number: int, _frame: object) -> None:
+        noted[0] = number
+        restore()
+
+    for number in before:
+        signals.signal(number, note)
+    try:
+        yield lambda: noted[0]
+    finally:
+        restore()

@@ -1,0 +1,326 @@
+"""Sect. 2.1 and the map of Sect. 3.2."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from verydeep.configurations import CONFIGURATIONS
+from verydeep.errors import UserError
+from verydeep.network import ConvNet, Dropout, LocalResponseNormalisation, check_images, mix
+
+SMALL = {"classes": 7, "crop": 64, "width": 0.125, "fully_connected": 24}
+
+
+def net_of(name="D", seed=0, **sizes):
+    torch.manual_seed(seed)
+    net = ConvNet(name, **(SMALL | sizes)).eval()
+    for parameter in net.parameters():  # large enough that a wrong layer shows
+        nn.init.normal_(parameter, 0.0, (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.5)
+    return net
+
+
+def images_of(*shape, seed=0):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_net_has_the_parameters_that_table_2_counts(name):
+    with torch.device("meta"):
+        net = ConvNet(name)
+    assert sum(parameter.numel() for parameter in net.parameters()) == CONFIGURATIONS[name].parameters()
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_scores_equal_the_net_written_out(name):
+    """Against the layers written one by one, with linear layers over a flattened map and torch's own functions."""
+    net, images = net_of(name), images_of(3, 3, 64, 64)
+    x = images.double() - net.mean.double().view(1, 3, 1, 1)
+    state = {key: value.double() for key, value in net.state_dict().items()}
+    for block, column in enumerate(CONFIGURATIONS[name].column.split("|"), start=1):
+        for number, word in enumerate([w for w in column.split() if w != "LRN"], start=1):
+            layer = f"conv{block}_{number}"
+            x = F.conv2d(x, state[f"{layer}.weight"], state[f"{layer}.bias"], padding=int(word[0]) // 2).relu()
+        if "LRN" in column:
+            x = F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0)
+        x = F.max_pool2d(x, 2)
+    x = x.flatten(1)
+    for layer in ("fc6", "fc7", "fc8"):
+        x = F.linear(x, state[f"{layer}.weight"].flatten(1), state[f"{layer}.bias"])
+        x = x if layer == "fc8" else x.relu()
+    torch.testing.assert_close(net(images), x.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_lrn_is_the_formula_of_krizhevsky():
+    a = np.random.default_rng(0).normal(0, 30, (2, 9, 3, 4))
+    expected = np.empty_like(a)
+    channels = a.shape[1]
+    for i in range(channels):
+        window = a[:, max(0, i - 2) : min(channels - 1, i + 2) + 1]
+        expected[:, i] = a[:, i] / (2 + 1e-4 * (window**2).sum(1)) ** 0.75
+    found = LocalResponseNormalisation()(torch.tensor(a, dtype=torch.float32))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_one_crop_has_one_cell_and_its_score_is_the_plain_pass():
+    net, images = net_of(), images_of(2, 3, 64, 64)
+    assert net.score_map(images).shape == (2, 7, 1, 1)
+    torch.testing.assert_close(net.score_map(images)[:, :, 0, 0], net(images))
+
+
+def test_a_map_without_padding_holds_the_scores_of_the_crops_it_stands_for():
+    """With padding off, cell (i, j) sees exactly the crop at (32 i, 32 j) of the image: no border enters it."""
+    net = net_of("A", crop=192).double()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding = (0, 0)
+    images = images_of(1, 3, 256, 320)
+    with torch.no_grad():
+        # Unpadded, a crop shrinks to fewer cells than fc6 was made for: fc6 takes the size that is left.
+        left = net.features(images[:, :, :192, :192], ["pool5"])["pool5"].shape[2]
+        net.fc6.weight = nn.Parameter(net.fc6.weight[:, :, :left, :left].clone())
+        scores = net.score_map(images)
+        for i, j in ((0, 0), (1, 0), (0, 3), (2, 4)):
+            crop = images[:, :, 32 * i : 32 * i + 192, 32 * j : 32 * j + 192]
+            torch.testing.assert_close(net.score_map(crop)[:, :, 0, 0], scores[:, :, i, j])
+
+
+def test_scores_are_the_mean_of_the_map():
+    net, images = net_of(), images_of(2, 3, 100, 150)
+    scores = net.score_map(images)
+    assert scores.shape == (2, 7, 2, 3)
+    torch.testing.assert_close(net(images), scores.mean((2, 3)))
+
+
+def test_uint8_and_float_pixels_are_the_same_pixels():
+    net, images = net_of(), images_of(2, 3, 64, 64)
+    torch.testing.assert_close(net(images), net(images.float()))
+
+
+def test_the_layout_in_memory_does_not_matter():
+    net, images = net_of(), images_of(2, 3, 64, 64)
+    expected = net(images)
+    net.to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(net(images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_mean_is_a_buffer_that_is_subtracted():
+    net, images = net_of(), images_of(1, 3, 64, 64).float() * 0.5
+    expected = net(images)
+    net.mean += 20
+    torch.testing.assert_close(net(images + 20), expected, rtol=1e-4, atol=1e-4)
+    assert "mean" in net.state_dict()
+
+
+# Features
+
+
+def test_features_have_the_shapes_of_the_design():
+    net, images = net_of("E", crop=64), images_of(2, 3, 96, 64)
+    found = net.features(images, ["fc7", "conv3_3", "pool5", "relu5_1"])
+    assert list(found) == ["conv3_3", "relu5_1", "pool5", "fc7"]
+    shapes = {name: tuple(feature.shape) for name, feature in found.items()}
+    assert shapes == {
+        "conv3_3": (2, 32, 24, 16),
+        "relu5_1": (2, 64, 6, 4),
+        "pool5": (2, 64, 3, 2),
+        "fc7": (2, 24, 2, 1),
+    }
+
+
+@pytest.mark.parametrize("name", ["A-LRN", "C"])
+def test_asking_for_features_changes_neither_them_nor_others(name):
+    net, images = net_of(name), images_of(2, 3, 64, 64)
+    every = [layer.name for layer in net.layers]
+    together = net.features(images, every)
+    assert list(together) == every
+    for layer in every:
+        torch.testing.assert_close(net.features(images, [layer])[layer], together[layer])
+    for layer in every:
+        if layer.startswith("relu"):
+            before = together[layer.replace("relu", "conv" if "_" in layer else "fc")]
+            assert (before < 0).any(), "an in-place ReLU has overwritten the feature"
+            torch.testing.assert_close(together[layer], before.relu())
+    torch.testing.assert_close(together["fc8"][:, :, 0, 0], net(images))
+
+
+def test_convolutional_features_may_be_of_images_smaller_than_the_crop():
+    net, images = net_of(), images_of(1, 3, 40, 33)
+    assert net.features(images, ["pool5"])["pool5"].shape[2:] == (1, 1)
+    with pytest.raises(UserError, match="40 x 33 pixels"):
+        net.features(images, ["fc6"])
+
+
+def test_unknown_features_are_refused_by_name():
+    net = net_of("A")
+    with pytest.raises(UserError, match=r"no layer 'conv3_3'.*conv3_2"):
+        net.features(images_of(1, 3, 64, 64), ["conv3_3"])
+    with pytest.raises(UserError, match="list of names"):
+        net.features(images_of(1, 3, 64, 64), "conv3_1")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((1, 3, 64, 64)), ["ndarray", "torch tensor"]),
+        (torch.zeros(3, 64, 64), ["(3, 64, 64)", "images[None]"]),
+        (torch.zeros(1, 64, 64, 3), ["(1, 64, 64, 3)", "permute(0, 3, 1, 2)"]),
+        (torch.zeros(1, 1, 64, 64), ["1 channels"]),
+        (torch.zeros(64, 64), ["(64, 64)"]),
+        (torch.zeros(1, 3, 63, 64), ["63 x 64", "at least 64 x 64"]),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.int64), ["int64", "uint8"]),
+        (torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), ["divided by 255"]),
+        (torch.full((1, 3, 64, 64), -1.0), ["-1..-1", "raw pixels"]),
+        (torch.full((1, 3, 64, 64), 256.0), ["256..256"]),
+        (torch.full((1, 3, 64, 64), float("nan")), ["nan"]),
+    ],
+)
+def test_images_of_the_wrong_kind_are_refused(images, words):
+    with pytest.raises(UserError) as refusal:
+        check_images(images, 64)
+    assert all(word in str(refusal.value) for word in words), str(refusal.value)
+
+
+def test_black_and_white_images_are_not_taken_for_divided_ones():
+    check_images(torch.zeros(1, 3, 64, 64), 64)
+    check_images(torch.ones(1, 3, 64, 64), 64)
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1])
+def test_impossible_dropout_is_refused(dropout):
+    with pytest.raises(UserError, match="dropout is"):
+        ConvNet("A", **SMALL, dropout=dropout)
+
+
+# Dropout, recomputation, precision, compilation
+
+
+def test_splitmix64_gives_its_published_numbers():
+    """The first outputs of the reference implementation for seed 1234567 (Vigna's splitmix64.c)."""
+    seed, golden = 1234567, 0x9E3779B97F4A7C15
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    # The generator adds the golden ratio and scatters; `mix` multiplies a counter by it first.
+    mask = 2**64 - 1
+
+    def scatter(z):
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return z ^ (z >> 31)
+
+    assert [scatter((seed + i * golden) & mask) for i in range(1, 5)] == published
+    counters = torch.tensor([0, 1, 2, 12345, -1, 2**63 - 1])
+    expected = [scatter((int(c) * golden) & mask) for c in counters]
+    assert [int(v) % 2**64 for v in mix(counters)] == expected
+
+
+def test_dropout_drops_its_ratio_and_keeps_the_mean():
+    drop = Dropout(0.3, stream=1).train()
+    out = drop(torch.ones(500, 200, 1, 1), torch.arange(500))
+    dropped = (out == 0).float()
+    # Standard errors: 0.0014 over all, 0.02 a unit, 0.032 an image.
+    assert abs(dropped.mean() - 0.3) < 0.006
+    assert (dropped.mean((0, 2, 3)) - 0.3).abs().max() < 0.09
+    assert (dropped.mean((1, 2, 3)) - 0.3).abs().max() < 0.15
+    torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 1 / 0.7))
+    torch.testing.assert_close(drop.eval()(out, torch.arange(500)), out)
+
+
+def test_dropout_masks_follow_the_image_and_not_its_batch():
+    net, images, keys = net_of().train(), images_of(6, 3, 64, 64), torch.arange(6) * 977
+    whole = net.features(images, ["relu7"])["relu7"]
+    assert whole.shape[0] == 6
+    scores = net(images, keys)
+    parts = torch.cat([net(images[:2], keys[:2]), net(images[2:], keys[2:])])
+    torch.testing.assert_close(parts, scores, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(net(images, keys + 1), scores)
+
+
+def test_dropout_stands_after_relu6_and_relu7():
+    net = net_of(dropout=0.5).train()
+    found = net.features(images_of(4, 3, 64, 64), ["relu6", "drop6", "relu7", "drop7"])
+    for number in (6, 7):
+        relu, drop = found[f"relu{number}"], found[f"drop{number}"]
+        kept = drop != 0
+        torch.testing.assert_close(drop[kept], 2 * relu[kept])
+        assert (relu[~kept] > 0).any()
+
+
+def test_shift_is_added_to_all_pixels_of_an_image():
+    net, images = net_of(), images_of(2, 3, 64, 64) // 2
+    shift = torch.tensor([[10.0, 20.0, 30.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(
+        net(images, shift=shift), net(images + shift[:, :, None, None]), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["A-LRN", "E"])
+def test_recomputation_gives_the_same_scores_and_gradients(name):
+    net, images, keys = net_of(name).train(), images_of(3, 3, 64, 64), torch.arange(3)
+    gradients = []
+    for net.recompute in (False, True):
+        net.zero_grad()
+        net(images, keys).square().sum().backward()
+        gradients.append([parameter.grad for parameter in net.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_recomputation_keeps_less():
+    """Bytes that autograd keeps for the backward pass."""
+
+    def kept(recompute):
+        net, total = net_of(crop=96).train(), 0
+        net.recompute = recompute
+
+        def count(tensor):
+            nonlocal total
+            total += tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            net(images_of(4, 3, 96, 96))
+        return total
+
+    assert kept(True) < kept(False) / 2
+
+
+def test_bf16_autocast_stays_near_fp32_in_training_and_testing():
+    net, images, keys = net_of(), images_of(8, 3, 64, 64), torch.arange(8)
+    for training in (False, True):
+        net.train(training)
+        expected = net(images, keys)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = net(images, keys)
+        assert found.dtype == torch.bfloat16
+        assert (found.float() - expected).norm() < 0.05 * expected.norm()
+        found.float().square().sum().backward()
+        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+def test_an_empty_batch_passes_forward_and_backward():
+    net = net_of().train()
+    scores = net(images_of(0, 3, 64, 64), torch.zeros(0, dtype=torch.int64))
+    assert scores.shape == (0, 7)
+    scores.sum().backward()
+    assert all((parameter.grad == 0).all() for parameter in net.parameters())
+
+
+@pytest.mark.slow
+def test_a_compiled_net_gives_the_same_scores():
+    """In a process of its own: the checks of shapes that tests run with are not made for the compiler."""
+    code = """
+import torch, verydeep
+net = verydeep.ConvNet("A-LRN", classes=7, crop=64, width=0.125, fully_connected=24).train()
+images, keys = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.arange(2)
+expected = net(images, keys)
+compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+torch.testing.assert_close(compiled(images, keys), expected, rtol=1e-4, atol=1e-5)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
