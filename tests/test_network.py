@@ -301,7 +301,9 @@ def test_bf16_autocast_stays_near_fp32_in_training_and_testing():
         assert found.dtype == torch.bfloat16
         assert (found.float() - expected).norm() < 0.05 * expected.norm()
         found.float().square().sum().backward()
-        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters())
+        assert all(
+            parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters()
+        )
 
 
 def test_an_empty_batch_passes_forward_and_backward():

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from verydeep.errors import UserError
@@ -30,7 +30,8 @@ def written_aside(path: Path) -> Iterator[Path]:
         kept = "; the file that was there is kept" if path.exists() else ""
         raise UserError(f"cannot write {path}: {error.strerror or error}{kept}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # mostly it is gone; where it cannot be, there is nothing to say that was not said
+            aside.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,7 +38,7 @@ class Meter:
         )
         self._task = self._bar.add_task(description, total=total, note="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Meter":
         self._bar.start()
         return self
 

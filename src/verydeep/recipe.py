@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -83,7 +83,7 @@ class Recipe(BaseModel):
         return value[:1] if value[0] == value[-1] else value
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "Recipe":
         if self.net not in CONFIGURATIONS:
             raise ValueError(f"net is {self.net!r}; choose one of {', '.join(CONFIGURATIONS)}")
         check_sizes(1, self.crop, self.width, self.fully_connected)

@@ -16,6 +16,10 @@ PRE_INITIALISED = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc
 """What a deeper net takes from net A: its first four convolutional layers, by their place, and its last three
 fully connected ones. All of them go on learning at the full rate."""
 
+RAW_PIXELS = 128.0
+"""Range of pixels less their mean. He's initialisation hands the range of the pixels on to the scores, where the
+soft-max overflows; see Sect. 2.2 of their paper."""
+
 DEAD = 1e-4
 """Root mean square of the first scores below which plain SGD hardly starts: the gradient of every layer passes
 through all the others and shrinks alike."""
@@ -28,7 +32,8 @@ def initialise(net: ConvNet, recipe: Recipe) -> None:
 
     Each layer has a generator of its own, so that a layer of given shape starts the same in every net. `normal`
     is N(0, std) (Sect. 3.1 with its "10^-2 variance" read as the standard deviation, see docs/decisions.md),
-    `glorot` the uniform distribution of Glorot and Bengio (2010), `he` the normal one of He et al. (2015).
+    `glorot` the uniform distribution of Glorot and Bengio (2010), `he` the normal one of He et al. (2015) with the
+    factor that they give for pixels that are not divided by their spread: 128 ^ (-1/L) on each of L layers.
     """
     for number, layer in enumerate(net.layers):
         if layer.kind != "conv":
@@ -48,6 +53,7 @@ def initialise(net: ConvNet, recipe: Recipe) -> None:
                     nn.init.xavier_uniform_(weight, generator=chance)
                 case "he":
                     nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=chance)
+                    weight.mul_(RAW_PIXELS ** (-1 / net.configuration.weight_layers))
             convolution.weight.copy_(weight)
             convolution.bias.zero_()
 

@@ -1,0 +1,339 @@
+"""Where labelled images come from: folders of photographs, the ILSVRC-2012 layout, handwritten digits.
+
+`open_dataset` lists a data set without opening any of its images.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from verydeep.errors import UserError
+from verydeep.images import Photograph
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+"""What makes a file a photograph of its class, in any case."""
+
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+GROUND_TRUTH_FOLDERS = ("", "devkit", "devkit/data", "ILSVRC2012_devkit_t12/data")
+DEVKIT_ORDER_FILES = ("synset_words_devkit_order.txt", "synsets.txt")
+ILSVRC_CLASSES = 1000
+
+DIGITS_TRAIN = 1437
+"""How many of the 1797 digits are for training: the first ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled photographs, none of them opened yet.
+
+    Raises:
+        UserError: where photographs and labels differ in number, or a label names no class.
+    """
+
+    name: str
+    """For messages: "imagenette/train"."""
+    classes: tuple[str, ...]
+    """In the order of class scores."""
+    photographs: tuple[Photograph, ...]
+    labels: Int64[np.ndarray, " N"]
+    """The class of each photograph, as a position in `classes`."""
+    ignored: tuple[Path, ...] = ()
+    """Files and folders that lie where photographs do, but are none: left out, to be listed."""
+
+    def __post_init__(self) -> None:
+        if len(self.photographs) != len(self.labels):
+            raise UserError(
+                f"{self.name}: {len(self.photographs)} photographs, but {len(self.labels)} labels; "
+                "each photograph needs exactly one"
+            )
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
+        if wrong.size:
+            raise UserError(
+                f"{self.name}: label {self.labels[wrong[0]]} of photograph {wrong[0]} names none of the "
+                f"{len(self.classes)} classes; labels are 0 to the number of classes - 1"
+            )
+
+    def __len__(self) -> int:
+        return len(self.photographs)
+
+
+# Opening
+
+
+def open_dataset(data: str | Path, split: Literal["train", "val"]) -> Dataset:
+    """List one split of a data set.
+
+    `data` is one of
+
+    - the string "digits": scikit-learn's handwritten digits, 8 x 8, which need no download. Training
+      takes the first 1437, validation the last 360, without shuffling, since the digits are in the order
+      of their writers: so validation shows other writers. (A folder of that name is "./digits".)
+    - a folder with `{train,val}/<class>/<image>`: the classes are the folder names of train, sorted by
+      code point; val must have the same ones.
+    - a folder as ILSVRC-2012 comes: `train/<wnid>/<image>`, `val/<image>`, and the devkit's ground truth.
+      The classes are the sorted wnids of train, not the devkit's ids, which are in another order.
+
+    Images are the files with the extensions .jpg, .jpeg, .png and .webp in any case that are directly in
+    their folder, sorted by name. Hidden files do not count; all else is left out and put in `ignored`.
+
+    Raises:
+        UserError: where the folder has neither layout, where a class has no image in either split, where the
+            classes of train and val differ, and where the devkit's files are missing or contradict the images.
+    """
+    if data == "digits":
+        return _digits(split)
+    root = Path(data)
+    if not os.path.isdir(root):
+        raise UserError(f'{root}: there is no such folder; {_layouts(root)}, or "digits"')
+    for needed in ("train", "val"):
+        if not os.path.isdir(root / needed):
+            raise UserError(f"{root}: has no folder {needed} but {_found(root)}; {_layouts(root)}")
+    train, val = _list(root / "train"), _list(root / "val")
+    if not train.folders:
+        raise UserError(f"{root / 'train'}: holds no class folders but {_found(train.path)}; {_layouts(root)}")
+    classes = _names(train)
+    name = f"{root.resolve().name}/{split}"
+    _refuse_empty_classes(train)
+    if val.folders:
+        compare_classes(_names(val), classes, str(val.path), str(train.path))
+        _refuse_empty_classes(val)
+    elif val.photographs:
+        labels = _ilsvrc_labels(root, val.photographs, classes)
+        if split == "val":
+            return Dataset(name, classes, val.photographs, labels, val.others)
+    else:
+        raise UserError(
+            f"{val.path}: holds neither class folders nor images but {_found(val.path)}; {_layouts(root)}"
+        )
+    return _of_class_folders(name, classes, train if split == "train" else val)
+
+
+def compare_classes(given: Sequence[str], stored: Sequence[str], given_name: str, stored_name: str) -> None:
+    """Refuse two lists of classes unless they are the same classes in the same order.
+
+    Raises:
+        UserError: where they are not, with both lengths and what each has where they first differ.
+    """
+    for at, (one, other) in enumerate(zip_longest(given, stored)):
+        if one != other:
+            there, here = ("ends here" if name is None else f'has "{name}"' for name in (one, other))
+            raise UserError(
+                f"{given_name} has {len(given)} classes, {stored_name} has {len(stored)}; they first differ "
+                f"at position {at} (counted from 0), where {given_name} {there} and {stored_name} {here}; "
+                "both must have the same classes in the same order"
+            )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Return a key, 64 hexadecimal digits, under which to keep what was computed from the photographs.
+
+    It changes with their number and order, with the path, the size and the time of change of each file, and
+    with the pixels of those in memory; not with labels or names. No file is opened.
+    """
+    key = hashlib.sha256(b"verydeep photographs 1")
+    for photograph in dataset.photographs:
+        if isinstance(photograph, Path):
+            path = os.path.abspath(photograph)
+            key.update(b"\0path\0" + os.fsencode(path))
+            try:
+                found = os.stat(path)
+                key.update(f"\0{found.st_size} {found.st_mtime_ns}".encode())
+            except OSError:
+                key.update(b"\0none")
+        else:
+            key.update(f"\0pixels\0{photograph.shape}".encode() + photograph.tobytes())
+    return key.hexdigest()
+
+
+def _digits(split: Literal["train", "val"]) -> Dataset:
+    from sklearn.datasets import load_digits  # imported here: it takes a second, and folders do not need it
+
+    digits = load_digits()
+    part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
+    levels = np.rint(digits.images[part] * (255 / 16)).astype(np.uint8)
+    return Dataset(
+        f"digits/{split}",
+        tuple(str(name) for name in digits.target_names),
+        tuple(np.repeat(levels[..., None], 3, axis=-1)),
+        digits.target[part].astype(np.int64),
+    )
+
+
+class _Listing(NamedTuple):
+    """What is directly in a folder, sorted by name, hidden entries left out."""
+
+    path: Path
+    folders: tuple[Path, ...]
+    photographs: tuple[Photograph, ...]
+    others: tuple[Path, ...]
+
+
+def _list(path: Path) -> _Listing:
+    folders: list[Path] = []
+    images: list[Photograph] = []
+    others: list[Path] = []
+    # Sorted by code point: the order of classes must not depend on the locale of whoever trains or tests.
+    for entry in sorted(_entries(path), key=lambda entry: entry.name):
+        if entry.is_dir():
+            folders.append(path / entry.name)
+        elif _is_image(entry):
+            images.append(path / entry.name)
+        else:
+            others.append(path / entry.name)
+    return _Listing(path, tuple(folders), tuple(images), tuple(others))
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            yield from (entry for entry in found if not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed: {error.strerror}; make it readable") from error
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    # A broken link counts: it is then reported as an unreadable photograph rather than not at all.
+    return entry.name.lower().endswith(IMAGE_EXTENSIONS) and not entry.is_dir()
+
+
+def _names(listing: _Listing) -> tuple[str, ...]:
+    return tuple(folder.name for folder in listing.folders)
+
+
+def _refuse_empty_classes(listing: _Listing) -> None:
+    for folder in listing.folders:
+        if not any(_is_image(entry) for entry in _entries(folder)):
+            raise UserError(
+                f"{folder}: class {folder.name} holds no image; every class folder of train and val needs "
+                f"some, directly in it ({' '.join(IMAGE_EXTENSIONS)}): add them, or remove the class from both"
+            )
+
+
+def _of_class_folders(name: str, classes: tuple[str, ...], listing: _Listing) -> Dataset:
+    photographs: list[Photograph] = []
+    ignored = [*listing.others, *(path for path in listing.photographs if isinstance(path, Path))]
+    counts = []
+    for folder in listing.folders:
+        inside = _list(folder)
+        photographs += inside.photographs
+        ignored += sorted((*inside.folders, *inside.others))
+        counts.append(len(inside.photographs))
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+    return Dataset(name, classes, tuple(photographs), labels, tuple(ignored))
+
+
+def _layouts(root: Path) -> str:
+    return (
+        f"give a folder with {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg, or as ILSVRC-2012 comes, "
+        f"with {root}/train/<wnid>/*.JPEG, {root}/val/*.JPEG and {root}/devkit/data/{GROUND_TRUTH}"
+    )
+
+
+def _found(folder: Path, most: int = 6) -> str:
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in _entries(folder))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "nothing"
+
+
+# ILSVRC-2012
+
+
+def _ilsvrc_labels(root: Path, photographs: Sequence[Photograph], classes: Sequence[str]) -> np.ndarray:
+    """Labels of the flat folder of validation images, as positions in `classes`."""
+    folders = [root / folder for folder in GROUND_TRUTH_FOLDERS]
+    truth = next((folder / GROUND_TRUTH for folder in folders if os.path.isfile(folder / GROUND_TRUTH)), None)
+    if truth is None:
+        raise UserError(
+            f"{root / 'val'}: holds images without class folders, and {GROUND_TRUTH} is in none of "
+            f"{', '.join(map(str, folders))}; unpack ILSVRC2012_devkit_t12.tar.gz in {root}, or move the "
+            f"images into {root}/val/<class>/"
+        )
+    wnids = _devkit_wnids(truth.parent)
+    known = set(wnids.values())
+    for name in classes:
+        if name not in known:
+            raise UserError(
+                f"{root / 'train' / name}: the devkit in {truth.parent} knows no class {name}; remove the "
+                "folder, or use the devkit that belongs to these images"
+            )
+    lines = _lines(truth)
+    if len(lines) != len(photographs):
+        raise UserError(
+            f"{root / 'val'}: holds {len(photographs)} images, but {truth} has {len(lines)} lines; there must "
+            "be one line for each image: complete whichever is not whole"
+        )
+    positions = {name: position for position, name in enumerate(classes)}
+    labels = np.empty(len(lines), np.int64)
+    for index, line in enumerate(lines):
+        wnid = wnids.get(int(line)) if line.isascii() and line.isdigit() else None
+        if wnid is None:
+            raise UserError(
+                f'{truth}: line {index + 1} is "{line}"; each line must be one of the {len(wnids)} ids that '
+                f"the devkit in {truth.parent} gives to classes: unpack the devkit anew"
+            )
+        if wnid not in positions:
+            raise UserError(
+                f"{photographs[index]}: val says class {wnid} (id {line}), train has no such folder; add "
+                f"{root / 'train' / wnid}, or remove the image and its line {index + 1} of {truth}"
+            )
+        labels[index] = positions[wnid]
+    missing = np.setdiff1d(np.arange(len(classes)), labels)
+    if missing.size:
+        raise UserError(
+            f"{root / 'val'}: no image of class {classes[missing[0]]} according to {truth}; every class of "
+            "train needs some: add them, or remove the class from train"
+        )
+    return labels
+
+
+def _devkit_wnids(folder: Path) -> dict[int, str]:
+    """The devkit's id -> wnid, from meta.mat or else from a text file of synsets in the devkit's order."""
+    if os.path.isfile(folder / "meta.mat"):
+        return _wnids_of_meta(folder / "meta.mat")
+    for path in (folder / name for name in DEVKIT_ORDER_FILES):
+        if os.path.isfile(path):
+            wnids = [line.split()[0] for line in _lines(path)]
+            # Caffe's file of the same name, synsets.txt, has the sorted order: nearly every label would be
+            # wrong without a sign of it.
+            if len(wnids) == ILSVRC_CLASSES and wnids == sorted(wnids):
+                raise UserError(
+                    f"{path}: lists the classes in sorted order, but must list them in the order of the "
+                    "devkit's ids (the first is n02119789, kit fox); put the devkit's meta.mat beside it"
+                )
+            return dict(enumerate(wnids, start=1))
+    raise UserError(
+        f"{folder}: has {GROUND_TRUTH} but nothing that says which classes its ids are; put the devkit's "
+        f"meta.mat there (or {' or '.join(DEVKIT_ORDER_FILES)}: one wnid a line, in the order of the ids)"
+    )
+
+
+def _wnids_of_meta(path: Path) -> dict[int, str]:
+    import scipy.io
+
+    try:
+        synsets = np.atleast_1d(scipy.io.loadmat(path, squeeze_me=True)["synsets"])
+        # Nodes with children are not classes of the challenge, but inner nodes of WordNet above them.
+        return {
+            int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets if synset["num_children"] == 0
+        }
+    except Exception as error:  # whatever scipy meets in a damaged or foreign file
+        raise UserError(
+            f"{path}: is not the devkit's list of synsets ({type(error).__name__}: {error}); unpack the "
+            "devkit anew"
+        ) from error
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank, without the spaces around them."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; make it readable") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

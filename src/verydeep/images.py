@@ -1,0 +1,389 @@
+"""From a photograph to pixels (Sect. 3.1 and 3.2): decode, rescale, crop. Nothing else touches pixels.
+
+Training takes one random crop of a photograph rescaled to a shortest side S; testing takes the whole
+photograph rescaled to a shortest side Q, or a regular grid of crops of it. Sizes are (width, height), arrays
+are height x width x RGB in 0..255. Colour profiles are ignored, as in all published results.
+"""
+
+import io
+import math
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from verydeep.errors import UserError
+
+MAX_PIXELS = 100_000_000
+"""A photograph of more pixels than this, before or after it is rescaled, is refused."""
+
+Photograph: TypeAlias = Path | UInt8[np.ndarray, "_ _ 3"]
+"""A file (JPEG, PNG or WebP), or RGB pixels that are already in memory."""
+
+_READERS: dict[str, type[ImageFile]] = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WebP": WebPImageFile}
+_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WebP"}
+_BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+}
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What puts a photograph upright, by the orientation that its EXIF states; 1 is upright already."""
+
+Decoded: TypeAlias = tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]
+"""Pixels, perhaps at a DCT scale, and the upright photograph's own width and height."""
+
+
+class ImageError(UserError):
+    """A photograph that cannot be used: `path` (None for pixels in memory) and, in one line, the `reason`."""
+
+    def __init__(self, path: Path | None, reason: str) -> None:
+        super().__init__(path, reason)  # the arguments themselves, so that it survives pickling between workers
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        name = "pixels in memory" if self.path is None else self.path
+        return " ".join(f"{name}: {self.reason}".splitlines())
+
+
+def decode(photograph: Photograph, shortest: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the RGB that a person would see, h x w x 3 in 0..255.
+
+    Grey, palette, 16-bit and CMYK become RGB of 8 bits, transparency is laid over white, a photograph that
+    its EXIF says was taken turned is put upright, and of an animation the first frame is taken. Pixels in
+    memory are returned as they are.
+
+    `shortest` is the smallest side that the caller will rescale to. A JPEG is then decoded at the smallest
+    of the scales 1, 1/2, 1/4 and 1/8, which its cosine transform gives almost for free, that leaves a short
+    side of at least 2 * shortest: the antialiasing filter that follows still averages at least two pixels a
+    side, so the coarser filter of the transform hardly shows.
+
+    Raises `ImageError` for what is not a readable JPEG, PNG or WebP of at most `MAX_PIXELS` pixels.
+    """
+    return read(photograph, shortest)[0]
+
+
+def read(photograph: Photograph, shortest: int | None = None) -> Decoded:
+    """Return what `decode` does, and the (width, height) of the upright photograph at full size."""
+    if shortest is not None and shortest < 1:
+        raise UserError(f"the shortest side cannot be {shortest}: give 1 or more")
+    if not isinstance(photograph, Path):
+        if photograph.size == 0:
+            raise ImageError(None, f"no pixels in an array of shape {photograph.shape}")
+        return photograph, (photograph.shape[1], photograph.shape[0])
+    data = _contents(photograph)
+    kind = _kind(photograph, data)
+    with _damage_named(photograph, data, kind):
+        if kind == "JPEG" and (decoded := _decode_plain_jpeg(photograph, data, shortest)):
+            return decoded
+        return _decode_with_pillow(photograph, data, kind, shortest)
+
+
+def photograph_size(photograph: Photograph) -> tuple[int, int]:
+    """Return the (width, height) of a photograph as a person sees it, from its header alone.
+
+    Raises `ImageError` where the header cannot be read; what comes after it may still be damaged.
+    """
+    if not isinstance(photograph, Path):
+        return photograph.shape[1], photograph.shape[0]
+    data = _contents(photograph)
+    kind = _kind(photograph, data)
+    with _damage_named(photograph, data, kind):
+        with _silence():
+            image = _READERS[kind](io.BytesIO(data))
+        width, height = image.size
+        _check_pixels(photograph, width, height)
+        return _upright_size(width, height, _orientation(image.info.get("exif", b"")))
+
+
+def rescaled_size(width: int, height: int, shortest: int) -> tuple[int, int]:
+    """Return the (width, height) of a photograph isotropically rescaled to a shortest side (Sect. 3.1).
+
+    The short side is exactly `shortest`; the long side is rounded half up. Raises `UserError` for sizes
+    below 1.
+    """
+    if min(width, height, shortest) < 1:
+        raise UserError(
+            f"cannot rescale {width} x {height} pixels to a shortest side of {shortest}: give sizes of 1 or more"
+        )
+    short = min(width, height)
+    long = (2 * max(width, height) * shortest + short) // (2 * short)
+    return (shortest, long) if width <= height else (long, shortest)
+
+
+def rescale(photograph: Photograph, shortest: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the whole photograph at a shortest side, bilinear with antialiasing (Q in Sect. 3.2).
+
+    The size is `rescaled_size` of the photograph's own; a photograph of that size already comes out
+    unchanged. Raises `ImageError` as `decode` does, and for a photograph so elongated that the result
+    would have more than `MAX_PIXELS` pixels.
+    """
+    pixels, size = _read_for(photograph, shortest)
+    if pixels.shape[1::-1] == size:
+        return pixels.copy() if pixels is photograph else pixels
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+
+def rescale_and_crop(
+    photograph: Photograph, shortest: int, crop: int, place: tuple[float, float], mirror: bool = False
+) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
+    """Return a square crop of the photograph rescaled to a shortest side (S in Sect. 3.1), crop x crop x 3.
+
+    `place` says where, (across, down), each in [0, 1): a uniform draw of it makes every offset equally
+    likely. `mirror` flips the crop left to right. Only the pixels that the crop needs are resampled. The
+    result is the same part of `rescale` to within one grey level, but for about one value in 100,000 that
+    differs by two: Pillow rounds after each side and keeps a crop's place in single precision, which decides
+    ties; both results are within one grey level of the exact filter.
+
+    Raises `ImageError` as `rescale` does, `UserError` for a crop larger than `shortest` or a place outside.
+    """
+    if not 1 <= crop <= shortest:
+        raise UserError(f"cannot crop {crop} pixels from a shortest side of {shortest}: crop at most {shortest}")
+    if not (0 <= place[0] < 1 and 0 <= place[1] < 1):
+        raise UserError(f"a crop cannot be at place {place}: both parts lie in [0, 1)")
+    pixels, (width, height) = _read_for(photograph, shortest)
+    rows, columns, _ = pixels.shape
+    left, right, x0, x1 = _needed(columns, width, crop, math.floor(place[0] * (width - crop + 1)))
+    top, bottom, y0, y1 = _needed(rows, height, crop, math.floor(place[1] * (height - crop + 1)))
+    # The smaller the numbers of the box, the less Pillow's single precision takes from them.
+    piece = Image.fromarray(pixels[top:bottom, left:right])
+    result = piece.resize((crop, crop), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+    if mirror:
+        result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.array(result)
+
+
+def grid_offsets(size: int, crop: int, points: int) -> list[int]:
+    """Return `points` equally spaced offsets of a crop along a side, from 0 to size - crop (Sect. 3.2).
+
+    Rounded half up; the grid spans the whole side, so that the 5 x 5 grid of the paper covers all of an
+    image that is not square. One point is the centre. Raises `UserError` for a crop larger than the side.
+    """
+    if points < 1 or not 1 <= crop <= size:
+        raise UserError(
+            f"no grid of {points} crops of {crop} on a side of {size}: give 1 crop or more, of 1 to {size} pixels"
+        )
+    last = size - crop
+    if points == 1:
+        return [(last + 1) // 2]
+    return [(2 * i * last + points - 1) // (2 * (points - 1)) for i in range(points)]
+
+
+def _needed(source: int, rescaled: int, crop: int, offset: int) -> tuple[int, int, float, float]:
+    """Return which pixels of a side the crop is made from, and where in them it begins and ends.
+
+    (first, last + 1, begin, end): `source` pixels are rescaled to `rescaled`, of which the crop takes
+    [offset, offset + crop). The margin is the reach of the antialiasing filter, and a pixel for rounding.
+    """
+    scale = source / rescaled
+    begin, end = offset * scale, min((offset + crop) * scale, float(source))
+    margin = 0.0 if source == rescaled else max(scale, 1.0) + 1
+    first, last = max(0, math.floor(begin - margin)), min(source, math.ceil(end + margin))
+    return first, last, begin - first, end - first
+
+
+def _read_for(photograph: Photograph, shortest: int) -> Decoded:
+    """Decode for a shortest side; the size that comes with the pixels is the one to rescale to."""
+    pixels, (width, height) = read(photograph, shortest)
+    size = rescaled_size(width, height, shortest)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ImageError(
+            photograph if isinstance(photograph, Path) else None,
+            f"{width} x {height} pixels would become {size[0]} x {size[1]} at a shortest side of {shortest}, "
+            f"more than the {MAX_PIXELS} pixels allowed: cut the photograph or leave it out",
+        )
+    return pixels, size
+
+
+@contextmanager
+def _damage_named(path: Path, data: bytes, kind: str) -> Iterator[None]:
+    """Raise `ImageError` for whatever a decoder raises: it may be anything at all on a hostile file."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        detail = str(error) or type(error).__name__
+        early = "truncat" in detail.lower() or (kind == "WebP" and len(data) < 8 + _riff_length(data))
+        what = "ends early (truncated" if early else "is damaged ("
+        raise ImageError(path, f"{what}{'' if early else detail}): fetch it again") from error
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.readall()
+    except FileNotFoundError as error:
+        raise ImageError(path, "no such file") from error
+    except IsADirectoryError as error:
+        raise ImageError(path, "is a directory: name an image file") from error
+    except PermissionError as error:
+        raise ImageError(path, "not permitted to read it: change its permissions") from error
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the name
+        raise ImageError(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not data:
+        raise ImageError(path, "is empty (0 bytes): fetch it again")
+    return data
+
+
+def _kind(path: Path, data: bytes) -> str:
+    """Return JPEG, PNG or WebP by the first bytes; raise where they say something else, or the name does."""
+    kind = next((kind for beginning, kind in _BEGINNINGS.items() if data.startswith(beginning)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "WebP"
+    elif data[4:8] == b"ftyp":
+        kind = "HEIF, AVIF or video"
+    if kind is None:
+        raise ImageError(path, "is not an image: only JPEG, PNG and WebP are read")
+    if kind not in _READERS:
+        raise ImageError(path, f"holds {kind} data: only JPEG, PNG and WebP are read, so convert it")
+    if _SUFFIXES.get(path.suffix.lower(), kind) != kind:
+        raise ImageError(path, f"holds {kind} data though its name ends in {path.suffix}: rename it")
+    return kind
+
+
+def _riff_length(data: bytes) -> int:
+    return int.from_bytes(data[4:8], "little")
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            path,
+            f"{width} x {height} are {width * height} pixels by its header, more than the {MAX_PIXELS} allowed: "
+            "shrink it or leave it out",
+        )
+
+
+def _dct_factor(short: int, shortest: int | None) -> int:
+    """Return by how much a JPEG may be shrunk while it is decoded; the decoder rounds its sides up."""
+    if shortest is None:
+        return 1
+    return next((factor for factor in (8, 4, 2) if -(-short // factor) >= 2 * shortest), 1)
+
+
+def _decode_plain_jpeg(path: Path, data: bytes, shortest: int | None) -> Decoded | None:
+    """Decode an upright JPEG that is not CMYK, fast; None leaves it to Pillow, whose verdict is final.
+
+    The pixels are those that Pillow gives, bit for bit: both are libjpeg-turbo with its accurate transform
+    and smooth chroma. Strict, because here libjpeg's warnings cannot be told apart by what they mean.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours in ("CMYK", "YCCK") or _orientation(_exif_of_jpeg(data)) != 1:
+            return None
+    except (ValueError, IndexError):
+        return None
+    _check_pixels(path, width, height)
+    factor = _dct_factor(min(width, height), shortest)
+    smallest = {}
+    if factor > 1:
+        smallest = {
+            "min_height": -(-height // factor),
+            "min_width": -(-width // factor),
+            "min_factor": factor,
+        }
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", **smallest), (width, height)
+    except ValueError:
+        return None
+
+
+def _decode_with_pillow(path: Path, data: bytes, kind: str, shortest: int | None) -> Decoded:
+    # The reader is called by name, not through Image.open, which would try its own, lower limit of pixels.
+    with _silence():
+        image = _READERS[kind](io.BytesIO(data))
+    width, height = image.size
+    _check_pixels(path, width, height)
+    factor = _dct_factor(min(width, height), shortest)
+    if kind == "JPEG" and factor > 1:
+        image.draft(None, (width // factor, height // factor))
+    image.load()
+    orientation = _orientation(image.info.get("exif", b""))
+    upright = _rgb(image)
+    if orientation in _TURNS:
+        upright = upright.transpose(_TURNS[orientation])
+    return np.array(upright), _upright_size(width, height, orientation)
+
+
+def _upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
+    """Orientations 5 to 8 exchange the sides."""
+    return (width, height) if orientation < 5 else (height, width)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Return a loaded image as RGB of 8 bits, over white where it is transparent."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's convert clips; colour of 16 bits it does scale
+        grey = np.asarray(image)
+        levels = np.where(grey == image.info.get("transparency", -1), 255, grey >> 8)
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(image, mask=image.getchannel("A"))
+        return canvas
+    return image.convert("RGB")
+
+
+def _exif_of_jpeg(data: bytes) -> bytes:
+    """Return the EXIF segment of a JPEG, empty if there is none, by walking the segments before the image."""
+    at = 2
+    while data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xFF:  # padding
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            return data[at + 4 : end]
+        at = end
+    return b""
+
+
+def _orientation(exif: bytes) -> int:
+    """Return the orientation, 1 to 8, that EXIF states; 1, upright, where it states none that makes sense."""
+    if not exif:
+        return 1
+    try:
+        with _silence():
+            tags = Image.Exif()
+            tags.load(exif)
+            stated = tags.get(_ORIENTATION)
+    except Exception:  # damage to what is only written about a photograph does not spoil the photograph
+        return 1
+    return stated if stated in _TURNS else 1
+
+
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep Pillow's warnings about odd metadata to itself; locked, as Python's filters belong to all threads."""
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

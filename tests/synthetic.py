@@ -1,0 +1,38 @@
+"""Photographs, folders and data sets that tests make."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from verydeep.datasets import Dataset
+from verydeep.errors import UserError
+
+
+def pixels(seed, height=6, width=9):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def write(path, seed=0, height=6, width=9, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    format = None if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") else "JPEG"
+    Image.fromarray(pixels(seed, height, width)).save(path, format=format, **options)
+    return path
+
+
+def touch(path, text=""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def refusal(call, *arguments, **named):
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **named)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def memory(count=40, size=(5, 7)):
+    images = tuple(pixels(seed, *size) // (1 + seed % 3) for seed in range(count))
+    return Dataset("memory/train", ("a", "b"), images, np.arange(count) % 2)

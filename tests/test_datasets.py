@@ -1,0 +1,301 @@
+"""Where labelled images come from: the three layouts, and what of them is refused."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+
+from synthetic import pixels, refusal, touch, write
+from verydeep.datasets import Dataset, compare_classes, fingerprint, open_dataset
+
+META = Path(__file__).parents[2] / "shared/data/ilsvrc-meta"
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+
+
+def names(dataset):
+    return [path.name for path in dataset.photographs]
+
+
+# Dataset
+
+
+def test_dataset_refuses_labels_that_do_not_fit():
+    images = (pixels(0), pixels(1))
+    assert len(Dataset("d", ("a", "b"), images, np.array([0, 1]))) == 2
+    assert "2 photographs, but 1 labels" in refusal(Dataset, "d", ("a", "b"), images, np.array([0]))
+    assert "label 2 of photograph 1" in refusal(Dataset, "d", ("a", "b"), images, np.array([0, 2]))
+    assert "label -1 of photograph 0" in refusal(Dataset, "d", ("a", "b"), images, np.array([-1, 0]))
+
+
+# Digits
+
+
+def test_digits_are_split_without_shuffling():
+    from sklearn.datasets import load_digits
+
+    train, val = open_dataset("digits", "train"), open_dataset("digits", "val")
+    assert (len(train), len(val)) == (1437, 360)
+    assert (train.name, val.name) == ("digits/train", "digits/val")
+    assert train.classes == val.classes == tuple("0123456789")
+    given = load_digits()
+    np.testing.assert_array_equal(np.concatenate([train.labels, val.labels]), given.target)
+    assert train.labels.dtype == np.int64
+    for dataset, start in ((train, 0), (val, 1437)):
+        images = np.stack(dataset.photographs)
+        assert images.shape[1:] == (8, 8, 3)
+        assert images.dtype == np.uint8
+        assert images.max() == 255
+        assert (images == images[..., :1]).all()
+        np.testing.assert_allclose(images[..., 0] / 255 * 16, given.images[start:][: len(dataset)], atol=0.04)
+
+
+# Class folders
+
+
+def test_folders_are_read_in_the_order_of_code_points(folder):
+    train, val = open_dataset(folder, "train"), open_dataset(str(folder), "val")
+    assert train.name == "pets/train"
+    assert train.classes == val.classes == ("Dog", "cat")
+    assert names(train) == ["1.jpeg", "2.WebP", "a.JPG", "b.png"]
+    assert train.labels.tolist() == [0, 0, 1, 1]
+    assert train.labels.dtype == np.int64
+    assert names(val) == ["d.png", "c.png"]
+    assert val.labels.tolist() == [0, 1]
+    assert train.ignored == val.ignored == ()
+
+
+def test_hidden_files_are_passed_over_and_others_listed(folder):
+    touch(folder / "train/.DS_Store")
+    touch(folder / "train/cat/._a.jpg")
+    touch(folder / "train/.hidden/a.jpg")
+    others = [
+        touch(folder / "train/labels.csv"),
+        write(folder / "train/loose.jpg"),
+        touch(folder / "train/cat/notes.txt"),
+    ]
+    write(folder / "train/cat/more.jpg/x.jpg")
+    train = open_dataset(folder, "train")
+    assert names(train) == ["1.jpeg", "2.WebP", "a.JPG", "b.png"]
+    assert set(train.ignored) == {*others, folder / "train/cat/more.jpg"}
+    assert open_dataset(folder, "val").ignored == ()
+
+
+def test_a_broken_link_is_a_photograph_that_cannot_be_read(folder):
+    (folder / "train/cat/c.jpg").symlink_to(folder / "gone.jpg")
+    train = open_dataset(folder, "train")
+    assert names(train)[-1] == "c.jpg"
+    assert [index for index, _ in survey(train, progress=False).unreadable] == [4]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_classes_of_train_and_val_must_be_equal(folder, split):
+    (folder / "val/cat").rename(folder / "val/cow")
+    message = refusal(open_dataset, folder, split)
+    assert 'val has "cow"' in message
+    assert 'train has "cat"' in message
+    assert "position 1" in message
+    shutil.rmtree(folder / "val/cow")
+    assert "val ends here" in refusal(open_dataset, folder, split)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("empty", ["train", "val"])
+def test_a_class_without_images_is_refused_by_name(folder, split, empty):
+    for path in (folder / empty / "cat").iterdir():
+        path.unlink()
+    touch(folder / empty / "cat/readme.txt")
+    message = refusal(open_dataset, folder, split)
+    assert f"{folder}/{empty}/cat: class cat holds no image" in message
+
+
+def test_a_folder_without_either_layout_is_refused_with_what_was_found(folder, tmp_path):
+    message = refusal(open_dataset, tmp_path / "nowhere", "train")
+    assert "nowhere: there is no such folder" in message
+    assert '"digits"' in message
+    (folder / "val").rename(folder / "validation")
+    message = refusal(open_dataset, folder, "train")
+    assert "has no folder val but train/, validation/" in message
+    assert "/val/<class>/*.jpg" in message
+    assert "/val/*.JPEG" in message
+    (folder / "val").mkdir()
+    assert "neither class folders nor images but nothing" in refusal(open_dataset, folder, "train")
+    shutil.rmtree(folder / "train")
+    for number in range(8):
+        touch(folder / f"train/n0{number}.tar")
+    message = refusal(open_dataset, folder, "train")
+    assert "holds no class folders but n00.tar" in message
+    assert "n05.tar and 2 more" in message
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "cat":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert "train/cat: cannot be listed: Permission denied" in refusal(open_dataset, folder, "train")
+
+
+# ILSVRC-2012
+
+SYNSETS = {1: "n03", 2: "n01", 3: "n02"}  # the devkit's order is not the sorted one
+INNER = {4: "n00"}
+
+
+def write_meta(path):
+    """As the devkit has it: a column of structs, numbers as doubles, the inner nodes behind the classes."""
+    fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height")
+    synsets = np.zeros((4, 1), [(name, object) for name in fields])
+    for row, (number, wnid) in enumerate({**SYNSETS, **INNER}.items()):
+        children = np.array([1.0, 2.0, 3.0]) if number in INNER else np.zeros((0, 0))
+        synsets[row, 0] = (float(number), wnid, "words", "gloss", float(children.size), children, 0.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scipy.io.savemat(path, {"synsets": synsets})
+
+
+@pytest.fixture
+def ilsvrc(tmp_path):
+    root = tmp_path / "ilsvrc"
+    for wnid in ("n01", "n02", "n03"):
+        write(root / f"train/{wnid}/{wnid}_1.JPEG")
+    for number in (4, 2, 1, 3):  # not in order
+        write(root / f"val/ILSVRC2012_val_0000000{number}.JPEG")
+    touch(root / "devkit/data" / TRUTH, "1\n2\n3\n1\n")
+    write_meta(root / "devkit/data/meta.mat")
+    return root
+
+
+def test_ilsvrc_takes_ids_to_sorted_wnids_by_meta_mat(ilsvrc):
+    touch(ilsvrc / "val/readme.txt")
+    train, val = open_dataset(ilsvrc, "train"), open_dataset(ilsvrc, "val")
+    assert train.classes == val.classes == ("n01", "n02", "n03")
+    assert train.labels.tolist() == [0, 1, 2]
+    assert names(val) == [f"ILSVRC2012_val_0000000{number}.JPEG" for number in (1, 2, 3, 4)]
+    assert val.labels.tolist() == [2, 0, 1, 2]
+    assert val.labels.dtype == np.int64
+    assert val.ignored == (ilsvrc / "val/readme.txt",)
+
+
+@pytest.mark.parametrize("name", ["synset_words_devkit_order.txt", "synsets.txt"])
+@pytest.mark.parametrize("place", ["", "devkit", "devkit/data", "ILSVRC2012_devkit_t12/data"])
+def test_ilsvrc_takes_ids_to_sorted_wnids_by_text(ilsvrc, place, name):
+    shutil.rmtree(ilsvrc / "devkit")
+    touch(ilsvrc / place / TRUTH, "1\n2\n3\n1\n\n")
+    touch(ilsvrc / place / name, "n03 kit fox, Vulpes\nn01\nn02 setter\n")
+    assert open_dataset(ilsvrc, "val").labels.tolist() == [2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_ilsvrc_without_its_devkit_is_refused(ilsvrc, split):
+    (ilsvrc / "devkit/data/meta.mat").unlink()
+    message = refusal(open_dataset, ilsvrc, split)
+    assert "nothing that says which classes its ids are" in message
+    assert "meta.mat" in message
+    (ilsvrc / "devkit/data" / TRUTH).unlink()
+    message = refusal(open_dataset, ilsvrc, split)
+    assert f"{TRUTH} is in none of {ilsvrc}, {ilsvrc}/devkit, " in message
+
+
+def test_ilsvrc_with_a_damaged_meta_mat_is_refused(ilsvrc):
+    meta = ilsvrc / "devkit/data/meta.mat"
+    for damaged in (b"", meta.read_bytes()[:300], b"text " * 100):
+        meta.write_bytes(damaged)
+        assert f"{meta}: is not the devkit's list of synsets" in refusal(open_dataset, ilsvrc, "val")
+    scipy.io.savemat(meta, {"other": 1})
+    assert "is not the devkit's list of synsets" in refusal(open_dataset, ilsvrc, "val")
+
+
+def test_ilsvrc_counts_must_agree(ilsvrc):
+    touch(ilsvrc / "devkit/data" / TRUTH, "1\n2\n3\n")
+    message = refusal(open_dataset, ilsvrc, "val")
+    assert "holds 4 images" in message
+    assert "has 3 lines" in message
+
+
+@pytest.mark.parametrize("wrong", ["4", "0", "-1", "n01", "1 2", "²"])
+def test_ilsvrc_ids_must_be_classes(ilsvrc, wrong):
+    touch(ilsvrc / "devkit/data" / TRUTH, f"1\n2\n{wrong}\n1\n")
+    message = refusal(open_dataset, ilsvrc, "val")
+    assert f'line 3 is "{wrong}"' in message
+    assert "one of the 3 ids" in message
+
+
+def test_ilsvrc_classes_of_train_and_val_must_agree(ilsvrc):
+    write(ilsvrc / "train/n99/a.JPEG")
+    assert f"{ilsvrc}/train/n99: the devkit in" in refusal(open_dataset, ilsvrc, "train")
+    shutil.rmtree(ilsvrc / "train/n99")
+    touch(ilsvrc / "devkit/data" / TRUTH, "1\n2\n2\n1\n")
+    assert "no image of class n02" in refusal(open_dataset, ilsvrc, "val")
+    touch(ilsvrc / "devkit/data" / TRUTH, "1\n2\n3\n1\n")
+    shutil.rmtree(ilsvrc / "train/n01")
+    message = refusal(open_dataset, ilsvrc, "val")
+    assert "ILSVRC2012_val_00000002.JPEG: val says class n01 (id 2), train has no such folder" in message
+
+
+def test_caffes_sorted_synsets_are_not_taken_for_the_devkits(ilsvrc):
+    (ilsvrc / "devkit/data/meta.mat").unlink()
+    touch(ilsvrc / "devkit/data/synsets.txt", "".join(f"n{number:08}\n" for number in range(1000)))
+    assert "sorted order" in refusal(open_dataset, ilsvrc, "val")
+
+
+@pytest.mark.skipif(not META.is_dir(), reason="the real lists of ILSVRC-2012 are not here")
+def test_the_real_lists_of_ilsvrc(tmp_path):
+    order = [line.split()[0] for line in (META / "synset_words_devkit_order.txt").read_text().splitlines()]
+    ids = [int(line) for line in (META / TRUTH).read_text().split()]
+    assert order[0] == "n02119789"  # kit fox
+    assert ids[0] == 490
+    root = tmp_path / "ilsvrc"
+    for wnid in order:
+        touch(root / f"train/{wnid}/{wnid}_1.JPEG")
+    # As many of the validation images as it takes to see every class.
+    count = 1 + max(ids.index(number) for number in range(1, 1001))
+    (root / "val").mkdir()
+    for number in range(1, count + 1):
+        os.link(root / "train/n02119789/n02119789_1.JPEG", root / f"val/ILSVRC2012_val_{number:08}.JPEG")
+    touch(root / TRUTH, "\n".join(map(str, ids[:count])))
+    shutil.copy(META / "synset_words_devkit_order.txt", root)
+    val = open_dataset(root, "val")
+    listed = [line.split()[0] for line in (META / "synset_words_sorted.txt").read_text().splitlines()]
+    assert val.classes == tuple(listed)
+    assert val.classes[val.labels[0]] == order[490 - 1]
+    assert val.classes[val.labels[ids.index(1)]] == "n02119789"
+    assert [val.classes[label] for label in val.labels] == [order[number - 1] for number in ids[:count]]
+
+
+# Comparing classes
+
+
+def test_compare_classes_says_where_they_first_differ():
+    compare_classes(["a", "b"], ("a", "b"), "weights", "data")
+    message = refusal(compare_classes, ["a", "b", "c"], ["a", "c"], "the weights", "pets/val")
+    assert "the weights has 3 classes, pets/val has 2" in message
+    assert 'at position 1 (counted from 0), where the weights has "b" and pets/val has "c"' in message
+    message = refusal(compare_classes, ["a"], ["a", "b"], "the weights", "pets/val")
+    assert 'at position 1 (counted from 0), where the weights ends here and pets/val has "b"' in message
+    assert 'the weights has "a" and pets/val ends here' in refusal(
+        compare_classes, ["a"], [], "the weights", "pets/val"
+    )
+
+
+# Fingerprint
+
+
+def test_fingerprint_is_that_of_the_photographs(folder):
+    train = open_dataset(folder, "train")
+    first = fingerprint(train)
+    assert len(first) == 64
+    assert first == fingerprint(replace(train, name="other", labels=train.labels[::-1].copy()))
+    assert first != fingerprint(replace(train, photographs=train.photographs[::-1]))
+    assert first != fingerprint(open_dataset(folder, "val"))
+    write(folder / "train/cat/b.png", 99)
+    second = fingerprint(train)
+    assert first != second
+    (folder / "train/cat/b.png").unlink()
+    assert len({first, second, fingerprint(train)}) == 3

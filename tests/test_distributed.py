@@ -1,0 +1,48 @@
+"""Ranks and addresses of randomness, without processes; those are in training/test_ranks.py."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verydeep.distributed import Ranks, generator, ranks
+from verydeep.errors import UserError
+
+
+@given(st.integers(0, 300), st.integers(1, 9))
+def test_shares_are_everything_once_in_order_and_nearly_equal(count, world):
+    shares = [Ranks(rank, world).share(count) for rank in range(world)]
+    assert [i for share in shares for i in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_draws_follow_their_address_and_nothing_else():
+    def draws(*address, seed=0, stream="image"):
+        return tuple(generator(seed, stream, *address).random(3))
+
+    assert draws(4, 7) == draws(4, 7)
+    different = {
+        draws(4, 7), draws(7, 4), draws(4, 8), draws(0, 0), draws(4, 7, seed=1), draws(4, stream="order"),
+        draws(4, stream="weights"), draws(7, stream="order"),
+    }  # fmt: skip
+    assert len(different) == 8
+
+
+def test_draws_at_neighbouring_addresses_do_not_overlap_nor_correlate():
+    table = np.array([[generator(0, "image", i, t).random(8) for i in range(40)] for t in range(40)])
+    assert len(np.unique(table)) == table.size
+    flat = table.reshape(-1, 8)
+    assert np.abs(np.corrcoef(flat[:-1, 0], flat[1:, 0])[0, 1]) < 0.1
+    assert abs(flat.mean() - 0.5) < 0.01
+
+
+def test_a_single_process_is_the_only_rank():
+    with ranks("cpu") as here:
+        assert (here.rank, here.world, here.first, here.device.type) == (0, 1, True, "cpu")
+        assert here.total(torch.ones(2)).tolist() == [1, 1]
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match=r"'tpu' is not on this machine; it has .*cpu"), ranks("tpu"):
+        pass

@@ -1,0 +1,109 @@
+"""The weight file: everything that a net needs travels with it, and files from elsewhere are hostile."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from verydeep import weights
+from verydeep.errors import UserError
+from verydeep.network import ConvNet
+
+SMALL = {"crop": 32, "width": 0.125, "fully_connected": 8}
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    made = ConvNet("C", ["cat", "dog", "über"], **SMALL, dropout=0.3)
+    made.mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    return made.eval()
+
+
+def altered(path, tensors=None, card=None, raw=None):
+    """Write the file again with other tensors or another card."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    there = load_file(path)
+    if card is not None:
+        metadata = {"verydeep": json.dumps(json.loads(metadata["verydeep"]) | card)}
+    save_file(there | (tensors or {}), path, raw if raw is not None else metadata)
+
+
+def test_a_net_comes_back_as_it_was(net, tmp_path):
+    card = weights.card_of(net, training_scale=(37, 74), flip=False, provenance={"epochs": 3})
+    weights.save(net, tmp_path / weights.FILE_NAME, card)
+    for source in (tmp_path, tmp_path / weights.FILE_NAME, str(tmp_path)):
+        loaded = weights.load(source)
+        images = torch.randint(0, 256, (2, 3, 40, 33), dtype=torch.uint8)
+        assert torch.equal(loaded(images), net(images))
+        assert (loaded.class_names, loaded.dropout) == (("cat", "dog", "über"), 0.3)
+        assert not loaded.training
+        assert all(parameter.requires_grad for parameter in loaded.parameters())
+        assert weights.read_card(source) == card
+
+
+def test_a_file_that_exists_is_replaced_whole(net, tmp_path):
+    path = tmp_path / "net.safetensors"
+    path.write_text("old")
+    weights.save(net, path)
+    assert weights.load(path).configuration.name == "C"
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+
+
+def test_an_unwritable_place_is_refused_in_a_sentence(net, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        weights.save(net, tmp_path / "file" / "net.safetensors")
+
+
+def test_a_full_disk_is_refused_in_a_sentence_and_keeps_the_old_file(net, tmp_path, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    weights.save(net, path)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"No space left on device; the file that was there is kept"):
+        weights.save(net, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.unlink(), "does not exist"),
+        (lambda path: path.write_bytes(b""), "no readable weight file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-10]), "no readable weight file"),
+        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "no readable weight file"),
+        (lambda path: altered(path, raw={}), "another system"),
+        (lambda path: altered(path, raw={"verydeep": "{"}), "card cannot be read"),
+        (lambda path: altered(path, card={"format": "verydeep-9"}), "format"),
+        (lambda path: altered(path, card={"surprise": 1}), "surprise"),
+        (lambda path: altered(path, card={"configuration": "VGG"}), "'VGG' is not known"),
+        (lambda path: altered(path, card={"classes": 10**12}), "names 3 classes for a net of"),
+        (lambda path: altered(path, card={"classes": 10**12, "class_names": None}), "fc8.bias has shape"),
+        (lambda path: altered(path, card={"crop": 64}), "fc6.weight has shape"),
+        (lambda path: altered(path, {"extra": torch.zeros(1)}), "extra has shape"),
+        (lambda path: altered(path, {"fc7.bias": torch.full((8,), float("nan"))}), "fc7.bias holds values"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_name_and_the_reason(net, tmp_path, make, words):
+    path = tmp_path / "net.safetensors"
+    weights.save(net, path)
+    make(path)
+    with pytest.raises(UserError, match=words) as refusal:
+        weights.load(path)
+    assert "net.safetensors" in str(refusal.value) or "VGG" in words
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no run directory"):
+        weights.load(tmp_path)

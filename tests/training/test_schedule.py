@@ -1,0 +1,47 @@
+"""The rate falls when validation stops improving, three times, then comes the end."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verydeep.recipe import Recipe
+from verydeep.training.schedule import stage
+
+RECIPE = Recipe(patience=2)
+
+
+def rates(errors, recipe=RECIPE):
+    return [stage(recipe, errors[:n]).rate for n in range(len(errors) + 1)]
+
+
+def test_the_rate_stays_while_the_error_falls():
+    assert rates([0.9, 0.8, 0.85, 0.7, 0.71, 0.6]) == [1e-2] * 7
+
+
+def test_the_rate_falls_by_ten_three_times_and_then_the_training_ends():
+    errors = [0.5] + [0.6] * 8
+    assert rates(errors)[::2] == [1e-2, 1e-2, 1e-3, 1e-3 / 10, 1e-2 / 1000]
+    assert not stage(RECIPE, errors[:8]).ended
+    assert stage(RECIPE, errors) == stage(RECIPE, [*errors, 0.0])
+    assert stage(RECIPE, errors).ended
+
+
+def test_an_equal_error_is_no_improvement():
+    assert stage(RECIPE, [0.5, 0.5, 0.5]).drops == 1
+
+
+def test_a_drop_gives_new_patience():
+    assert stage(RECIPE, [0.5, 0.6, 0.6, 0.55]).drops == 1
+    assert stage(RECIPE, [0.5, 0.6, 0.6, 0.4, 0.5]).drops == 1
+
+
+@given(st.lists(st.floats(0, 1), max_size=60), st.integers(1, 5), st.integers(0, 4))
+def test_drops_never_go_back_nor_beyond(errors, patience, drops):
+    recipe = Recipe(patience=patience, rate_drops=drops)
+    stages = [stage(recipe, errors[:n]) for n in range(len(errors) + 1)]
+    for before, after in pairwise(stages):
+        assert before.drops <= after.drops <= before.drops + 1
+        assert after.ended >= before.ended
+    assert all(each.drops <= drops for each in stages)
+    assert all(each.rate == recipe.learning_rate / 10**each.drops for each in stages)
