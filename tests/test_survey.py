@@ -243,7 +243,7 @@ def test_unreadable_photographs_are_left_out_only_where_the_user_says_so(damaged
     assert "--skip-unreadable" in message
     assert "verydeep inspect" in message
     dataset, rest = leave_out_unreadable(damaged, found, skip=True)
-    assert names(dataset) == ["1.jpeg", "b.png"]
+    assert [path.name for path in dataset.photographs] == ["1.jpeg", "b.png"]
     assert dataset.labels.tolist() == [0, 1]
     assert dataset.classes == damaged.classes
     assert rest.unreadable == ()

@@ -116,7 +116,7 @@ def train(
     data: str,
     /,
     *,
-    run: Path | None = None,
+    out: Path | None = None,
     recipe: Path | None = None,
     flags: Annotated[RecipeFlags | None, Parameter(name="*")] = None,
     device: Device = "auto",
@@ -132,15 +132,15 @@ def train(
     The result is a run directory. Ctrl-C and SIGTERM save and leave; the same command goes on from there.
 
     Examples:
-    `verydeep train digits --net A --crop 32 --width 0.25 --fully-connected 256 --initialisation he --run runs/a`
+    `verydeep train digits --net A --crop 32 --width 0.25 --fully-connected 256 --initialisation he --out runs/a`
 
-    `verydeep train photographs --net D --start-from runs/a --run runs/d`
+    `verydeep train photographs --net D --start-from runs/a --out runs/d`
 
     `torchrun --nproc-per-node 2 -m verydeep train photographs --net A`
 
     Args:
         data: a folder with train/CLASS/* and val/CLASS/*, a folder in the layout of ILSVRC-2012, or "digits".
-        run: the run directory to make or to go on with [default: runs/NET].
+        out: the run directory to make or to go on with [default: runs/NET].
         recipe: a TOML file of recipe fields, such as another run's recipe.toml; flags override it.
         micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
         compile_: compile the net with torch.compile.
@@ -165,7 +165,7 @@ def train(
     if (source := fields.get("start_from")) is not None:
         fields = recipes.fine_tuning({"net": base.net} | fields, weights.read_card(source).configuration)
     chosen = recipes.changed(base, fields)
-    run = run or Path("runs") / chosen.net.lower()
+    run = out or Path("runs") / chosen.net.lower()
     with ranks(device) as here:
         reading = _workers(workers)
         training_set, found = _readable_set(data, "train", skip_unreadable, here)

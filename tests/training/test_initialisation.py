@@ -25,7 +25,8 @@ def random_net(name, seed=0, classes=10, initialisation="he", **sizes):
     [
         ("normal", lambda fan_in, fan_out: 0.01),
         ("glorot", lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out))),
-        ("he", lambda fan_in, fan_out: math.sqrt(2 / fan_in)),
+        # On raw pixels: 128 ^ (-1/L) for the L = 16 layers of D.
+        ("he", lambda fan_in, fan_out: math.sqrt(2 / fan_in) * 128 ** (-1 / 16)),
     ],
 )
 def test_weights_have_the_spread_of_their_distribution_and_biases_are_zero(method, deviation):

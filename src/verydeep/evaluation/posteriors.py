@@ -1,7 +1,7 @@
 """Sect. 3.2, 4.2 to 4.4: one testing pass gives a matrix of posteriors, and every result is a mean of such."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,16 @@ def passes(method: str, scales: Sequence[int], flip: bool = True) -> tuple[Pass,
     return tuple(Pass(kind, scale, flip) for kind in PROTOCOLS[method] for scale in scales)
 
 
+def check_scales(scales: Sequence[int], crop: int) -> None:
+    """Refuse test scales below a net's crop, before any work is done.
+
+    Raises:
+        UserError: for the smallest of them.
+    """
+    if min(scales) < crop:
+        raise UserError(f"test scale Q is {min(scales)} pixels, below the net's crop; give at least {crop}")
+
+
 def protocol(method: str, scales: Sequence[int], flip: bool) -> str:
     """The name that stands beside every error: method, test scales and mirror images."""
     mirror = "with mirror images" if flip else "no mirror images"
@@ -106,14 +116,25 @@ def posteriors(
         UserError: for a scale below the crop, and what `passes` refuses.
         ImageError: where an image cannot be read.
     """
-    ranks = ranks or Ranks()
-    return average([one_pass(net, dataset, each, ranks, Computing()) for each in passes(method, scales, flip)])
+    ranks, planned = ranks or Ranks(), passes(method, scales, flip)
+    check_scales(scales, net.crop)
+    # Found once for all scales: each photograph's file has to be opened for it.
+    sizes = sizes_of(dataset) if any(each.method == "dense" for each in planned) else None
+    return average(one_pass(net, dataset, each, ranks, Computing(), sizes) for each in planned)
 
 
-def average(matrices: Sequence[Float32[np.ndarray, "N K"]]) -> Float32[np.ndarray, "N K"]:
-    """Mean of matrices of posteriors, over scales, methods or nets (Sect. 4.2 to 4.4); each counts equally."""
-    mean: np.ndarray = np.stack(matrices).mean(axis=0, dtype=np.float64)
-    return mean.astype(np.float32)
+def average(matrices: Iterable[Float32[np.ndarray, "N K"]]) -> Float32[np.ndarray, "N K"]:
+    """Mean of matrices of posteriors, over scales, methods or nets (Sect. 4.2 to 4.4); each counts equally.
+
+    They are added up one after the other, in double precision: those of 50,000 images and 1000 classes take
+    200 MB each.
+    """
+    one_by_one = iter(matrices)
+    total, count = next(one_by_one).astype(np.float64), 1
+    for matrix in one_by_one:
+        total += matrix
+        count += 1
+    return (total / count).astype(np.float32)
 
 
 class Batch(NamedTuple):
@@ -166,23 +187,25 @@ def one_pass(
         ranks: of this process; each computes its share of the mini-batches and gets the whole matrix.
         computing: where and how.
         sizes: width and height of the images, where they are known.
-        unfinished: file to keep the rows of an interrupted pass in; removed at the end.
+        unfinished: file to keep the rows of this rank in meanwhile, and to go on from; where it cannot be
+            written, a line says so and the pass goes on. It is left to the caller to remove.
 
     Raises:
         UserError: where Q is below the crop.
         ImageError: where an image cannot be read.
     """
-    if one.scale < net.crop:
-        raise UserError(f"test scale Q is {one.scale} pixels, below the net's crop; give at least {net.crop}")
+    check_scales([one.scale], net.crop)
     net.to(ranks.device).eval()
     batches = batches_of(dataset, one, net.crop, sizes)[ranks.rank :: ranks.world]
     ours = [row for batch in batches for row in batch]
     matrix, done = np.zeros((len(dataset), net.classes), np.float32), np.zeros(len(dataset), np.int32)
     if unfinished is not None and (kept := store.load(unfinished)) is not None:
-        matrix[kept["rows"]], done[kept["rows"]] = kept["posteriors"], 1
+        known = np.isin(kept["rows"], ours)
+        matrix[kept["rows"][known]], done[kept["rows"][known]] = kept["posteriors"][known], 1
+    left = ([row for row in batch if not done[row]] for batch in batches)
     reading = DataLoader(
         TestImages(dataset, one, net.crop),
-        batch_sampler=[batch for batch in batches if not done[batch].all()],
+        batch_sampler=[rows for rows in left if rows],
         num_workers=computing.workers,
         collate_fn=_unchanged,
     )
@@ -207,27 +230,38 @@ def one_pass(
             meter.advance(len(batch.rows))
             if unfinished is not None and time.monotonic() - saved > SAVE_SECONDS:
                 rows = np.flatnonzero(done)
-                store.save(unfinished, {"rows": rows, "posteriors": matrix[rows]})
+                try:
+                    store.save(unfinished, {"rows": rows, "posteriors": matrix[rows]})
+                except UserError as error:
+                    meter.say(f"{name}: {error}; if interrupted, it will start anew")
+                    unfinished = None
                 saved = time.monotonic()
     matrix = ranks.total(torch.from_numpy(matrix)).cpu().numpy()
     counts = ranks.total(torch.from_numpy(done)).cpu().numpy()
     assert (counts == 1).all(), f"{(counts != 1).sum()} of {len(counts)} images were not counted exactly once"
-    if unfinished is not None:
-        unfinished.unlink(missing_ok=True)
     return matrix
+
+
+def sizes_of(dataset: Dataset) -> Integer[np.ndarray, "N 2"]:
+    """Width and height of the photographs of a data set, each of which is opened.
+
+    Raises:
+        ImageError: where an image cannot be read.
+    """
+    return np.array([photograph_size(photograph) for photograph in dataset.photographs], np.int64).reshape(-1, 2)
 
 
 def batches_of(
     dataset: Dataset, one: Pass, crop: int, sizes: Integer[np.ndarray, "N 2"] | None = None
 ) -> list[list[int]]:
     """Rows that share a mini-batch: images of equal rescaled size, in order, `BATCH_PIXELS` pixels at the most."""
+    if one.method == "dense":
+        known = sizes_of(dataset) if sizes is None else sizes
+        rescaled = [rescaled_size(width, height, one.scale) for width, height in known.tolist()]
+    else:
+        rescaled = [(crop, crop * (GRID**2 if one.method == "multi-crop" else 1))] * len(dataset)
     groups: dict[tuple[int, int], list[int]] = {}
-    for row in range(len(dataset)):
-        if one.method == "dense":
-            width, height = photograph_size(dataset.photographs[row]) if sizes is None else map(int, sizes[row])
-            size = rescaled_size(width, height, one.scale)
-        else:
-            size = (crop, crop * (GRID**2 if one.method == "multi-crop" else 1))
+    for row, size in enumerate(rescaled):
         groups.setdefault(size, []).append(row)
     counts = {size: max(1, BATCH_PIXELS // (size[0] * size[1])) for size in groups}
     return [

@@ -9,6 +9,9 @@ from safetensors.numpy import load_file, save_file
 
 from verydeep.files import written_aside
 
+FORMAT = 1
+"""Counted up whenever a matrix stored by an earlier version must not be taken for one of this version."""
+
 
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
@@ -18,7 +21,7 @@ def digest(path: Path) -> str:
 
 def key(*parts: object) -> str:
     """Name for what follows from these parts, which must be printable."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:16]
 
 
 def save(path: Path, arrays: dict[str, np.ndarray]) -> None:

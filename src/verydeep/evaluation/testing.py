@@ -11,9 +11,10 @@ from jaxtyping import Float32, Integer
 from verydeep import weights
 from verydeep.datasets import Dataset, compare_classes, fingerprint
 from verydeep.distributed import Ranks
+from verydeep.errors import UserError
 from verydeep.evaluation import store
 from verydeep.evaluation.metrics import Error, top_error
-from verydeep.evaluation.posteriors import Computing, Pass, average, one_pass, passes, protocol
+from verydeep.evaluation.posteriors import Computing, Pass, average, check_scales, one_pass, passes, protocol
 from verydeep.files import cache_folder
 from verydeep.network import ConvNet
 from verydeep.recipe import PAPER_SCALE, scaled
@@ -62,7 +63,13 @@ def test(
     Raises:
         UserError: where a net's classes are not the data set's, and what loading and testing refuse.
     """
-    found = [_test_one(source, dataset, sizes, scales, method, ranks, computing, say) for source in sources]
+    cards = [weights.read_card(source) for source in sources]
+    for source, card in zip(sources, cards, strict=True):  # all of them before hours of work on the first
+        _check(source, card, dataset, scales, method)
+    found = [
+        _test_one(source, card, dataset, sizes, scales, method, ranks, computing, say)
+        for source, card in zip(sources, cards, strict=True)
+    ]
     results = [result for result, _ in found]
     if len(found) > 1:
         together = average([matrix for _, matrix in found])
@@ -91,8 +98,23 @@ def middle(low: int, high: int) -> int:
     return (low + high) // 2
 
 
+def _check(source: str, card: Card, dataset: Dataset, scales: Sequence[int], method: str) -> None:
+    """Refuse what a net cannot be tested on."""
+    if card.class_names is not None:
+        compare_classes(dataset.classes, card.class_names, dataset.name, source)
+    elif card.classes != len(dataset.classes):  # without names their number must do
+        raise UserError(
+            f"{dataset.name} has {len(dataset.classes)} classes, {source} has {card.classes} and does not name "
+            "them; there must be as many"
+        )
+    scales = scales or (test_scale(card),)
+    passes(method, scales)
+    check_scales(scales, card.crop)
+
+
 def _test_one(
     source: str,
+    card: Card,
     dataset: Dataset,
     sizes: Integer[np.ndarray, "N 2"],
     scales: Sequence[int],
@@ -101,24 +123,21 @@ def _test_one(
     computing: Computing,
     say: Callable[[str], None],
 ) -> tuple[Result, Float32[np.ndarray, "N K"]]:
-    card = weights.read_card(source)
-    stored = card.class_names or dataset.classes[: card.classes]  # without names their number must do
-    compare_classes(dataset.classes, stored, dataset.name, source)
     net = weights.load(source)
     file = weights.weight_file(source)
     folder = file.parent if Path(source).is_dir() else cache_folder()
     scales = tuple(scales) or (test_scale(card),)
     weights_digest, data = store.digest(file), fingerprint(dataset)
-    matrices = []
-    for one in passes(method, scales, card.flip):
+
+    def path_of(one: Pass) -> Path | None:
         key = store.key(weights_digest, data, one, computing.precision)
         name = f"{one.method}-Q{one.scale}-{key}.safetensors"
-        matrices.append(
-            _kept_pass(
-                net, dataset, one, ranks, computing, sizes, folder / "posteriors" / name if folder else None, say
-            )
-        )
-    matrix = average(matrices)
+        return folder / "posteriors" / name if folder else None
+
+    matrix = average(
+        _kept_pass(net, dataset, one, ranks, computing, sizes, path_of(one), say)
+        for one in passes(method, scales, card.flip)
+    )
     result = Result(
         nets=(card.configuration,),
         sources=(source,),
@@ -142,14 +161,21 @@ def _kept_pass(
     """A pass's matrix, found stored or computed and stored."""
     if path is None:
         return one_pass(net, dataset, one, ranks, computing, sizes)
-    there = (store.load(path) or {}).get("posteriors")
-    # All ranks must take the same way, though one may see the file and another not yet.
-    seen = ranks.total(torch.tensor(float(there is not None))).item()
-    if there is not None and seen == ranks.world:
-        say(f"{one.method}, Q = {one.scale}: found stored in {path}")
-        return there
+    # The first rank reads and writes for all, which may be on machines without that file.
+    there = (store.load(path) or {}).get("posteriors") if ranks.first else None
+    if ranks.total(torch.tensor(float(there is not None))).item():
+        found = np.zeros((len(dataset), net.classes), np.float32) if there is None else there
+        if ranks.first:
+            say(f"{one.method}, Q = {one.scale}: found stored in {path}")
+        return ranks.total(torch.from_numpy(found)).cpu().numpy()
     unfinished = path.with_suffix(f".{ranks.rank}-of-{ranks.world}.unfinished")
     matrix = one_pass(net, dataset, one, ranks, computing, sizes, unfinished)
     if ranks.first:
-        store.save(path, {"posteriors": matrix})
+        try:
+            store.save(path, {"posteriors": matrix})
+        except UserError as error:  # which is no reason to lose the result
+            say(f"{one.method}, Q = {one.scale}: not stored: {error}")
+    ranks.wait()  # until what is removed next is not needed any more
+    for left in path.parent.glob(f"{path.stem}.*.unfinished"):  # of other numbers of ranks, too
+        left.unlink(missing_ok=True)
     return matrix

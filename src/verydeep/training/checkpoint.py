@@ -67,11 +67,11 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], first: bool)
         if differing := recipes.differences(recipe, there):
             raise UserError(
                 f"{path} holds a run of another recipe; these fields differ: {'; '.join(differing)}. "
-                "Name another directory with --run, or give the same recipe to go on"
+                "Name another directory with --out, or give the same recipe to go on"
             )
         _check_data(path, data, data_file)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} exists and is no run directory (it has no recipe.toml); name another with --run")
+        raise UserError(f"{path} exists and is no run directory (it has no recipe.toml); name another with --out")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,7 +94,7 @@ def _check_data(path: Path, data: dict[str, Any], data_file: Path) -> None:
         if there.get(name) != data[name]:
             raise UserError(
                 f"{path} holds a run on other data: there {name} is {_short(there.get(name))}, in {data['path']} "
-                f"it is {_short(data[name])}. Name another directory with --run, or give the same data"
+                f"it is {_short(data[name])}. Name another directory with --out, or give the same data"
             )
 
 
@@ -120,7 +120,7 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another process is training in {path}; wait for it or name another with --run"
+                f"another process is training in {path}; wait for it or name another with --out"
             ) from error
         yield
 

@@ -76,10 +76,7 @@ class Step:
             net.compile()
         if ranks.world > 1:
             devices = [ranks.device] if ranks.device.type == "cuda" else None
-            # Every rank starts from the same weights by itself, and the mean colour never changes.
-            forward = DistributedDataParallel(
-                forward, devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            forward = DistributedDataParallel(forward, devices, gradient_as_bucket_view=True)
         self.forward = forward
 
     def __call__(self, share: MiniBatch, images: int, signal: int = 0) -> Outcome:

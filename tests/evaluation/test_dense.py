@@ -1,0 +1,62 @@
+"""Sect. 3.2: dense testing of one batch, against numpy on the score map."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verydeep.evaluation.dense import dense_posteriors
+
+SIDE = st.integers(32, 110)
+
+
+def batch_of(scene, count, height, width):
+    images = np.stack([scene(seed, height, width) for seed in range(count)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+@given(SIDE, SIDE, st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_scores_are_averaged_over_the_map_then_come_soft_max_and_mirror_image(
+    net, scene, softmax, height, width, flip
+):
+    images = batch_of(scene, 2, height, width)
+    with torch.no_grad():
+        found = dense_posteriors(net, images, flip)
+        maps = [net.score_map(torch.from_numpy(view)).numpy() for view in views(images, flip)]
+    assert maps[0].shape[2:] == (height // 32, width // 32)
+    expected = np.mean([softmax(scores.mean((2, 3), dtype=np.float64)) for scores in maps], 0)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+def views(images, flip):
+    yield images.numpy()
+    if flip:
+        yield images.numpy()[:, :, :, ::-1].copy()
+
+
+def test_what_is_averaged_and_when_makes_a_difference_to_these_tests(net, scene, softmax):
+    """The soft-max before the mean over the map, and a flip upside down, would not pass for the right thing."""
+    images = batch_of(scene, 2, 96, 70)
+    with torch.no_grad():
+        found = dense_posteriors(net, images, flip=False).numpy()
+        cells = net.score_map(images).permute(0, 2, 3, 1).numpy()
+        upside_down = dense_posteriors(net, images.flip(2), flip=False).numpy()
+    assert np.abs(softmax(cells).mean((1, 2)) - found).max() > 0.01
+    assert np.abs(upside_down - found).max() > 0.01
+
+
+def test_an_image_and_its_mirror_image_get_the_same_posteriors_only_with_flip(net, scene):
+    images = batch_of(scene, 2, 64, 100)
+    with torch.no_grad():
+        together, mirrored = (dense_posteriors(net, view) for view in (images, images.flip(3)))
+        alone, mirrored_alone = (dense_posteriors(net, view, flip=False) for view in (images, images.flip(3)))
+    torch.testing.assert_close(together, mirrored)
+    torch.testing.assert_close(together, (alone + mirrored_alone) / 2)
+    assert (alone - mirrored_alone).abs().max() > 0.01
+
+
+def test_mirroring_is_the_default(net, scene):
+    images = batch_of(scene, 1, 32, 64)
+    with torch.no_grad():
+        assert torch.equal(dense_posteriors(net, images), dense_posteriors(net, images, flip=True))

@@ -1,0 +1,316 @@
+"""Tests of trained nets: what is stored and found again, errors, ensembles, and what is refused."""
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from synthetic import refusal
+from verydeep import weights
+from verydeep.distributed import Ranks
+from verydeep.evaluation import posteriors as passes_module
+from verydeep.evaluation import store, testing
+from verydeep.evaluation.posteriors import Computing, Pass, one_pass, posteriors, sizes_of
+
+QUIET = Computing(progress=False)
+
+
+def run_of(net, path, **card):
+    weights.save(net, path / weights.FILE_NAME, weights.card_of(net, **card))
+    return str(path)
+
+
+def results_of(sources, dataset, scales=(40,), method="dense", computing=QUIET, say=lambda line: None):
+    return testing.test(sources, dataset, sizes_of(dataset), scales, method, Ranks(), computing, say)
+
+
+@pytest.fixture
+def run(net, tmp_path):
+    return run_of(net, tmp_path / "runs/a")
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The passes that a test made, as opposed to those that it found."""
+    made = []
+
+    def recorded(net, dataset, one, *rest):
+        made.append((one.method, one.scale))
+        return one_pass(net, dataset, one, *rest)
+
+    monkeypatch.setattr(testing, "one_pass", recorded)
+    return made
+
+
+def stored_in(run):
+    return sorted(os.listdir(os.path.join(run, "posteriors")))
+
+
+def wrong_in_numpy(matrix, labels, k):
+    return sum(label not in np.argsort(-row)[:k] for row, label in zip(matrix, labels, strict=True))
+
+
+def test_errors_are_those_of_the_posteriors(net, run, photographs):
+    matrix = posteriors(net, photographs, [32, 40], "both")
+    # Half of the labels are what the net says, so that neither error is nothing or all.
+    labels = np.where(np.arange(10) % 2, matrix.argmax(1), matrix.argmin(1))
+    (result,) = results_of([run], replace(photographs, labels=labels), (32, 40), "both")
+    assert (result.top1.wrong, result.top1.images) == (wrong_in_numpy(matrix, labels, 1), 10) == (5, 10)
+    assert (result.top5.wrong, result.top5.images) == (wrong_in_numpy(matrix, labels, 5), 10) == (5, 10)
+    assert result.nets == ("A",)
+    assert result.sources == (run,)
+    assert result.protocols == ("dense & multi-crop, Q = 32, 40, with mirror images",)
+
+
+def test_each_pass_is_stored_once_and_its_averages_need_no_other(run, photographs, computed):
+    said = []
+    (first,) = results_of([run], photographs, (32, 40), "both", say=said.append)
+    assert Counter(computed) == {
+        ("dense", 32): 1, ("dense", 40): 1, ("multi-crop", 32): 1, ("multi-crop", 40): 1,
+    }  # fmt: skip
+    assert not said
+    assert len(stored_in(run)) == 4
+    computed.clear()
+    (again,) = results_of([run], photographs, (32, 40), "both", say=said.append)
+    assert again == first
+    for method, scales in [("dense", (40, 32)), ("multi-crop", (40,)), ("dense", (32,))]:
+        results_of([run], photographs, scales, method)
+    assert not computed
+    assert len(said) == 4
+    assert all("found stored" in line and run in line for line in said)
+    results_of([run], photographs, (32, 48))
+    assert computed == [("dense", 48)]
+
+
+def test_what_is_stored_is_the_matrix_of_the_pass(net, run, photographs):
+    results_of([run], photographs)
+    (name,) = stored_in(run)
+    assert name.startswith("dense-Q40-")
+    stored = store.load(Path(run) / "posteriors" / name)["posteriors"]
+    np.testing.assert_array_equal(stored, posteriors(net, photographs, [40]))
+
+
+def test_labels_may_change_without_another_pass(net, run, photographs, computed):
+    matrix = posteriors(net, photographs, [40])
+    (right,), (wrong,) = (
+        results_of([run], replace(photographs, labels=labels)) for labels in (matrix.argmax(1), matrix.argmin(1))
+    )
+    assert len(computed) == 1
+    assert (right.top1.wrong, wrong.top1.wrong) == (0, 10)
+
+
+def change_weights(run, photographs, new_net):
+    run_of(new_net(seed=5), Path(run))
+    return photographs, QUIET
+
+
+def change_an_image(run, photographs, new_net):
+    path = photographs.photographs[3]
+    path.write_bytes(photographs.photographs[7].read_bytes())
+    return photographs, QUIET
+
+
+def change_the_order(run, photographs, new_net):
+    return replace(photographs, photographs=photographs.photographs[::-1]), QUIET
+
+
+def change_the_precision(run, photographs, new_net):
+    return photographs, replace(QUIET, precision="bf16")
+
+
+def change_mirroring(run, photographs, new_net):
+    run_of(weights.load(run), Path(run), flip=False)
+    return photographs, QUIET
+
+
+@pytest.mark.parametrize(
+    "change", [change_weights, change_an_image, change_the_order, change_the_precision, change_mirroring]
+)
+def test_what_was_stored_of_something_else_is_not_taken(run, photographs, new_net, computed, change):
+    results_of([run], photographs)
+    photographs, computing = change(run, photographs, new_net)
+    before = set(stored_in(run))
+    results_of([run], photographs, computing=computing)
+    assert len(computed) == 2
+    (name,) = set(stored_in(run)) - before
+    assert before < set(stored_in(run)), "what was stored before stays"
+    kept = [store.load(Path(run) / "posteriors" / each)["posteriors"] for each in (name, *before)]
+    assert np.abs(kept[0] - kept[1]).max() > 1e-4
+    results_of([run], photographs, computing=computing)
+    assert len(computed) == 2
+
+
+def test_a_damaged_stored_matrix_is_made_anew(run, photographs, computed):
+    (first,) = results_of([run], photographs)
+    path = Path(run) / "posteriors" / stored_in(run)[0]
+    path.write_bytes(path.read_bytes()[:-5])
+    assert results_of([run], photographs) == (first,)
+    assert len(computed) == 2
+
+
+def test_a_weight_file_by_itself_stores_in_the_cache_folder(net, tmp_path, photographs, cache, computed):
+    weights.save(net, tmp_path / "given" / "d.safetensors")
+    for _ in range(2):
+        results_of([str(tmp_path / "given" / "d.safetensors")], photographs)
+    assert len(computed) == 1
+    assert [path.name for path in (tmp_path / "given").iterdir()] == ["d.safetensors"]
+    assert len(list((cache / "verydeep" / "posteriors").iterdir())) == 1
+
+
+def test_an_interrupted_test_goes_on_and_cleans_up(net, run, photographs, monkeypatch):
+    monkeypatch.setattr(passes_module, "SAVE_SECONDS", -1.0)
+    sizes = sizes_of(photographs)
+    last = photographs.photographs[passes_module.batches_of(photographs, Pass("dense", 40), 32)[-1][-1]]
+    read, rescale = [], passes_module.rescale
+
+    def break_down(photograph, scale):
+        read.append(photograph)
+        if photograph == last and len(read) <= len(photographs):
+            raise KeyboardInterrupt
+        return rescale(photograph, scale)
+
+    monkeypatch.setattr(passes_module, "rescale", break_down)
+    arguments = ([run], photographs, sizes, (40,), "dense", Ranks(), QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        testing.test(*arguments)
+    (unfinished,) = stored_in(run)
+    assert unfinished.endswith(".0-of-1.unfinished")
+    # Left by ranks that were once more, and of another pass: the first is removed, the second is not.
+    folder = Path(run) / "posteriors"
+    (folder / unfinished.replace("0-of-1", "1-of-2")).write_bytes(b"")
+    (folder / "dense-Q48-0.0-of-1.unfinished").write_bytes(b"")
+    before = len(read)
+    testing.test(*arguments)
+    assert before < len(photographs) + 1
+    assert 1 <= len(read) - before < len(photographs)
+    assert [each for each in stored_in(run) if "Q40" in each] == [
+        unfinished.replace("0-of-1.unfinished", "safetensors")
+    ]
+    assert "dense-Q48-0.0-of-1.unfinished" in stored_in(run)
+    matrix = store.load(folder / unfinished.replace("0-of-1.unfinished", "safetensors"))["posteriors"]
+    np.testing.assert_allclose(matrix, posteriors(net, photographs, [40]), rtol=1e-4, atol=1e-6)
+
+
+def test_a_matrix_that_cannot_be_stored_is_said_and_the_result_is_given_all_the_same(run, photographs):
+    (expected,) = results_of([run], photographs)
+    for path in (Path(run) / "posteriors").iterdir():
+        path.unlink()
+    (Path(run) / "posteriors").rmdir()
+    (Path(run) / "posteriors").write_text("in the way")
+    said = []
+    assert results_of([run], photographs, say=said.append) == (expected,)
+    assert len(said) == 1
+    assert "not stored" in said[0]
+
+
+# Several nets
+
+
+def test_several_nets_are_each_and_then_together_tested(new_net, photographs, tmp_path):
+    nets = [new_net("A"), new_net("B", seed=1), new_net("B-5x5", seed=2)]
+    runs = [run_of(net, tmp_path / f"{i}", training_scale=(32 + 8 * i,) * 2) for i, net in enumerate(nets)]
+    matrices = [posteriors(net, photographs, [32 + 8 * i]).astype(np.float64) for i, net in enumerate(nets)]
+    together = sum(matrices) / 3
+    # What the three say together, where no single one says so.
+    labels = together.argmax(1)
+    assert all((matrix.argmax(1) != labels).any() for matrix in matrices)
+    results = results_of(runs, replace(photographs, labels=labels), scales=())
+    assert len(results) == 4
+    for matrix, result in zip([*matrices, together], results, strict=True):
+        assert result.top1.wrong == wrong_in_numpy(matrix, labels, 1)
+        assert result.top5.wrong == wrong_in_numpy(matrix, labels, 5)
+    assert results[3].top1.wrong == 0
+    assert results[3].nets == ("A", "B", "B-5x5")
+    assert results[3].sources == tuple(runs)
+    assert results[3].protocols == tuple(f"dense, Q = {scale}, with mirror images" for scale in (32, 40, 48))
+    assert [result.nets for result in results[:3]] == [("A",), ("B",), ("B-5x5",)]
+
+
+def test_one_net_has_one_result(run, photographs):
+    assert len(results_of([run], photographs)) == 1
+
+
+# The card
+
+
+@pytest.mark.parametrize(("training_scale", "scale"), [((48, 48), 48), ((36, 64), 50), ((36, 65), 50), (None, 37)])
+def test_the_default_scale_is_s_or_the_middle_of_its_range(
+    net, tmp_path, photographs, training_scale, scale, computed
+):
+    """A net of unknown S was trained at 256 of 224, it is assumed: 36.57 of 32."""
+    run = run_of(net, tmp_path / "run", training_scale=training_scale)
+    (result,) = results_of([run], photographs, scales=())
+    assert computed == [("dense", scale)]
+    assert result.protocols == (f"dense, Q = {scale}, with mirror images",)
+
+
+def test_the_scales_of_the_paper():
+    def card(low, high, crop=224):
+        return weights.Card(
+            configuration="D", classes=1000, crop=crop, width=1.0, fully_connected=4096, dropout=0.5,
+            training_scale=(low, high),
+        )  # fmt: skip
+
+    assert testing.test_scale(card(256, 256)) == 256
+    assert testing.test_scale(card(384, 384)) == 384
+    assert testing.test_scale(card(256, 512)) == 384
+
+
+def test_a_net_trained_without_mirror_images_is_tested_without(net, tmp_path, photographs):
+    run = run_of(net, tmp_path / "run", flip=False)
+    (result,) = results_of([run], photographs)
+    assert result.protocols == ("dense, Q = 40, no mirror images",)
+    matrix = store.load(tmp_path / "run" / "posteriors" / stored_in(run)[0])["posteriors"]
+    np.testing.assert_array_equal(matrix, posteriors(net, photographs, [40], flip=False))
+
+
+# What is refused
+
+
+def test_other_classes_are_refused_with_the_first_difference(new_net, tmp_path, photographs):
+    run = run_of(new_net(classes=("ant", "bee", "cow", "dog", "elk", "fox", "gnu")), tmp_path / "run")
+    message = refusal(results_of, [run], photographs)
+    assert all(word in message for word in ("zoo/val", run, "position 2", '"cat"', '"cow"'))
+
+
+@pytest.mark.parametrize("count", [6, 8])
+def test_another_number_of_unnamed_classes_is_refused(new_net, tmp_path, photographs, count):
+    message = refusal(results_of, [run_of(new_net(classes=count), tmp_path / "run")], photographs)
+    assert "7 classes" in message
+    assert f"has {count}" in message
+
+
+def test_as_many_unnamed_classes_will_do(new_net, net, tmp_path, photographs):
+    run = run_of(new_net(classes=7), tmp_path / "run")
+    assert (
+        results_of([run], photographs)[0].top1
+        == results_of([run_of(net, tmp_path / "named")], photographs)[0].top1
+    )
+
+
+@pytest.mark.parametrize(
+    ("scales", "method", "words"),
+    [((40, 31), "dense", "31 pixels"), ((40, 40), "dense", "each once"), ((40,), "all", "'all'")],
+)
+def test_wrong_protocols_are_refused_before_any_work(run, photographs, computed, scales, method, words):
+    assert words in refusal(results_of, [run], photographs, scales, method)
+    assert not computed
+
+
+def test_all_nets_are_looked_at_before_any_is_tested(run, new_net, tmp_path, photographs, computed):
+    other = run_of(new_net(classes=("x", "y")), tmp_path / "other")
+    refusal(results_of, [run, other], photographs)
+    refusal(results_of, [run, str(tmp_path / "nothing")], photographs)
+    assert not computed
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(net, tmp_path, photographs):
+    broken = weights.ConvNet("A", net.class_names, 32, 0.125, 8)
+    with torch.no_grad():
+        broken.fc8.bias[2] = float("nan")
+    run = run_of(broken, tmp_path / "run")
+    assert "fc8.bias" in refusal(results_of, [run], photographs)

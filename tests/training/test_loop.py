@@ -1,0 +1,281 @@
+"""A training from its first iteration to its end, interrupted, continued, refused."""
+
+import json
+import math
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from synthetic import memory
+from verydeep import recipe as recipes
+from verydeep import weights
+from verydeep.datasets import Dataset
+from verydeep.distributed import Ranks
+from verydeep.errors import Interrupted, UserError
+from verydeep.survey import principal_components, survey
+from verydeep.training import checkpoint, loop
+from verydeep.training.augmentation import Colours
+from verydeep.training.step import Execution
+
+RECIPE = recipes.recipe(
+    crop=32, width=0.125, fully_connected=8, initialisation="glorot", batch=16, epochs=3, training_scale=(32, 40)
+)
+DATA = {"path": "memory", "classes": ["a", "b"], "images": 40, "validation_images": 0, "mean": [1.0, 2.0, 3.0]}
+
+
+def colours_of(dataset):
+    found = survey(dataset, progress=False)
+    return Colours(found.mean, *principal_components(found.covariance))
+
+
+def train(run, recipe=RECIPE, validate=lambda net: 0.5, dataset=None, execution=None):
+    dataset = dataset or memory()
+    with checkpoint.run_directory(run, recipe, DATA, first=True):
+        return loop.train(recipe, dataset, colours_of(dataset), validate, run, Ranks(), execution or Execution())
+
+
+def log(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def state(run):
+    return torch.load(run / "checkpoint.pt", weights_only=True)
+
+
+def same_weights(one, other):
+    return all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def interrupted_at(iteration):
+    """A `Training.count` that sends Ctrl-C's signal when it counts this iteration."""
+
+    def stopping(original):
+        def count(self, *arguments):
+            original(self, *arguments)
+            if self.progress.iteration == iteration:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return count
+
+    return stopping
+
+
+def test_a_run_is_a_directory(tmp_path):
+    run = tmp_path / "runs" / "a"
+    errors = iter([0.5, 0.25, 0.375])
+    net = train(run, validate=lambda net: next(errors))
+    assert {path.name for path in run.iterdir()} >= {
+        "recipe.toml", "data.json", "log.jsonl", "checkpoint.pt", "weights.safetensors", "environment.json"
+    }  # fmt: skip
+    assert recipes.read(run / "recipe.toml") == RECIPE
+    assert same_weights(weights.load(run), net)
+    card = weights.read_card(run)
+    assert (card.class_names, card.training_scale, card.flip) == (("a", "b"), (32, 40), True)
+    assert card.provenance["validation_error"] == 0.375
+    assert card.provenance["recipe"]["batch"] == 16
+    iterations = [line for line in log(run) if "iteration" in line and "epoch" not in line and "event" not in line]
+    assert [line["iteration"] for line in iterations] == list(range(1, 10))
+    epochs = [line for line in log(run) if "epoch" in line]
+    assert [line["validation_error"] for line in epochs] == [0.5, 0.25, 0.375]
+    for line in epochs:
+        assert line.keys() >= {"loss", "training_error", "rate", "images_per_second", "waiting_share"}
+        assert 0 <= line["training_error"] <= 1
+        assert 0 <= line["waiting_share"] <= 1
+    # The epoch's loss is the mean over images: mini-batches of 16, 16 and 8.
+    first = [line["loss"] for line in iterations[:3]]
+    assert epochs[0]["loss"] == pytest.approx(np.average(first, weights=[16, 16, 8]))
+    assert next(line for line in log(run) if line.get("event") == "signal").keys() >= {"pixels", "scores"}
+    assert log(run)[-1]["event"] == "ended"
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment[0]["versions"]["torch"] == torch.__version__
+
+
+def test_the_mean_colour_of_the_training_set_goes_into_the_weights(tmp_path):
+    dataset = memory()
+    train(tmp_path / "a", dataset=dataset, recipe=recipes.changed(RECIPE, {"epochs": 1}))
+    expected = np.mean([image.reshape(-1, 3).mean(0) for image in dataset.photographs], axis=0)
+    np.testing.assert_allclose(weights.load(tmp_path / "a").mean.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("iteration", [1, 3, 5])
+def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(tmp_path, monkeypatch, iteration):
+    whole = train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "count", interrupted_at(iteration)(loop.Training.count))
+        with pytest.raises(Interrupted) as stop:
+            train(tmp_path / "parts")
+    assert stop.value.number == signal.SIGINT
+    # It came during an iteration; the next one asks for it.
+    assert state(tmp_path / "parts")["progress"]["iteration"] == iteration + 1
+    went_on = train(tmp_path / "parts", execution=Execution(workers=1))
+    assert same_weights(went_on, whole)
+    one, other = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert one["progress"] == other["progress"]
+    assert [line for line in log(tmp_path / "parts") if line.get("event") == "resumed"]
+
+
+def test_a_training_that_has_ended_is_not_trained_again(tmp_path):
+    net = train(tmp_path / "a")
+    before = (tmp_path / "a" / "checkpoint.pt").read_bytes()
+
+    def never(net):
+        raise AssertionError
+
+    assert same_weights(train(tmp_path / "a", validate=never), net)
+    assert (tmp_path / "a" / "checkpoint.pt").read_bytes() == before
+
+
+def test_the_rate_falls_and_the_training_ends_when_validation_stops_improving(tmp_path):
+    recipe = recipes.changed(RECIPE, {"epochs": 50, "patience": 1, "rate_drops": 2})
+    train(tmp_path / "a", recipe, validate=lambda net: 0.5)
+    epochs = [line for line in log(tmp_path / "a") if "epoch" in line]
+    assert [line["rate"] for line in epochs] == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4])
+    assert "no lower validation error" in state(tmp_path / "a")["progress"]["ended"]
+
+
+def test_a_limit_of_iterations_ends_within_an_epoch_with_weights(tmp_path):
+    train(tmp_path / "a", recipes.changed(RECIPE, {"iterations": 5}))
+    assert state(tmp_path / "a")["progress"]["iteration"] == 5
+    assert weights.read_card(tmp_path / "a").provenance["iterations"] == 5
+
+
+# Refusals
+
+
+def test_another_recipe_in_the_same_directory_is_refused_with_the_fields_that_differ(tmp_path):
+    train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
+    before = {path: path.read_bytes() for path in (tmp_path / "a").iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=r"epochs: 2 \(there: 1\); seed: 7 \(there: 0\)"):
+        train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 2, "seed": 7}))
+    assert before == {path: path.read_bytes() for path in (tmp_path / "a").iterdir() if path.is_file()}
+
+
+def test_other_data_in_the_same_directory_is_refused(tmp_path, monkeypatch):
+    train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
+    monkeypatch.setitem(DATA, "images", 41)
+    with pytest.raises(UserError, match="images is 40, in memory it is 41"):
+        train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match=r"no run directory"):
+        train(tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_two_trainings_in_one_directory_are_refused(tmp_path):
+    with (
+        checkpoint.run_directory(tmp_path / "a", RECIPE, DATA, first=True),
+        pytest.raises(UserError, match="another process is training"),
+        checkpoint.run_directory(tmp_path / "a", RECIPE, DATA, first=True),
+    ):
+        pass
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
+    train(tmp_path / "a")
+    path = tmp_path / "a" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"checkpoint.pt cannot be read.*move it away"):
+        train(tmp_path / "a")
+
+
+def test_a_loss_that_is_not_finite_stops_with_what_to_try_and_keeps_the_last_checkpoint(tmp_path):
+    with pytest.raises(UserError, match=r"no longer finite at iteration \d+.*--learning-rate"):
+        train(tmp_path / "a", recipes.changed(RECIPE, {"learning_rate": 1e12, "epochs": 30}))
+    kept = tmp_path / "a" / "checkpoint.pt"
+    if kept.exists():
+        assert all(tensor.isfinite().all() for tensor in state(tmp_path / "a")["net"].values())
+
+
+def test_a_loss_that_sits_at_guessing_stops_with_what_to_try():
+    loop.refuse_stuck([2.3, 2.3, 2.3, 2.3], classes=10, per_epoch=10)
+    loop.refuse_stuck([2.3] * 9 + [2.0], classes=10, per_epoch=10)
+    with pytest.raises(UserError, match=r"ln\(10\) = 2\.303.*since 5 epochs.*glorot"):
+        loop.refuse_stuck([1.0, 2.3, 2.3, 2.3, 2.3, 2.3], classes=10, per_epoch=10)
+    with pytest.raises(UserError, match="since 1 epochs"):
+        loop.refuse_stuck([6.9], classes=1000, per_epoch=5005)
+    loop.refuse_stuck([0.0] * 9, classes=1, per_epoch=10)
+
+
+def test_a_dead_net_is_stopped(tmp_path):
+    """The paper's initialisation in a narrow, deep net: no signal, no gradient."""
+    recipe = recipes.changed(RECIPE, {"net": "E", "initialisation": "normal", "std": 1e-3, "epochs": 30})
+    with pytest.raises(UserError, match="the net does not learn"):
+        train(tmp_path / "a", recipe)
+    assert len([line for line in log(tmp_path / "a") if "epoch" in line]) == loop.STUCK_EPOCHS
+    signals = next(line for line in log(tmp_path / "a") if line.get("event") == "signal")
+    assert signals["scores"] < 1e-10
+    assert math.isfinite(signals["pixels"])
+
+
+def test_an_image_that_has_become_unreadable_stops_the_training_with_its_path(tmp_path, folder):
+    from verydeep.datasets import open_dataset
+
+    dataset = open_dataset(folder, "train")
+    colours = colours_of(dataset)
+    path = dataset.photographs[1]
+    path.write_bytes(path.read_bytes()[:60])
+    recipe = recipes.changed(RECIPE, {"batch": 4})
+    with (
+        checkpoint.run_directory(tmp_path / "a", recipe, DATA, first=True),
+        pytest.raises(UserError, match=path.name),
+    ):
+        loop.train(recipe, dataset, colours, lambda net: 0.5, tmp_path / "a", Ranks(), Execution())
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    recipes.write(recipes.changed(RECIPE, {"epochs": 2}), tmp_path / "b" / "recipe.toml")
+    checkpoints = state(tmp_path / "b")
+    checkpoints["progress"]["ended"] = ""
+    torch.save(checkpoints, tmp_path / "b" / "checkpoint.pt")
+    before = (tmp_path / "b" / "checkpoint.pt").read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            train(tmp_path / "b", recipes.changed(RECIPE, {"epochs": 2}))
+    assert (tmp_path / "b" / "checkpoint.pt").read_bytes() == before
+    train(tmp_path / "b", recipes.changed(RECIPE, {"epochs": 2}))
+
+
+def test_starting_from_another_run(tmp_path):
+    train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
+    recipe = recipes.changed(RECIPE, {"net": "B", "start_from": str(tmp_path / "a"), "epochs": 0})
+    dataset = memory()
+    net, line = loop.new_net(recipe, dataset.classes, colours_of(dataset))
+    assert "conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 from" in line
+    assert torch.equal(net.conv3_2.weight, weights.load(tmp_path / "a").conv3_2.weight)
+    same, line = loop.new_net(recipes.changed(recipe, {"net": "A"}), dataset.classes, colours_of(dataset))
+    assert "all layers" in line
+    assert same_weights(same, weights.load(tmp_path / "a"))
+
+
+def test_tensorboard_files_are_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path / "a")
+    events = EventAccumulator(str(tmp_path / "a" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("epoch/validation_error")] == [3, 6, 9]
+    assert len(events.Scalars("iteration/loss")) == 9
+
+
+def test_a_training_set_of_one_class_can_be_trained(tmp_path):
+    """ln(1) = 0 is no loss to be stuck at."""
+    one = memory(8)
+    dataset = Dataset("one", ("a",), one.photographs, np.zeros(8, np.int64))
+    train(tmp_path / "a", dataset=dataset, recipe=recipes.changed(RECIPE, {"epochs": 6}))

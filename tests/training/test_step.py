@@ -1,0 +1,89 @@
+"""One iteration: the update rule written out, micro-batches, and the rate."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from verydeep.distributed import Ranks
+from verydeep.network import ConvNet
+from verydeep.recipe import recipe
+from verydeep.training.augmentation import MiniBatch
+from verydeep.training.initialisation import initialise
+from verydeep.training.step import Execution, Step, new_optimiser, set_rate
+
+RECIPE = recipe(crop=32, width=0.125, fully_connected=16, initialisation="glorot", batch=12)
+
+
+def new_net(name="A"):
+    net = ConvNet(name, 5, RECIPE.crop, RECIPE.width, RECIPE.fully_connected)
+    initialise(net, RECIPE)
+    return net.train()
+
+
+def batch_of(count, seed=0):
+    chance = torch.Generator().manual_seed(seed)
+    return MiniBatch(
+        torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=chance),
+        torch.randint(0, 5, (count,), generator=chance),
+        torch.randn(count, 3, generator=chance),
+        torch.randint(0, 2**62, (count,), generator=chance),
+    )
+
+
+def gradients(net, batch):
+    net.zero_grad()
+    F.cross_entropy(net(batch.images, batch.keys, batch.shifts), batch.labels).backward()
+    return {name: parameter.grad.double().numpy().copy() for name, parameter in net.named_parameters()}
+
+
+def test_the_update_is_krizhevskys_also_when_the_rate_falls():
+    """v := 0.9 v - 0.0005 rate w - rate gradient; w := w + v, in numpy; biases without decay."""
+    net = new_net()
+    optimiser = new_optimiser(net, RECIPE)
+    step = Step(net, optimiser, Ranks(), Execution())
+    weights = {name: parameter.detach().double().numpy().copy() for name, parameter in net.named_parameters()}
+    velocity = {name: np.zeros_like(weight) for name, weight in weights.items()}
+    for iteration, rate in enumerate([1e-2, 1e-2, 1e-3, 1e-3, 1e-4]):
+        if optimiser.param_groups[0]["lr"] != rate:
+            set_rate(optimiser, rate)
+        batch = batch_of(12, iteration)
+        for name, gradient in gradients(net, batch).items():
+            decay = 0.0 if name.endswith("bias") else 5e-4
+            velocity[name] = 0.9 * velocity[name] - decay * rate * weights[name] - rate * gradient
+            weights[name] = weights[name] + velocity[name]
+        step(batch, 12)
+        for name, parameter in net.named_parameters():
+            np.testing.assert_allclose(parameter.detach().numpy(), weights[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 5, 12, 100])
+def test_micro_batches_keep_the_meaning_of_the_batch(size):
+    nets = [new_net(), new_net()]
+    for net, micro in zip(nets, (0, size), strict=True):
+        step = Step(net, new_optimiser(net, RECIPE), Ranks(), Execution(micro_batch=micro))
+        outcomes = [step(batch_of(12, seed), 12) for seed in range(3)]
+        assert all(outcome.images == 12 for outcome in outcomes)
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_an_outcome_counts_losses_and_errors_over_the_images():
+    net, batch = new_net().eval(), batch_of(7)
+    scores = net(batch.images, batch.keys, batch.shifts)
+    expected = F.cross_entropy(scores, batch.labels, reduction="sum").item()
+    outcome = Step(net, new_optimiser(net, RECIPE), Ranks(), Execution(micro_batch=3))(batch, 7, signal=15)
+    assert outcome.loss == pytest.approx(expected, rel=1e-5)
+    assert outcome.wrong == (scores.argmax(1) != batch.labels).sum()
+    assert (outcome.images, outcome.signal) == (7, 15)
+
+
+def test_bf16_learns_the_same_direction():
+    updates = []
+    for precision in ("fp32", "bf16"):
+        net = new_net()
+        before = torch.cat([parameter.detach().flatten().clone() for parameter in net.parameters()])
+        Step(net, new_optimiser(net, RECIPE), Ranks(), Execution(precision=precision))(batch_of(12), 12)
+        updates.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]) - before)
+    assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
+    assert F.cosine_similarity(*updates, dim=0) > 0.98
