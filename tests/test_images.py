@@ -525,6 +525,43 @@ def test_a_crop_of_a_jpeg_is_a_slice_of_the_whole(tmp_path_factory, width, heigh
     assert_crop_is_a_slice(path, crop + extra, crop, place)
 
 
+KINDS_OF_JPEG = {
+    "4:2:0": {"subsampling": 2},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4": {"subsampling": 0},
+    "grey": {"mode": "L"},
+    "progressive": {"progressive": True},
+    "restart markers": {"restart_marker_blocks": 5},
+    "optimised": {"optimize": True, "quality": 30},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_JPEG)
+@pytest.mark.parametrize("height", [97, 160])
+def test_rows_that_a_crop_does_not_need_are_spared_without_a_trace(tmp_path, monkeypatch, kind, height):
+    """Bit for bit what the whole photograph gives, wherever the crop lies."""
+    path = save(tmp_path / "part.jpg", photo(height, 120), **KINDS_OF_JPEG[kind])
+    decoded = []
+    decoder = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *a, **k: decoded.append(decoder(*a, **k)) or decoded[-1])
+
+    def crops():
+        return [rescale_and_crop(path, 80, 32, (0.3, down / 8)) for down in range(8)]
+
+    found = crops()
+    rows = [pixels.shape[0] for pixels in decoded]
+    assert min(rows) < height or kind == "progressive"
+    monkeypatch.setattr(images, "_upper_part", lambda data, rows: None)
+    assert all(np.array_equal(*pair) for pair in zip(found, crops(), strict=True))
+
+
+def test_a_truncated_jpeg_is_refused_also_where_the_crop_lies_above_its_end(tmp_path):
+    path = save(tmp_path / "short.jpg", photo(400, 100))
+    path.write_bytes(path.read_bytes()[:-700])
+    with pytest.raises(ImageError, match="truncated"):
+        rescale_and_crop(path, 64, 32, (0.0, 0.0))
+
+
 def test_places_reach_every_offset_and_no_further():
     pixels = np.arange(10, dtype=np.uint8)[None, :, None].repeat(4, axis=0).repeat(3, axis=2)
     last = math.nextafter(1, 0)
@@ -549,6 +586,19 @@ def test_crops_of_real_photographs():
     for path in sorted(SAMPLES.glob("*.JPEG"))[::10]:
         place = (random.random(), random.random())
         assert_crop_is_a_slice(path, int(random.integers(256, 513)), 224, place, bool(random.integers(2)))
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"no photographs in {SAMPLES}")
+def test_upper_parts_of_real_photographs_are_bit_equal():
+    spared = 0
+    for path in sorted(SAMPLES.glob("*.JPEG"))[::10]:
+        data = path.read_bytes()
+        whole = simplejpeg.decode_jpeg(data)
+        rows = whole.shape[0] // 2
+        if part := images._upper_part(data, rows):
+            spared += 1
+            assert np.array_equal(simplejpeg.decode_jpeg(part, strict=False)[:rows], whole[:rows])
+    assert spared > 15
 
 
 @given(size=st.integers(1, 2000), crop=st.integers(1, 2000), points=st.integers(1, 9))

@@ -32,13 +32,20 @@ app = App(
     help_format="markdown",
 )
 
+
+def _default(value: object) -> str:
+    """How the help shows a default of `Recipe`."""
+    shown = {None: "none", (recipes.PAPER_SCALE,): f"{recipes.PAPER_SCALE} crop / {recipes.PAPER_CROP}"}
+    return shown.get(value, str(value))  # type: ignore[call-overload, no-any-return]
+
+
 RecipeFlags: Any = TypedDict(  # type: ignore[misc]
     "RecipeFlags",
     {
         name: Annotated[
             field.annotation,
             Parameter(
-                help=f"{field.description} [default: {field.default}]".replace("(256,)", "256 crop / 224"),
+                help=f"{field.description} [default: {_default(field.default)}]",
                 consume_multiple=True,
                 negative_iterable=(),
             ),
@@ -55,6 +62,7 @@ Device = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest 
 Precision = Annotated[
     Literal["fp32", "bf16"], Parameter(help="bf16 computes with bfloat16 where torch's autocast does")
 ]
+Scales = Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative_iterable=(), show_default=False)]
 Workers = Annotated[
     int | None, Parameter(help="processes that read images ahead, for each rank [default: by the number of cores]")
 ]
@@ -64,10 +72,10 @@ Workers = Annotated[
 def configurations(net: str | None = None, /, *, json_: Json = False) -> None:
     """Show Tables 1 and 2: the nets, their parameters, multiply-adds and receptive fields.
 
-    Examples:
-    `verydeep configurations` shows all of them at 1000 classes and a crop of 224.
+    For example:
 
-    `verydeep configurations D` shows D layer by layer.
+    - `verydeep configurations` shows all of them at 1000 classes and a crop of 224.
+    - `verydeep configurations D` shows D layer by layer.
 
     Args:
         net: show this net layer by layer.
@@ -131,12 +139,11 @@ def train(
 
     The result is a run directory. Ctrl-C and SIGTERM save and leave; the same command goes on from there.
 
-    Examples:
-    `verydeep train digits --net A --crop 32 --width 0.25 --fully-connected 256 --initialisation he --out runs/a`
+    For example:
 
-    `verydeep train photographs --net D --start-from runs/a --out runs/d`
-
-    `torchrun --nproc-per-node 2 -m verydeep train photographs --net A`
+    - `verydeep train digits --net A --crop 32 --width 0.25 --fully-connected 256 --initialisation he --out runs/a`
+    - `verydeep train photographs --net D --start-from runs/a --out runs/d`
+    - `torchrun --nproc-per-node 2 -m verydeep train photographs --net A`
 
     Args:
         data: a folder with train/CLASS/* and val/CLASS/*, a folder in the layout of ILSVRC-2012, or "digits".
@@ -200,7 +207,7 @@ def test(
     runs: Annotated[list[str], Parameter(name="RUN... DATA")],
     /,
     *,
-    scales: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
+    scales: Scales = (),
     method: Literal["dense", "multi-crop", "both", "centre-crop"] = "dense",
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -212,10 +219,10 @@ def test(
 
     Every pass is stored once, in the run directory; averages over scales, methods and nets need no other pass.
 
-    Examples:
-    `verydeep test runs/d photographs --scales 256 384 512`
+    For example:
 
-    `verydeep test runs/d runs/e photographs --scales 256 384 512 --method both`
+    - `verydeep test runs/d photographs --scales 256 384 512`
+    - `verydeep test runs/d runs/e photographs --scales 256 384 512 --method both`
 
     Args:
         runs: run directories or weight files, and last the data set that they are tested on.
@@ -244,8 +251,9 @@ def test(
 def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = False) -> None:
     """Name the five most likely classes of photographs, tested densely at the net's own scale.
 
-    Examples:
-    `verydeep predict runs/d holiday.jpg`
+    For example:
+
+    - `verydeep predict runs/d holiday.jpg`
 
     Args:
         run: a run directory or a weight file.
@@ -306,8 +314,9 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
 
     Leaves with exit code 1 where there are unreadable images.
 
-    Examples:
-    `verydeep inspect photographs`
+    For example:
+
+    - `verydeep inspect photographs`
 
     Args:
         data: what `verydeep train` takes.

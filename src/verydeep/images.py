@@ -9,7 +9,7 @@ import io
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -55,6 +55,9 @@ _TURNS = {
 }
 """What puts a photograph upright, by the orientation that its EXIF states; 1 is upright already."""
 
+Bottom: TypeAlias = Callable[[int, int], int]
+"""Gives, for a photograph's width and height, how many of its rows a crop needs."""
+
 Decoded: TypeAlias = tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]
 """Pixels, perhaps at a DCT scale, and the upright photograph's own width and height."""
 
@@ -90,6 +93,11 @@ def decode(photograph: Photograph, shortest: int | None = None) -> UInt8[np.ndar
 
 def read(photograph: Photograph, shortest: int | None = None) -> Decoded:
     """Return what `decode` does, and the (width, height) of the upright photograph at full size."""
+    return _read(photograph, shortest, None)
+
+
+def _read(photograph: Photograph, shortest: int | None, bottom: Bottom | None) -> Decoded:
+    """Read for a crop that needs no row of the upright photograph from `bottom(width, height)` on."""
     if shortest is not None and shortest < 1:
         raise UserError(f"the shortest side cannot be {shortest}: give 1 or more")
     if not isinstance(photograph, Path):
@@ -99,7 +107,7 @@ def read(photograph: Photograph, shortest: int | None = None) -> Decoded:
     data = _contents(photograph)
     kind = _kind(photograph, data)
     with _damage_named(photograph, data, kind):
-        if kind == "JPEG" and (decoded := _decode_plain_jpeg(photograph, data, shortest)):
+        if kind == "JPEG" and (decoded := _decode_plain_jpeg(photograph, data, shortest, bottom)):
             return decoded
         return _decode_with_pillow(photograph, data, kind, shortest)
 
@@ -143,7 +151,7 @@ def rescale(photograph: Photograph, shortest: int) -> UInt8[np.ndarray, "h w 3"]
     unchanged. Raises `ImageError` as `decode` does, and for a photograph so elongated that the result
     would have more than `MAX_PIXELS` pixels.
     """
-    pixels, size = _read_for(photograph, shortest)
+    pixels, _, size = _read_for(photograph, shortest)
     if pixels.shape[1::-1] == size:
         return pixels.copy() if pixels is photograph else pixels
     return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
@@ -155,7 +163,8 @@ def rescale_and_crop(
     """Return a square crop of the photograph rescaled to a shortest side (S in Sect. 3.1), crop x crop x 3.
 
     `place` says where, (across, down), each in [0, 1): a uniform draw of it makes every offset equally
-    likely. `mirror` flips the crop left to right. Only the pixels that the crop needs are resampled. The
+    likely. `mirror` flips the crop left to right. Only the pixels that the crop needs are resampled, and rows
+    below them are not even decoded where the file allows it, so that damage down there goes unseen here. The
     result is the same part of `rescale` to within one grey level, but for about one value in 100,000 that
     differs by two: Pillow rounds after each side and keeps a crop's place in single precision, which decides
     ties; both results are within one grey level of the exact filter.
@@ -166,8 +175,15 @@ def rescale_and_crop(
         raise UserError(f"cannot crop {crop} pixels from a shortest side of {shortest}: crop at most {shortest}")
     if not (0 <= place[0] < 1 and 0 <= place[1] < 1):
         raise UserError(f"a crop cannot be at place {place}: both parts lie in [0, 1)")
-    pixels, (width, height) = _read_for(photograph, shortest)
+
+    def needed_rows(width: int, height: int) -> int:
+        rescaled = rescaled_size(width, height, shortest)[1]
+        return _needed(height, rescaled, crop, math.floor(place[1] * (rescaled - crop + 1)))[1]
+
+    pixels, (own_width, own_height), (width, height) = _read_for(photograph, shortest, needed_rows)
     rows, columns, _ = pixels.shape
+    if columns == own_width:  # not shrunk while decoding, so that rows are missing only below the crop
+        rows = own_height
     left, right, x0, x1 = _needed(columns, width, crop, math.floor(place[0] * (width - crop + 1)))
     top, bottom, y0, y1 = _needed(rows, height, crop, math.floor(place[1] * (height - crop + 1)))
     # The smaller the numbers of the box, the less Pillow's single precision takes from them.
@@ -207,9 +223,11 @@ def _needed(source: int, rescaled: int, crop: int, offset: int) -> tuple[int, in
     return first, last, begin - first, end - first
 
 
-def _read_for(photograph: Photograph, shortest: int) -> Decoded:
-    """Decode for a shortest side; the size that comes with the pixels is the one to rescale to."""
-    pixels, (width, height) = read(photograph, shortest)
+def _read_for(
+    photograph: Photograph, shortest: int, bottom: Bottom | None = None
+) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int], tuple[int, int]]:
+    """Decode for a shortest side; with the pixels come the photograph's own size and the one to rescale to."""
+    pixels, (width, height) = _read(photograph, shortest, bottom)
     size = rescaled_size(width, height, shortest)
     if size[0] * size[1] > MAX_PIXELS:
         raise ImageError(
@@ -217,7 +235,7 @@ def _read_for(photograph: Photograph, shortest: int) -> Decoded:
             f"{width} x {height} pixels would become {size[0]} x {size[1]} at a shortest side of {shortest}, "
             f"more than the {MAX_PIXELS} pixels allowed: cut the photograph or leave it out",
         )
-    return pixels, size
+    return pixels, (width, height), size
 
 
 @contextmanager
@@ -287,7 +305,7 @@ def _dct_factor(short: int, shortest: int | None) -> int:
     return next((factor for factor in (8, 4, 2) if -(-short // factor) >= 2 * shortest), 1)
 
 
-def _decode_plain_jpeg(path: Path, data: bytes, shortest: int | None) -> Decoded | None:
+def _decode_plain_jpeg(path: Path, data: bytes, shortest: int | None, bottom: Bottom | None) -> Decoded | None:
     """Decode an upright JPEG that is not CMYK, fast; None leaves it to Pillow, whose verdict is final.
 
     The pixels are those that Pillow gives, bit for bit: both are libjpeg-turbo with its accurate transform
@@ -301,6 +319,9 @@ def _decode_plain_jpeg(path: Path, data: bytes, shortest: int | None) -> Decoded
         return None
     _check_pixels(path, width, height)
     factor = _dct_factor(min(width, height), shortest)
+    if factor == 1 and bottom is not None and (part := _upper_part(data, bottom(width, height))):
+        # Not strict: libjpeg warns of the data that it meets where it takes the image to end.
+        return simplejpeg.decode_jpeg(part, "RGB", strict=False), (width, height)
     smallest = {}
     if factor > 1:
         smallest = {
@@ -312,6 +333,35 @@ def _decode_plain_jpeg(path: Path, data: bytes, shortest: int | None) -> Decoded
         return simplejpeg.decode_jpeg(data, "RGB", **smallest), (width, height)
     except ValueError:
         return None
+
+
+def _upper_part(data: bytes, rows: int) -> bytes | None:
+    """Return a JPEG that decodes to the upper rows of this one, at least `rows`; None where that spares nothing.
+
+    Most of the time that a crop takes is spent on decoding, and a third of the rows lie below the crop. The
+    height in the header is what the decoder stops at, so a lower one is written there: the next multiple of the
+    coded blocks' height, and one block more, as smooth chroma looks a row ahead. This holds for one sequential
+    scan only. A file that does not end with the end marker may be truncated: it is decoded whole, and refused.
+    """
+    if not data.endswith(b"\xff\xd9"):
+        return None
+    frame, at = 0, 2
+    while (marker := data[at + 1]) != 0xDA:
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if marker in (0xC0, 0xC1):
+            frame = at
+        elif 0xC2 <= marker <= 0xCF and marker != 0xC4:  # progressive, lossless or arithmetic
+            return None
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    if not frame or data[at + 4] != data[frame + 9]:  # a scan of its own for each colour
+        return None
+    block = 8 * max(data[frame + 11 + 3 * colour] & 15 for colour in range(data[frame + 9]))
+    height = (-(-rows // block) + 1) * block
+    if height >= int.from_bytes(data[frame + 5 : frame + 7]):
+        return None
+    return data[: frame + 5] + height.to_bytes(2) + data[frame + 7 :]
 
 
 def _decode_with_pillow(path: Path, data: bytes, kind: str, shortest: int | None) -> Decoded:
