@@ -3,16 +3,28 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check clean
+.DEFAULT_GOAL := $(VENV)
+.PHONY: $(VENV) quickstart test check clean
 
 $(VENV): $(VENV)/installed
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# Two nets of different depth on handwritten digits, the deeper one from the shallower; then both tested on three
+# scales, alone and together.
+DIGITS := --crop 32 --width 0.25 --fully-connected 128 --training-scale 32 40 --no-flip \
+	--initialisation glorot --batch 64 --epochs 25 --patience 4 --rate-drops 2
+
+quickstart: $(VENV)/installed
+	$(BIN)/verydeep train digits --net A $(DIGITS) --out runs/quickstart/a
+	$(BIN)/verydeep train digits --net D $(DIGITS) --start-from runs/quickstart/a --out runs/quickstart/d
+	$(BIN)/verydeep test runs/quickstart/a runs/quickstart/d digits --scales 32 36 40
+
 test: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,7 +1,12 @@
 """While tests run, every shape and type that a signature of verydeep states is checked."""
 
+import os
+
 import pytest
 from jaxtyping import install_import_hook
+
+# Test processes share the cores, and threads that wait for one another by spinning would slow all of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 install_import_hook("verydeep", "beartype.beartype")
 

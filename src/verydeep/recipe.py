@@ -64,8 +64,8 @@ class Recipe(BaseModel):
     patience: int = Field(
         5, ge=1, description="epochs without a lower validation error after which the rate is divided"
     )
-    epochs: int = Field(74, ge=0, description="limit of epochs")
-    iterations: int = Field(370_000, ge=0, description="limit of iterations (mini-batches)")
+    epochs: int = Field(74, ge=1, description="limit of epochs")
+    iterations: int = Field(370_000, ge=1, description="limit of iterations (mini-batches)")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of everything that is drawn")
 
     @model_validator(mode="before")

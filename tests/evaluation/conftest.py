@@ -1,5 +1,9 @@
 """Tiny nets whose posteriors tell images apart, and photographs of many sizes and kinds."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from verydeep.datasets import Dataset
+from verydeep.distributed import Ranks
 from verydeep.network import ConvNet
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
@@ -90,3 +95,41 @@ def softmax():
 @pytest.fixture(scope="session")
 def scene():
     return scenery
+
+
+@dataclass(frozen=True)
+class Thread(Ranks):
+    """A rank that is one of the threads of this process."""
+
+    barrier: threading.Barrier | None = None
+    given: dict | None = None
+
+    def total(self, values):
+        self.given[self.rank] = values
+        self.wait()
+        total = sum(self.given[rank] for rank in range(self.world))
+        self.wait()
+        return total
+
+    def wait(self):
+        self.barrier.wait(60)
+
+
+@pytest.fixture(scope="session")
+def on_ranks():
+    """Calls a function on as many ranks; returns what it returned, by rank."""
+
+    def call(world, function):
+        barrier, given = threading.Barrier(world), {}
+
+        def work(rank):
+            try:
+                return function(Thread(rank, world, barrier=barrier, given=given))
+            except BaseException:
+                barrier.abort()
+                raise
+
+        with ThreadPoolExecutor(world) as threads:
+            return list(threads.map(work, range(world)))
+
+    return call

@@ -5,9 +5,8 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import ceil
 from unittest import mock
 
@@ -269,43 +268,19 @@ def test_a_batch_in_testing_has_as_many_pixels_as_41_crops_of_224():
 # Ranks
 
 
-@dataclass(frozen=True)
-class Threads(Ranks):
-    """Ranks that are threads of one process."""
-
-    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
-    given: dict = field(default_factory=dict)
-
-    def total(self, values):
-        self.given[self.rank] = values
-        self.barrier.wait(60)
-        total = sum(self.given[rank] for rank in range(self.world))
-        self.barrier.wait(60)
-        return total
-
-
 @pytest.mark.parametrize("world", [2, 3, 11])
 @pytest.mark.parametrize("one", [PASSES[0], PASSES[3]], ids=str)
 def test_any_number_of_ranks_gives_the_matrix_of_one_and_reads_every_image_once(
-    net, photographs, read, world, one, monkeypatch
+    net, photographs, read, world, one, monkeypatch, on_ranks
 ):
     """More ranks than batches, too: with eleven, some have nothing to do."""
     monkeypatch.setattr(module, "BATCH_PIXELS", 3 * 32 * 32)
     expected = one_pass(net, photographs, one, Ranks(), QUIET)
     assert 3 < len(batches_of(photographs, one, 32)) < 11
     read.clear()
-    found, barrier, given = {}, threading.Barrier(world), {}
-
-    def work(rank):
-        found[rank] = one_pass(net, photographs, one, Threads(rank, world, barrier=barrier, given=given), QUIET)
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = on_ranks(world, lambda ranks: one_pass(net, photographs, one, ranks, QUIET))
     assert len(found) == world
-    for matrix in found.values():
+    for matrix in found:
         np.testing.assert_array_equal(matrix, expected)
     assert read == once(photographs)
 

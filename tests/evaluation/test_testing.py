@@ -230,6 +230,25 @@ def test_several_nets_are_each_and_then_together_tested(new_net, photographs, tm
     assert [result.nets for result in results[:3]] == [("A",), ("B",), ("B-5x5",)]
 
 
+def test_ranks_with_a_common_disk_find_each_matrix_once(new_net, photographs, tmp_path, computed, on_ranks):
+    """One matrix is found and one made; if ranks added up what each finds, the first would weigh more."""
+    nets = [new_net("A"), new_net("B", seed=3)]
+    runs = [run_of(net, tmp_path / str(i)) for i, net in enumerate(nets)]
+    first, second = (posteriors(net, photographs, [40]).astype(np.float64) for net in nets)
+    labels = (first + second).argmax(1)
+    assert ((2 * first + second).argmax(1) != labels).any()
+    dataset, sizes = replace(photographs, labels=labels), sizes_of(photographs)
+    results_of(runs[:1], dataset)
+    computed.clear()
+    for made in (2, 0):  # by the two ranks, a half each
+        found = on_ranks(2, lambda ranks: testing.test(runs, dataset, sizes, (40,), "dense", ranks, QUIET))
+        assert found[0] == found[1]
+        assert found[0][2].top1.wrong == 0
+        assert len(computed) == made
+        computed.clear()
+    assert len(stored_in(runs[0])) == len(stored_in(runs[1])) == 1
+
+
 def test_one_net_has_one_result(run, photographs):
     assert len(results_of([run], photographs)) == 1
 

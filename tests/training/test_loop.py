@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 
 def test_starting_from_another_run(tmp_path):
     train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
-    recipe = recipes.changed(RECIPE, {"net": "B", "start_from": str(tmp_path / "a"), "epochs": 0})
+    recipe = recipes.changed(RECIPE, {"net": "B", "start_from": str(tmp_path / "a")})
     dataset = memory()
     net, line = loop.new_net(recipe, dataset.classes, colours_of(dataset))
     assert "conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 from" in line

@@ -1,0 +1,86 @@
+"""Every command of the README does what it says, on a small folder of photographs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from synthetic import touch, write
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--crop", "32", "--width", "0.125", "--fully-connected", "8", "--batch", "4"]
+"""Stands in for full size in the commands for ILSVRC."""
+
+
+def commands():
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def photographs(root):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            for number in range(4):
+                write(root / split / name / f"{number}.jpg", number, 80, 100)
+    write(root / "val" / "cat" / "tom.jpg", 9, 80, 100)
+
+
+def ilsvrc(root):
+    for wnid in ("n01440764", "n01443537"):
+        for number in range(4):
+            write(root / "train" / wnid / f"{wnid}_{number}.JPEG", number, 60, 70)
+    for number in range(1, 5):
+        write(root / "val" / f"ILSVRC2012_val_{number:08}.JPEG", number, 60, 70)
+    touch(root / "ILSVRC2012_validation_ground_truth.txt", "1\n2\n2\n1\n")
+    touch(root / "synsets.txt", "n01443537 goldfish\nn01440764 tench\n")
+
+
+def run(line, folder):
+    words = shlex.split(line)
+    if words[0] == "torchrun":
+        words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+    elif words[0] == "verydeep":
+        words = [sys.executable, "-m", *words]
+    if "train" in words:
+        words += ["--epochs", "1", *(SMALL if "ILSVRC" in words else [])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme(tmp_path):
+    photographs(tmp_path / "photographs")
+    ilsvrc(tmp_path / "ILSVRC")
+    done = []
+    for line in commands():
+        if line.startswith("make"):  # what runs this test
+            continue
+        result = run(line, tmp_path)
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+        done.append(line)
+    assert len(done) >= 11
+    assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"a", "a2", "d", "d-256", "d-384", "d-jitter"}
+
+
+def test_the_python_of_the_readme(monkeypatch):
+    """At a small size, up to where it loads the run that the commands have trained."""
+    import torch
+
+    import verydeep
+
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    whole = code.group(1)
+    assert "verydeep.load" in whole
+    text = whole.split("net = verydeep.load")[0].replace(
+        "classes=1000)  #", "classes=1000, width=0.125, fully_connected=8)  #"
+    )
+    names = {"torch": torch}
+    exec(text, names)
+    found = names["net"].features(names["images"], ["conv3_3", "fc7"])
+    assert found["conv3_3"].shape == (2, 32, 56, 80)
+    assert found["fc7"].shape == (2, 8, 1, 4)
+    assert verydeep.CONFIGURATIONS["D"].parameters(classes=1000) == 138_357_544
