@@ -431,7 +431,7 @@ def _say(line: str) -> None:
 def main() -> None:
     """Run the command line; wrong use is one line and exit code 2, an interruption 128 and the signal's number."""
     try:
-        app(exit_on_error=False, print_error=False)
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (CycloptsError, UserError) as error:
         rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
         _say(f"verydeep{rank}: {' '.join(str(error).split())}")

@@ -101,6 +101,7 @@ def posteriors(
     method: str = "dense",
     flip: bool = True,
     ranks: Ranks | None = None,
+    computing: Computing | None = None,
 ) -> Float32[np.ndarray, "N K"]:
     """Soft-max posteriors of every image of a data set, averaged over test scales and methods.
 
@@ -111,6 +112,7 @@ def posteriors(
         method: dense, multi-crop, both (Sect. 4.3) or centre-crop.
         flip: average with the mirrored images.
         ranks: where to compute; this process on the CPU where None.
+        computing: precision, reading processes and progress; the defaults of `Computing` where None.
 
     Raises:
         UserError: for a scale below the crop, and what `passes` refuses.
@@ -120,7 +122,7 @@ def posteriors(
     check_scales(scales, net.crop)
     # Found once for all scales: each photograph's file has to be opened for it.
     sizes = sizes_of(dataset) if any(each.method == "dense" for each in planned) else None
-    return average(one_pass(net, dataset, each, ranks, Computing(), sizes) for each in planned)
+    return average(one_pass(net, dataset, each, ranks, computing or Computing(), sizes) for each in planned)
 
 
 def average(matrices: Iterable[Float32[np.ndarray, "N K"]]) -> Float32[np.ndarray, "N K"]:
@@ -208,6 +210,7 @@ def one_pass(
         batch_sampler=[rows for rows in left if rows],
         num_workers=computing.workers,
         collate_fn=_unchanged,
+        generator=torch.Generator(),  # it is not used, but would else draw from the user's
     )
     half = computing.precision == "bf16"
     name = f"testing {net.configuration.name}, {one.method}, Q = {one.scale}"
@@ -238,7 +241,8 @@ def one_pass(
                 saved = time.monotonic()
     matrix = ranks.total(torch.from_numpy(matrix)).cpu().numpy()
     counts = ranks.total(torch.from_numpy(done)).cpu().numpy()
-    assert (counts == 1).all(), f"{(counts != 1).sum()} of {len(counts)} images were not counted exactly once"
+    if not (counts == 1).all():
+        raise RuntimeError(f"{(counts != 1).sum()} of {len(counts)} images were not counted exactly once")
     return matrix
 
 

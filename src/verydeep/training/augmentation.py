@@ -154,6 +154,7 @@ def loader(
         batch_sampler=order,
         num_workers=workers,
         collate_fn=unchanged,
+        generator=torch.Generator(),  # it is not used, but would else draw from the user's
         worker_init_fn=leave_signals_to_the_parent,
         pin_memory=device.type == "cuda",
     )

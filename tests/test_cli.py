@@ -1,0 +1,206 @@
+"""The command line as a user meets it: results, JSON, refusals in one line, exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from synthetic import write
+from verydeep import cli
+from verydeep.configurations import CONFIGURATIONS
+from verydeep.recipe import Recipe
+
+SMALL = [
+    "--crop",
+    "32",
+    "--width",
+    "0.125",
+    "--fully-connected",
+    "8",
+    "--batch",
+    "4",
+    "--epochs",
+    "1",
+    "--workers",
+    "0",
+]
+
+
+@pytest.fixture
+def verydeep(monkeypatch, capsys, tmp_path):
+    """Run a command line in an empty folder; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["verydeep", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def refused(result, *words):
+    """Wrong use: exit code 2, one line on standard error that holds all words, nothing on standard output."""
+    code, out, err = result
+    assert code == 2, (code, out, err)
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("verydeep: ")
+    assert all(word in last for word in words), last
+    assert "Traceback" not in err
+    return True
+
+
+def test_configurations(verydeep):
+    code, out, _ = verydeep("configurations")
+    assert code == 0
+    assert "138,357,544" in out
+    rows = json.loads(verydeep("configurations", "--json")[1])
+    assert {row["net"]: row["parameters"] for row in rows} == {
+        name: each.parameters() for name, each in CONFIGURATIONS.items()
+    }
+    layers = {row["layer"]: row for row in json.loads(verydeep("configurations", "D", "--json")[1])}
+    assert layers["conv3_3"]["receptive field"] == 40
+    assert sum(row["parameters"] for row in layers.values()) == 138_357_544
+    assert sum(row["multiply-adds"] for row in layers.values()) == CONFIGURATIONS["D"].multiply_adds()
+
+
+@pytest.mark.parametrize("command", ["configurations", "train", "test", "predict", "inspect"])
+def test_every_command_has_examples_in_its_help(verydeep, command):
+    code, out, _ = verydeep(command, "--help")
+    assert code == 0
+    assert "For example" in out
+    assert f"verydeep {command}" in out
+
+
+def test_the_flags_of_train_are_the_fields_of_the_recipe(verydeep):
+    """And a few more that say where and how; no flag comes in unseen."""
+    import re
+
+    flags = set(re.findall(r"^│ \*? *(--[a-z-]+)", verydeep("train", "--help")[1], re.MULTILINE))
+    fields = {f"--{name.replace('_', '-')}" for name in Recipe.model_fields}
+    assert flags - fields == {
+        "--out", "--recipe", "--device", "--precision", "--micro-batch", "--workers", "--compile", "--recompute",
+        "--skip-unreadable",
+    }  # fmt: skip
+    assert fields <= flags
+
+
+def test_wrong_use_is_one_line_and_exit_code_2(verydeep, tmp_path):
+    assert refused(verydeep("trian"), "trian")
+    assert refused(verydeep("train"), "DATA")
+    assert refused(verydeep("train", "nowhere"), "nowhere", "train")
+    assert refused(verydeep("train", "digits", "--bath", "3"), "--bath", "--batch")
+    assert refused(verydeep("train", "digits", "--batch", "many"), "--batch", "many")
+    assert refused(verydeep("train", "digits", "--crop", "50"), "crop is 50", "64")
+    assert refused(verydeep("train", "digits", "--net", "VGG16"), "'VGG16'", "A-LRN")
+    assert refused(verydeep("train", "digits", "--micro-batch", "-1"), "--micro-batch")
+    assert refused(verydeep("train", "digits", "--workers", "-1"), "--workers")
+    assert refused(verydeep("train", "digits", "--device", "tpu"), "'tpu'", "cpu")
+    assert refused(verydeep("train", "digits", "--recipe", "none.toml"), "none.toml")
+    assert refused(verydeep("train", "digits", "--start-from", "runs/none"), "runs/none")
+    assert refused(verydeep("test", "runs/none"), "at least one run and a data set")
+    assert refused(verydeep("test", "runs/none", "digits"), "runs/none")
+    assert refused(verydeep("predict", "runs/none"), "image")
+    assert refused(verydeep("inspect", "nowhere"), "nowhere")
+    assert refused(verydeep("configurations", "F"), "'F'")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_test_and_predict(verydeep, folder):
+    code, out, err = verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    assert code == 0
+    assert "verydeep test a" in out
+    assert "signal:" in err
+    assert "epoch 1:" in err
+
+    code, out, _ = verydeep("test", "a", folder, "--scales", "32", "40", "--json")
+    (row,) = json.loads(out)
+    assert row["images"] == 2
+    assert row["protocol"] == "dense, Q = 32, 40, with mirror images"
+    assert row["top-1 error"]["error"] in (0, 0.5, 1)
+    low, high = row["top-1 error"]["interval95"]
+    assert 0 <= low <= row["top-1 error"]["error"] <= high <= 1
+    code, out, err = verydeep("test", "a", "a", folder, "--scales", "32", "--method", "both")
+    assert "dense & multi-crop, Q = 32" in out
+    assert "A + A" in out
+    assert "found stored" in err
+
+    image = folder / "train" / "cat" / "b.png"
+    code, out, _ = verydeep("predict", "a", image, "--json")
+    (row,) = json.loads(out)
+    assert {each["class"] for each in row["classes"]} == {"cat", "Dog"}
+    assert sum(each["posterior"] for each in row["classes"]) == pytest.approx(1)
+    assert "cat" in verydeep("predict", "a", image)[1]
+
+
+def test_predict_names_what_it_cannot_read_and_goes_on(verydeep, folder):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    code, out, err = verydeep("predict", "a", "gone.jpg", folder / "val" / "cat" / "c.png", "--json")
+    assert code == 2
+    assert "gone.jpg" in err
+    assert len(json.loads(out)) == 1
+
+
+def test_the_recipe_of_another_run_with_other_flags(verydeep, folder):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a", "--no-flip")
+    code, _, err = verydeep(
+        "train", folder, "--recipe", "a/recipe.toml", "--net", "B", "--start-from", "a", "--out", "b"
+    )
+    assert code == 0, err
+    assert "conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 from a" in err
+    text = Path("b/recipe.toml").read_text()
+    assert 'net = "B"' in text
+    assert "flip = false" in text
+    assert "learning_rate = 0.01" in text
+    code, _, err = verydeep("train", folder, "--recipe", "a/recipe.toml", "--start-from", "a", "--out", "c")
+    assert code == 0, err
+    assert "all layers from a" in err
+    assert "learning_rate = 0.001" in Path("c/recipe.toml").read_text()
+    assert "no mirror images" in verydeep("test", "c", folder, "--scales", "32")[1]
+
+
+def test_another_recipe_in_a_run_directory_is_refused(verydeep, folder):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    again = verydeep("train", folder, "--initialisation", "he", *SMALL, "--out", "a")
+    assert refused(again, "initialisation: he (there: glorot)", "--out")
+
+
+def test_other_classes_than_the_nets_are_refused_with_the_first_difference(verydeep, folder):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    for split in ("train", "val"):
+        (folder / split / "cat").rename(folder / split / "lynx")
+    assert refused(verydeep("test", "a", folder, "--scales", "32"), '"lynx"', '"cat"')
+    for split in ("train", "val"):
+        (folder / split / "lynx").rename(folder / split / "cat")
+        write(folder / split / "zebra" / "z.png")
+    assert refused(verydeep("test", "a", folder, "--scales", "32"), "3 classes", "2", '"zebra"')
+
+
+def test_unreadable_images_stop_a_training_unless_they_are_skipped(verydeep, folder):
+    (folder / "train" / "cat" / "a.JPG").write_bytes(b"")
+    (folder / "val" / "Dog" / "broken.jpg").write_text("no image")
+    command = ["train", folder, "--initialisation", "glorot", *SMALL, "--out", "a"]
+    assert refused(verydeep(*command), "a.JPG", "empty", "--skip-unreadable")
+    code, _, err = verydeep(*command, "--skip-unreadable")
+    assert code == 0, err
+    assert "a.JPG" in err
+    assert "1 of 4 images left out" in err
+    assert "broken.jpg" in err
+
+    code, out, _ = verydeep("inspect", folder)
+    assert code == 1
+    assert "a.JPG" in out
+    rows = {row["split"]: row for row in json.loads(verydeep("inspect", folder, "--json")[1])}
+    assert rows["train"]["unreadable"] == 1
+    assert rows["train"]["class counts"] == {"Dog": 2, "cat": 2}
+    assert "broken.jpg" in rows["val"]["unreadable images"][0]
+
+
+def test_the_digits_need_no_download(verydeep):
+    rows = json.loads(verydeep("inspect", "digits", "--json")[1])
+    assert [(row["images"], row["classes"]) for row in rows] == [(1437, 10), (360, 10)]
