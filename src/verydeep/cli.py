@@ -231,6 +231,7 @@ def test(
     """
     from verydeep.distributed import ranks
     from verydeep.evaluation.posteriors import Computing
+    from verydeep.evaluation.testing import Setup
     from verydeep.evaluation.testing import test as test_nets
 
     if len(runs) < 2:
@@ -238,9 +239,8 @@ def test(
     *sources, data = runs
     with ranks(device) as here:
         dataset, found = _readable_set(data, "val", skip_unreadable, here)
-        results = test_nets(
-            sources, dataset, found.sizes, scales, method, here, Computing(precision, _workers(workers)), _say
-        )
+        setup = Setup(dataset, found.sizes, here, Computing(precision, _workers(workers)), _say)
+        results = test_nets(setup, sources, scales, method)
         if here.first:
             _show(
                 [_result_row(result, json_) for result in results], json_, title=f"{len(dataset)} images of {data}"

@@ -308,7 +308,8 @@ with ranks("cpu") as here:
     lines = []
     for _ in range(2):
         read.clear()
-        results = testing.test([run], dataset, sizes, [40], "dense", here, posteriors.Computing(), lines.append)
+        setup = testing.Setup(dataset, sizes, here, posteriors.Computing(), lines.append)
+        results = testing.test(setup, [run], [40], "dense")
     np.savez(f"{out}.npz", posteriors=first)
     with open(f"{out}.json", "w") as file:
         json.dump({"read": once, "again": dict(read), "wrong": results[0].top1.wrong, "lines": lines}, file)

@@ -25,7 +25,8 @@ def run_of(net, path, **card):
 
 
 def results_of(sources, dataset, scales=(40,), method="dense", computing=QUIET, say=lambda line: None):
-    return testing.test(sources, dataset, sizes_of(dataset), scales, method, Ranks(), computing, say)
+    setup = testing.Setup(dataset, sizes_of(dataset), Ranks(), computing, say)
+    return testing.test(setup, sources, scales, method)
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_an_interrupted_test_goes_on_and_cleans_up(net, run, photographs, monkey
         return rescale(photograph, scale)
 
     monkeypatch.setattr(passes_module, "rescale", break_down)
-    arguments = ([run], photographs, sizes, (40,), "dense", Ranks(), QUIET)
+    arguments = (testing.Setup(photographs, sizes, Ranks(), QUIET), [run], (40,), "dense")
     with pytest.raises(KeyboardInterrupt):
         testing.test(*arguments)
     (unfinished,) = stored_in(run)
@@ -241,7 +242,9 @@ def test_ranks_with_a_common_disk_find_each_matrix_once(new_net, photographs, tm
     results_of(runs[:1], dataset)
     computed.clear()
     for made in (2, 0):  # by the two ranks, a half each
-        found = on_ranks(2, lambda ranks: testing.test(runs, dataset, sizes, (40,), "dense", ranks, QUIET))
+        found = on_ranks(
+            2, lambda ranks: testing.test(testing.Setup(dataset, sizes, ranks, QUIET), runs, (40,), "dense")
+        )
         assert found[0] == found[1]
         assert found[0][2].top1.wrong == 0
         assert len(computed) == made

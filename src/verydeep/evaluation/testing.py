@@ -35,27 +35,27 @@ class Result:
     top5: Error
 
 
-def test(
-    sources: Sequence[str],
-    dataset: Dataset,
-    sizes: Integer[np.ndarray, "N 2"],
-    scales: Sequence[int],
-    method: str,
-    ranks: Ranks,
-    computing: Computing,
-    say: Callable[[str], None] = lambda line: None,
-) -> tuple[Result, ...]:
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What all passes of a test share."""
+
+    dataset: Dataset
+    sizes: Integer[np.ndarray, "N 2"]
+    """Width and height of the images."""
+    ranks: Ranks
+    computing: Computing
+    say: Callable[[str], None] = lambda line: None
+    """Is told what was found stored, and what could not be stored."""
+
+
+def test(setup: Setup, sources: Sequence[str], scales: Sequence[int], method: str) -> tuple[Result, ...]:
     """Test each net, and the mean of all their posteriors where there are several (Sect. 4.4).
 
     Args:
+        setup: on which images, and where.
         sources: runs or weight files.
-        dataset: the images.
-        sizes: width and height of the images.
         scales: test scales Q in pixels; where empty, each net's own by the rule of Sect. 4.1.
         method: dense, multi-crop, both or centre-crop.
-        ranks: of this process.
-        computing: where and how.
-        say: is told what was found stored.
 
     Returns:
         A result a net, in order, and one of all together where there are several.
@@ -65,23 +65,14 @@ def test(
     """
     cards = [weights.read_card(source) for source in sources]
     for source, card in zip(sources, cards, strict=True):  # all of them before hours of work on the first
-        _check(source, card, dataset, scales, method)
-    found = [
-        _test_one(source, card, dataset, sizes, scales, method, ranks, computing, say)
-        for source, card in zip(sources, cards, strict=True)
-    ]
+        _check(setup.dataset, source, card, scales, method)
+    found = [_test_one(setup, source, card, scales, method) for source, card in zip(sources, cards, strict=True)]
     results = [result for result, _ in found]
     if len(found) > 1:
-        together = average([matrix for _, matrix in found])
-        results.append(
-            Result(
-                nets=tuple(result.nets[0] for result in results),
-                sources=tuple(sources),
-                protocols=tuple(result.protocols[0] for result in results),
-                top1=top_error(together, dataset.labels, 1),
-                top5=top_error(together, dataset.labels, 5),
-            )
-        )
+        together = average(matrix for _, matrix in found)
+        protocols = tuple(result.protocols[0] for result in results)
+        nets = tuple(card.configuration for card in cards)
+        results.append(_result(nets, tuple(sources), protocols, together, setup.dataset))
     return tuple(results)
 
 
@@ -98,7 +89,7 @@ def middle(low: int, high: int) -> int:
     return (low + high) // 2
 
 
-def _check(source: str, card: Card, dataset: Dataset, scales: Sequence[int], method: str) -> None:
+def _check(dataset: Dataset, source: str, card: Card, scales: Sequence[int], method: str) -> None:
     """Refuse what a net cannot be tested on."""
     if card.class_names is not None:
         compare_classes(dataset.classes, card.class_names, dataset.name, source)
@@ -113,68 +104,54 @@ def _check(source: str, card: Card, dataset: Dataset, scales: Sequence[int], met
 
 
 def _test_one(
-    source: str,
-    card: Card,
-    dataset: Dataset,
-    sizes: Integer[np.ndarray, "N 2"],
-    scales: Sequence[int],
-    method: str,
-    ranks: Ranks,
-    computing: Computing,
-    say: Callable[[str], None],
+    setup: Setup, source: str, card: Card, scales: Sequence[int], method: str
 ) -> tuple[Result, Float32[np.ndarray, "N K"]]:
     net = weights.load(source)
     file = weights.weight_file(source)
     folder = file.parent if Path(source).is_dir() else cache_folder()
     scales = tuple(scales) or (test_scale(card),)
-    weights_digest, data = store.digest(file), fingerprint(dataset)
+    weights_digest, data = store.digest(file), fingerprint(setup.dataset)
 
     def path_of(one: Pass) -> Path | None:
-        key = store.key(weights_digest, data, one, computing.precision)
+        key = store.key(weights_digest, data, one, setup.computing.precision)
         name = f"{one.method}-Q{one.scale}-{key}.safetensors"
         return folder / "posteriors" / name if folder else None
 
-    matrix = average(
-        _kept_pass(net, dataset, one, ranks, computing, sizes, path_of(one), say)
-        for one in passes(method, scales, card.flip)
-    )
-    result = Result(
-        nets=(card.configuration,),
-        sources=(source,),
-        protocols=(protocol(method, scales, card.flip),),
-        top1=top_error(matrix, dataset.labels, 1),
-        top5=top_error(matrix, dataset.labels, 5),
-    )
-    return result, matrix
+    matrix = average(_kept_pass(setup, net, one, path_of(one)) for one in passes(method, scales, card.flip))
+    named = (protocol(method, scales, card.flip),)
+    return _result((card.configuration,), (source,), named, matrix, setup.dataset), matrix
 
 
-def _kept_pass(
-    net: ConvNet,
+def _result(
+    nets: tuple[str, ...],
+    sources: tuple[str, ...],
+    protocols: tuple[str, ...],
+    matrix: Float32[np.ndarray, "N K"],
     dataset: Dataset,
-    one: Pass,
-    ranks: Ranks,
-    computing: Computing,
-    sizes: Integer[np.ndarray, "N 2"],
-    path: Path | None,
-    say: Callable[[str], None],
-) -> Float32[np.ndarray, "N K"]:
+) -> Result:
+    top1, top5 = (top_error(matrix, dataset.labels, k) for k in (1, 5))
+    return Result(nets, sources, protocols, top1, top5)
+
+
+def _kept_pass(setup: Setup, net: ConvNet, one: Pass, path: Path | None) -> Float32[np.ndarray, "N K"]:
     """A pass's matrix, found stored or computed and stored."""
+    dataset, ranks = setup.dataset, setup.ranks
     if path is None:
-        return one_pass(net, dataset, one, ranks, computing, sizes)
+        return one_pass(net, dataset, one, ranks, setup.computing, setup.sizes)
     # The first rank reads and writes for all, which may be on machines without that file.
     there = (store.load(path) or {}).get("posteriors") if ranks.first else None
     if ranks.total(torch.tensor(float(there is not None))).item():
         found = np.zeros((len(dataset), net.classes), np.float32) if there is None else there
         if ranks.first:
-            say(f"{one.method}, Q = {one.scale}: found stored in {path}")
+            setup.say(f"{one.method}, Q = {one.scale}: found stored in {path}")
         return ranks.total(torch.from_numpy(found)).cpu().numpy()
     unfinished = path.with_suffix(f".{ranks.rank}-of-{ranks.world}.unfinished")
-    matrix = one_pass(net, dataset, one, ranks, computing, sizes, unfinished)
+    matrix = one_pass(net, dataset, one, ranks, setup.computing, setup.sizes, unfinished)
     if ranks.first:
         try:
             store.save(path, {"posteriors": matrix})
         except UserError as error:  # which is no reason to lose the result
-            say(f"{one.method}, Q = {one.scale}: not stored: {error}")
+            setup.say(f"{one.method}, Q = {one.scale}: not stored: {error}")
     ranks.wait()  # until what is removed next is not needed any more
     for left in path.parent.glob(f"{path.stem}.*.unfinished"):  # of other numbers of ranks, too
         left.unlink(missing_ok=True)
