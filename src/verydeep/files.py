@@ -21,7 +21,10 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        aside.touch()
+        rights = aside.stat().st_mode
         yield aside
+        aside.chmod(rights)  # some libraries write a file of their own in its place, which only its owner may read
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.replace(path)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class Log:
 
     def __init__(self, run: Path) -> None:
         self._path = run / "log.jsonl"
-        with self._refused():
+        with self.refused():
             self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
@@ -31,17 +31,18 @@ class Log:
         Raises:
             UserError: where the disk is full.
         """
-        with self._refused():
+        with self.refused():
             self._file.write(json.dumps(values) + "\n")
             self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        with self._refused():
+        with self.refused():
             self._file.close()
 
     @contextmanager
-    def _refused(self) -> Iterator[None]:
+    def refused(self) -> Iterator[None]:
+        """Make what the system refuses a `UserError`."""
         try:
             yield
         except OSError as error:
@@ -54,10 +55,11 @@ def reporting(run: Path, meter: Meter, iteration: int) -> Iterator[Report]:
     log = Log(run)
     try:
         from torch.utils.tensorboard import SummaryWriter
-
-        board = SummaryWriter(str(run / "tensorboard"), purge_step=iteration + 1)
     except ImportError:  # the extra is not installed
         board = None
+    else:
+        with log.refused():
+            board = SummaryWriter(str(run / "tensorboard"), purge_step=iteration + 1)
 
     def report(line: str = "", **values: Any) -> None:
         if line:
@@ -66,15 +68,17 @@ def reporting(run: Path, meter: Meter, iteration: int) -> Iterator[Report]:
             log.write(**values)
         if board is not None and "loss" in values:
             group = "epoch" if "epoch" in values else "iteration"
-            for name in sorted(values.keys() - {"iteration", "epoch"}):
-                board.add_scalar(f"{group}/{name}", values[name], values["iteration"])
+            with log.refused():
+                for name in sorted(values.keys() - {"iteration", "epoch"}):
+                    board.add_scalar(f"{group}/{name}", values[name], values["iteration"])
 
     try:
         yield report
     finally:
         log.close()
         if board is not None:
-            board.close()
+            with suppress(OSError):  # on a full disk; log.jsonl has it all
+                board.close()
 
 
 def silent(line: str = "", **values: Any) -> None:

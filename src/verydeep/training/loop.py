@@ -2,6 +2,7 @@
 
 import math
 import signal as signals
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -71,26 +72,23 @@ def train(
     order = Order(
         len(dataset), recipe.batch, recipe.seed, ranks, progress.iteration, last_iteration(recipe, dataset)
     )
+    if progress.ended:
+        if ranks.first:
+            print(f"{run}: this training has ended ({progress.ended}); nothing is left to do", file=sys.stderr)
+        return net.eval()
+    if ranks.first:
+        place = {"device": str(ranks.device), "ranks": ranks.world}
+        checkpoint.record_environment(run, asdict(execution) | place)
     with ExitStack() as stack:
         meter = stack.enter_context(Meter(f"training {recipe.net}", order.end, ranks.first))
         meter.advance(progress.iteration)
         report = stack.enter_context(reporting(run, meter, progress.iteration)) if ranks.first else silent
-        if ranks.first:
-            checkpoint.record_environment(
-                run, asdict(execution) | {"device": str(ranks.device), "ranks": ranks.world}
-            )
         if restored is None:
             report(origin, event="started")
             _report_signal(recipe, dataset, colours, net, ranks, report)
-        elif progress.ended:
-            report(f"{run}: this training has ended ({progress.ended}); nothing is left to do")
-            return net.eval()
         else:
-            report(
-                f"{run}: going on after iteration {progress.iteration}",
-                event="resumed",
-                iteration=progress.iteration,
-            )
+            line = f"{run}: going on after iteration {progress.iteration}"
+            report(line, event="resumed", iteration=progress.iteration)
         signalled = stack.enter_context(signals_noted())
         training = Training(recipe, dataset, net, optimiser, progress, run, ranks, report)
         step = Step(net, optimiser, ranks, execution)

@@ -114,7 +114,7 @@ class Step:
         # where the last mini-batch of an epoch leaves some ranks fewer images or none.
         (loss * (self.ranks.world / images)).backward()  # type: ignore[no-untyped-call]
         wrong = (scores.detach().argmax(1) != labels).sum()
-        return torch.stack((loss.detach(), wrong)).double().cpu()
+        return torch.stack((loss.detach(), wrong)).cpu().double()  # not every device has float64
 
     def _gradients_kept(self, last: bool) -> AbstractContextManager[None]:
         """Gradients travel once a mini-batch: with its last micro-batch."""
