@@ -157,11 +157,21 @@ def test_the_recipe_of_another_run_with_other_flags(verydeep, folder):
     assert 'net = "B"' in text
     assert "flip = false" in text
     assert "learning_rate = 0.01" in text
-    code, _, err = verydeep("train", folder, "--recipe", "a/recipe.toml", "--start-from", "a", "--out", "c")
+    assert "no mirror images" in verydeep("test", "b", folder, "--scales", "32")[1]
+
+
+def test_a_start_from_the_same_net_is_at_a_lower_rate_and_is_not_needed_again(verydeep, folder, tmp_path):
+    small = [*SMALL, "--initialisation", "glorot"]
+    verydeep("train", folder, *small, "--out", "a")
+    command = ["train", folder, *small, "--start-from", "a", "--out", "c"]
+    code, _, err = verydeep(*command)
     assert code == 0, err
     assert "all layers from a" in err
+    (tmp_path / "a").rename(tmp_path / "gone")
+    code, _, err = verydeep(*command)
+    assert code == 0, err
+    assert "has ended" in err
     assert "learning_rate = 0.001" in Path("c/recipe.toml").read_text()
-    assert "no mirror images" in verydeep("test", "c", folder, "--scales", "32")[1]
 
 
 def test_another_recipe_in_a_run_directory_is_refused(verydeep, folder):

@@ -44,5 +44,9 @@ def test_a_single_process_is_the_only_rank():
 
 
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match=r"'tpu' is not on this machine; it has .*cpu"), ranks("tpu"):
-        pass
+    for name in ("tpu", "cpu:x", "cuda:99", "xla"):
+        with (
+            pytest.raises(UserError, match=f"(device '{name}' is not|GPU 99 is not on).*this machine"),
+            ranks(name),
+        ):
+            pass

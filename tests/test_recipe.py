@@ -84,6 +84,15 @@ def test_differences_name_the_fields():
 
 
 def test_the_rate_of_a_net_that_starts_from_its_own_configuration_is_1e_3():
-    assert recipes.fine_tuning({"net": "D"}, "D") == {"net": "D", "learning_rate": 1e-3}
-    assert recipes.fine_tuning({"net": "D"}, "A") == {"net": "D"}
-    assert recipes.fine_tuning({"net": "D", "learning_rate": 0.5}, "D")["learning_rate"] == 0.5
+    assert recipes.fine_tuning(recipes.recipe(net="D"), "D").learning_rate == 1e-3
+    assert recipes.fine_tuning(recipes.recipe(net="D"), "A").learning_rate == 1e-2
+    assert recipes.fine_tuning(recipes.recipe(net="D", learning_rate=1e-2), "D").learning_rate == 1e-2
+
+
+def test_a_rate_in_a_file_is_a_rate_that_was_given(tmp_path):
+    (tmp_path / "recipe.toml").write_text('net = "D"\nepochs = 3\n')
+    assert recipes.fine_tuning(recipes.read(tmp_path / "recipe.toml"), "D").learning_rate == 1e-3
+    recipes.write(recipes.recipe(net="D"), tmp_path / "recipe.toml")
+    assert recipes.fine_tuning(recipes.read(tmp_path / "recipe.toml"), "D").learning_rate == 1e-2
+    other = recipes.changed(recipes.recipe(net="D"), {"epochs": 3})
+    assert recipes.fine_tuning(other, "D").learning_rate == 1e-3

@@ -56,6 +56,8 @@ RecipeFlags: Any = TypedDict(  # type: ignore[misc]
 )
 """Every field of `Recipe` as a flag; a dict of those that were given."""
 
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "remote process")
+
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="print the result as JSON")]
 Skip = Annotated[bool, Parameter(negative=(), help="go on without images that cannot be read; they are listed")]
 Device = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest that is there")]
@@ -156,23 +158,21 @@ def train(
     from verydeep import weights
     from verydeep.distributed import ranks
     from verydeep.evaluation.metrics import top_error
-    from verydeep.evaluation.posteriors import Computing, Pass, one_pass
+    from verydeep.evaluation.posteriors import Computing, Pass, one_pass, protocol
     from verydeep.evaluation.testing import middle
     from verydeep.network import ConvNet
     from verydeep.survey import principal_components
     from verydeep.training.augmentation import Colours
     from verydeep.training.checkpoint import run_directory
+    from verydeep.training.loop import Validation
     from verydeep.training.loop import train as train_net
     from verydeep.training.step import Execution
 
     if micro_batch < 0:
         raise UserError(f"--micro-batch is {micro_batch}; give a number of images, or 0 for a rank's whole share")
-    fields: dict[str, Any] = dict(flags or {})
-    base = recipes.read(recipe) if recipe else Recipe()
-    if (source := fields.get("start_from")) is not None:
-        fields = recipes.fine_tuning({"net": base.net} | fields, weights.read_card(source).configuration)
-    chosen = recipes.changed(base, fields)
+    chosen = recipes.changed(recipes.read(recipe) if recipe else Recipe(), dict(flags or {}))
     run = out or Path("runs") / chosen.net.lower()
+    chosen = _rate_of_start(chosen, run)
     with ranks(device) as here:
         reading = _workers(workers)
         training_set, found = _readable_set(data, "train", skip_unreadable, here)
@@ -187,17 +187,19 @@ def train(
             "deviations": colours.deviations.tolist(),
             "components": colours.components.tolist(),
         }
-        centre_crop = Pass("centre-crop", middle(*chosen.scales), flip=False)
+        scale = middle(*chosen.scales)
 
-        def validate(net: ConvNet) -> float:
+        def top1_error(net: ConvNet) -> float:
+            centre_crop = Pass("centre-crop", scale, flip=False)
             computing = Computing(precision, reading, progress=False)
             matrix = one_pass(net, validation_set, centre_crop, here, computing, sizes.sizes)
             return top_error(matrix, validation_set.labels, 1).value
 
+        validation = Validation(protocol("centre-crop", [scale], flip=False), top1_error)
         execution = Execution(precision, micro_batch, reading, compile_, recompute)
         with run_directory(run, chosen, described, here.first):
             here.wait()
-            train_net(chosen, training_set, colours, validate, run, here, execution)
+            train_net(chosen, training_set, colours, validation, run, here, execution)
         if here.first:
             print(f"trained: {run / weights.FILE_NAME}; test it with: verydeep test {run} {data}")
 
@@ -361,19 +363,33 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
         sys.exit(1)
 
 
+def _rate_of_start(chosen: Recipe, run: Path) -> Recipe:
+    """The recipe with the learning rate for what it starts from, unless one was given."""
+    from verydeep import weights
+
+    if chosen.start_from is None or "learning_rate" in chosen.model_fields_set:
+        return chosen
+    file = run / "recipe.toml"
+    if file.exists() and (there := recipes.read(file)).start_from == chosen.start_from:
+        # Its start lies behind it: what it started from may have changed since, or be gone.
+        return recipes.changed(chosen, {"learning_rate": there.learning_rate})
+    return recipes.fine_tuning(chosen, weights.read_card(chosen.start_from).configuration)
+
+
 def _readable_set(
     data: str, split: Literal["train", "val"], skip: bool, here: "Ranks"
 ) -> tuple["Dataset", "Survey"]:
-    """A split without what cannot be read, and what its survey found; the first rank surveys for all."""
+    """A split without what cannot be read, and what its survey found; one rank a machine surveys for all of it."""
     from verydeep.datasets import open_dataset
     from verydeep.survey import leave_out_unreadable, survey
 
     dataset = open_dataset(data, split)
-    if not here.first:
+    if here.local_rank > 0:
         here.wait()
     found = survey(dataset)
-    if here.first:
+    if here.local_rank == 0:
         here.wait()
+    if here.first:
         for _, reason in found.unreadable if skip else ():
             _say(f"left out: {reason}")
         if skip and found.unreadable:
@@ -442,3 +458,9 @@ def main() -> None:
     except Interrupted as stopped:
         _say(f"verydeep: {stopped}")
         sys.exit(128 + stopped.number)
+    except RuntimeError as error:
+        # How torch says that another rank is no more; that one has said why.
+        if "RANK" not in os.environ or not any(word in str(error) for word in LOST):
+            raise
+        _say(f"verydeep (rank {os.environ['RANK']}): another rank has stopped; see its message")
+        sys.exit(2)

@@ -1,23 +1,23 @@
 """Sect. 3.3: data parallelism, and randomness that does not depend on the number of ranks.
 
-A mini-batch is split over the ranks, each computes the gradient of its share, and the gradients are averaged
+A mini-batch is split over the ranks, each computes the gradient of its share, and the gradients are summed
 synchronously, so that the result is that of one process. Processes are started by torchrun.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from verydeep.errors import UserError
 
-PATIENCE = timedelta(hours=3)
+TIMEOUT = timedelta(hours=3)
 """How long ranks wait for one another: the first may have to read through a large data set meanwhile."""
 
 
@@ -27,6 +27,8 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
+    local_rank: int = 0
+    """Which of the processes on this machine."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -44,6 +46,13 @@ class Ranks:
             values = values.to(self.device)
             dist.all_reduce(values)
         return values
+
+    def of_all(self, value: float) -> list[float]:
+        """Every rank's value, by rank."""
+        values = torch.zeros(self.world)
+        values[self.rank] = value
+        found: list[float] = self.total(values).tolist()
+        return found
 
     def wait(self) -> None:
         """Wait until every rank has come here."""
@@ -63,18 +72,48 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
     """
     world, local_world = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
-    chosen = _device(device, local_rank)
+    chosen = _device(device, local_rank, local_world)
     if chosen.type == "cpu" and local_world > 1:
         # torchrun would give every rank one thread, and torch alone would give every rank all cores.
         torch.set_num_threads(max(1, cores() // local_world))
     if world == 1:
-        yield Ranks(0, 1, chosen)
+        yield Ranks(device=chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        yield Ranks(rank, world, chosen)
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+    yield Ranks(rank, world, local_rank, chosen)
+    # Not after an error: it could wait for a rank that is no more.
+    dist.destroy_process_group()
+
+
+class GradientSum:
+    """Sums the ranks' gradients while the backward pass goes on: each as soon as it is there.
+
+    Parameter by parameter, in the order of the backward pass, and not in buckets: where a number lies in what is
+    sent decides the order that ranks are added in, and a training that goes on must add as it did before.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
+        self._active = False
+        self._sent: list[dist.Work] = []
+        if ranks.world > 1:
+            for parameter in parameters:
+                parameter.register_post_accumulate_grad_hook(self._send)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def summing(self) -> Iterator[None]:
+        """Gradients that a backward pass inside has completed are those of all ranks when this is left."""
+        self._active = True
+        yield
+        self._active = False
+        for work in self._sent:
+            work.wait()
+        self._sent.clear()
+
+    def _send(self, parameter: Tensor) -> None:
+        if self._active and parameter.grad is not None:
+            # As it lies in memory: channels last is not what the libraries call contiguous.
+            flat = parameter.grad.as_strided((parameter.numel(),), (1,))
+            self._sent.append(dist.all_reduce(flat, async_op=True))
 
 
 def cores() -> int:
@@ -87,20 +126,28 @@ def local_cores() -> int:
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def _device(name: str, local_rank: int, local_world: int) -> torch.device:
+    """The device of a rank: of several GPUs each rank takes its own."""
     there = ["cpu"]
     if torch.backends.mps.is_available():
         there.insert(0, "mps")
     if torch.cuda.is_available():
         there.insert(0, "cuda")
-    if name == "auto":
-        name = there[0]
-    if name.split(":")[0] not in there:
+    try:
+        device = torch.device(there[0] if name == "auto" else name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is not known; this machine has {', '.join(there)}") from error
+    if device.type not in there:
         raise UserError(f"device {name!r} is not on this machine; it has {', '.join(there)}")
-    if name == "cuda":
-        torch.cuda.set_device(local_rank)
-        return torch.device("cuda", local_rank)
-    return torch.device(name)
+    if local_world > 1 and (device.type == "mps" or device.index is not None):
+        raise UserError(f"device {name!r} is one, for {local_world} ranks; give cpu, or cuda without a number")
+    if device.type == "cuda":
+        number, count = local_rank if device.index is None else device.index, torch.cuda.device_count()
+        if number >= count:
+            raise UserError(f"GPU {number} is not on this machine, which has {count}; start at most {count} ranks")
+        device = torch.device("cuda", number)
+        torch.cuda.set_device(device)
+    return device
 
 
 STREAMS = ("order", "image", "weights")

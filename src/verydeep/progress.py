@@ -16,14 +16,14 @@ LINE_SECONDS = 15.0
 
 
 class Meter:
-    """Counts `total` things down, on standard error, so that standard output stays data.
+    """Counts `total` things, of which an earlier process has `done` some.
 
-    Used as a context manager. Where standard error is no terminal, a line is written every
-    `LINE_SECONDS`; on a terminal a bar is drawn that says how much time remains.
+    Used as a context manager. It speaks on standard error, so that standard output stays data: where that is no
+    terminal, a line is written every `LINE_SECONDS`; on a terminal a bar is drawn that says how much time remains.
     """
 
-    def __init__(self, description: str, total: int, enabled: bool = True) -> None:
-        self.description, self.total, self.done = description, total, 0
+    def __init__(self, description: str, total: int, enabled: bool = True, done: int = 0) -> None:
+        self.description, self.total, self.done, self._before = description, total, done, done
         self._started = self._spoke = time.monotonic()
         self._lines = enabled and not sys.stderr.isatty()
         self._bar = Progress(
@@ -36,7 +36,7 @@ class Meter:
             disable=not enabled or self._lines,
             transient=True,
         )
-        self._task = self._bar.add_task(description, total=total, note="")
+        self._task = self._bar.add_task(description, total=total, completed=done, note="")
 
     def __enter__(self) -> "Meter":
         self._bar.start()
@@ -52,7 +52,7 @@ class Meter:
         now = time.monotonic()
         if self._lines and now - self._spoke >= LINE_SECONDS:
             self._spoke = now
-            left = (now - self._started) / max(self.done, 1) * (self.total - self.done)
+            left = (now - self._started) / max(self.done - self._before, 1) * (self.total - self.done)
             text = f"{self.description}: {self.done}/{self.total}, {left:.0f} s left"
             print(f"{text} {note}".rstrip(), file=sys.stderr, flush=True)
 

@@ -124,23 +124,24 @@ def changed(base: Recipe, fields: dict[str, Any]) -> Recipe:
 
     S follows the crop where only the crop is changed and S was the paper's. Raises what `recipe` does.
     """
-    values = base.model_dump() | fields
+    values = base.model_dump(exclude_unset=True) | fields
     if (
         "crop" in fields
         and "training_scale" not in fields
         and base.scales == (scaled(PAPER_SCALE, base.crop),) * 2
     ):
-        del values["training_scale"]
+        values.pop("training_scale", None)
     return recipe(**values)
 
 
-def fine_tuning(fields: dict[str, Any], start: str) -> dict[str, Any]:
-    """Fields for a training that starts from configuration `start`: Sect. 3.1 takes 1e-3 where it is the same net.
+def fine_tuning(recipe: Recipe, start: str) -> Recipe:
+    """The recipe for a training that starts from configuration `start`.
 
-    A learning rate that was given stays.
+    Sect. 3.1 takes a rate of 1e-3 where that is the same net; a rate that was given, by flag or in a file, stays.
     """
-    same = fields.get("net", Recipe.model_fields["net"].default) == start
-    return {"learning_rate": FINE_TUNING_RATE} | fields if same else fields
+    if recipe.net != start or "learning_rate" in recipe.model_fields_set:
+        return recipe
+    return changed(recipe, {"learning_rate": FINE_TUNING_RATE})
 
 
 def read(path: str | Path) -> Recipe:

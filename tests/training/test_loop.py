@@ -5,6 +5,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from verydeep import weights
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import Interrupted, UserError
+from verydeep.network import ConvNet
 from verydeep.survey import principal_components, survey
 from verydeep.training import checkpoint, loop
 from verydeep.training.augmentation import Colours
@@ -35,7 +38,9 @@ def colours_of(dataset):
 def train(run, recipe=RECIPE, validate=lambda net: 0.5, dataset=None, execution=None):
     dataset = dataset or memory()
     with checkpoint.run_directory(run, recipe, DATA, first=True):
-        return loop.train(recipe, dataset, colours_of(dataset), validate, run, Ranks(), execution or Execution())
+        validation = loop.Validation("by itself", validate)
+        execution = execution or Execution()
+        return loop.train(recipe, dataset, colours_of(dataset), validation, run, Ranks(), execution)
 
 
 def log(run):
@@ -50,6 +55,14 @@ def same_weights(one, other):
     return all(
         torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     )
+
+
+def give_another_epoch(run):
+    """Make a run of one epoch, which has ended, one of two."""
+    recipes.write(recipes.changed(RECIPE, {"epochs": 2}), run / "recipe.toml")
+    changed = state(run)
+    changed["progress"]["ended"] = ""
+    torch.save(changed, run / "checkpoint.pt")
 
 
 def interrupted_at(iteration):
@@ -83,6 +96,7 @@ def test_a_run_is_a_directory(tmp_path):
     assert [line["iteration"] for line in iterations] == list(range(1, 10))
     epochs = [line for line in log(run) if "epoch" in line]
     assert [line["validation_error"] for line in epochs] == [0.5, 0.25, 0.375]
+    assert {line["validation_protocol"] for line in epochs} == {"by itself"}
     for line in epochs:
         assert line.keys() >= {"loss", "training_error", "rate", "images_per_second", "waiting_share"}
         assert 0 <= line["training_error"] <= 1
@@ -170,13 +184,64 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+def test_what_a_killed_start_has_left_is_no_hindrance(tmp_path):
+    """Killed between making the directory and writing the recipe, and while a checkpoint was written."""
+    run = tmp_path / "a"
+    run.mkdir()
+    for name in (".lock", "data.json", ".recipe.toml.77.part"):
+        (run / name).write_text("{")
+    train(run, recipes.changed(RECIPE, {"epochs": 1}))
+    (run / ".checkpoint.pt.78.part").write_text("half")
+    (run / "environment.json").write_text("")
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"iteration": ')
+    give_another_epoch(run)
+    train(run, recipes.changed(RECIPE, {"epochs": 2}))
+    assert not list(run.glob(".*.part"))
+    lines = (run / "log.jsonl").read_text().splitlines()
+    assert lines.count('{"iteration": ') == 1
+    assert json.loads(lines[-1])
+
+
+def test_a_signal_at_the_end_of_an_epoch_does_not_wait_for_its_validation(tmp_path, monkeypatch):
+    errors = iter([0.5, 0.25, 0.375])
+    whole = train(tmp_path / "whole", validate=lambda net: next(errors))
+
+    def never(net):
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "count", interrupted_at(2)(loop.Training.count))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "parts", validate=never)
+    assert state(tmp_path / "parts")["progress"]["iteration"] == 3
+    errors = iter([0.5, 0.25, 0.375])
+    assert same_weights(train(tmp_path / "parts", validate=lambda net: next(errors)), whole)
+    assert state(tmp_path / "parts")["progress"] == state(tmp_path / "whole")["progress"]
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    class Spoilt(loop.Training):
+        def save(self):
+            with torch.no_grad():
+                self.net.fc8.bias[0] = math.inf
+            super().save()
+
+    monkeypatch.setattr(loop, "Training", Spoilt)
+    with pytest.raises(UserError, match="a weight is no longer finite"):
+        train(tmp_path / "a")
+    assert not (tmp_path / "a" / "checkpoint.pt").exists()
+
+
 def test_two_trainings_in_one_directory_are_refused(tmp_path):
-    with (
-        checkpoint.run_directory(tmp_path / "a", RECIPE, DATA, first=True),
-        pytest.raises(UserError, match="another process is training"),
-        checkpoint.run_directory(tmp_path / "a", RECIPE, DATA, first=True),
-    ):
-        pass
+    code = "import sys; from verydeep.training.checkpoint import _locked; from pathlib import Path\n" \
+        "with _locked(Path(sys.argv[1])): pass"  # fmt: skip
+    with checkpoint.run_directory(tmp_path / "a", RECIPE, DATA, first=True):
+        other = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "a"], capture_output=True, text=True, check=False
+        )
+    assert "another process is training" in other.stderr
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a"], check=True)
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
@@ -196,18 +261,22 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_try_and_keeps_the_last_che
 
 
 def test_a_loss_that_sits_at_guessing_stops_with_what_to_try():
-    loop.refuse_stuck([2.3, 2.3, 2.3, 2.3], classes=10, per_epoch=10)
-    loop.refuse_stuck([2.3] * 9 + [2.0], classes=10, per_epoch=10)
+    loop.refuse_stuck([2.3] * 4, classes=10, per_epoch=300)
+    loop.refuse_stuck([2.3] * 9, classes=10, per_epoch=100)
+    loop.refuse_stuck([2.3] * 19 + [2.0], classes=10, per_epoch=100)
     with pytest.raises(UserError, match=r"ln\(10\) = 2\.303.*since 5 epochs.*glorot"):
-        loop.refuse_stuck([1.0, 2.3, 2.3, 2.3, 2.3, 2.3], classes=10, per_epoch=10)
+        loop.refuse_stuck([1.0, 2.3, 2.3, 2.3, 2.3, 2.3], classes=10, per_epoch=200)
+    with pytest.raises(UserError, match="since 10 epochs"):
+        loop.refuse_stuck([2.3] * 10, classes=10, per_epoch=100)
     with pytest.raises(UserError, match="since 1 epochs"):
         loop.refuse_stuck([6.9], classes=1000, per_epoch=5005)
-    loop.refuse_stuck([0.0] * 9, classes=1, per_epoch=10)
+    loop.refuse_stuck([0.0] * 9, classes=1, per_epoch=1000)
 
 
-def test_a_dead_net_is_stopped(tmp_path):
+def test_a_dead_net_is_stopped(tmp_path, monkeypatch):
     """The paper's initialisation in a narrow, deep net: no signal, no gradient."""
     recipe = recipes.changed(RECIPE, {"net": "E", "initialisation": "normal", "std": 1e-3, "epochs": 30})
+    monkeypatch.setattr(loop, "STUCK_ITERATIONS", (15, 5000))
     with pytest.raises(UserError, match="the net does not learn"):
         train(tmp_path / "a", recipe)
     assert len([line for line in log(tmp_path / "a") if "epoch" in line]) == loop.STUCK_EPOCHS
@@ -228,16 +297,13 @@ def test_an_image_that_has_become_unreadable_stops_the_training_with_its_path(tm
         checkpoint.run_directory(tmp_path / "a", recipe, DATA, first=True),
         pytest.raises(UserError, match=path.name),
     ):
-        loop.train(recipe, dataset, colours, lambda net: 0.5, tmp_path / "a", Ranks(), Execution())
+        loop.train(recipe, dataset, colours, loop.Validation("", float), tmp_path / "a", Ranks(), Execution())
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    recipes.write(recipes.changed(RECIPE, {"epochs": 2}), tmp_path / "b" / "recipe.toml")
-    checkpoints = state(tmp_path / "b")
-    checkpoints["progress"]["ended"] = ""
-    torch.save(checkpoints, tmp_path / "b" / "checkpoint.pt")
+    give_another_epoch(tmp_path / "b")
     before = (tmp_path / "b" / "checkpoint.pt").read_bytes()
 
     def full(descriptor):
@@ -255,11 +321,12 @@ def test_starting_from_another_run(tmp_path):
     train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
     recipe = recipes.changed(RECIPE, {"net": "B", "start_from": str(tmp_path / "a")})
     dataset = memory()
-    net, line = loop.new_net(recipe, dataset.classes, colours_of(dataset))
+    net = ConvNet("B", dataset.classes, 32, 0.125, 8)
+    line = loop.start_weights(net, recipe, colours_of(dataset))
     assert "conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 from" in line
     assert torch.equal(net.conv3_2.weight, weights.load(tmp_path / "a").conv3_2.weight)
-    same, line = loop.new_net(recipes.changed(recipe, {"net": "A"}), dataset.classes, colours_of(dataset))
-    assert "all layers" in line
+    same = ConvNet("A", dataset.classes, 32, 0.125, 8)
+    assert "all layers" in loop.start_weights(same, recipes.changed(recipe, {"net": "A"}), colours_of(dataset))
     assert same_weights(same, weights.load(tmp_path / "a"))
 
 

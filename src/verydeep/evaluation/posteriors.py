@@ -5,12 +5,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Integer, UInt8
-from torch.utils.data import DataLoader
 
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks
@@ -21,6 +20,7 @@ from verydeep.evaluation.multicrop import GRID, crop_posteriors, grid_crops
 from verydeep.images import ImageError, photograph_size, rescale, rescaled_size
 from verydeep.network import ConvNet
 from verydeep.progress import Meter
+from verydeep.reading import read_ahead
 
 Method = Literal["dense", "multi-crop", "centre-crop"]
 
@@ -205,17 +205,11 @@ def one_pass(
         known = np.isin(kept["rows"], ours)
         matrix[kept["rows"][known]], done[kept["rows"][known]] = kept["posteriors"][known], 1
     left = ([row for row in batch if not done[row]] for batch in batches)
-    reading = DataLoader(
-        TestImages(dataset, one, net.crop),
-        batch_sampler=[rows for rows in left if rows],
-        num_workers=computing.workers,
-        collate_fn=_unchanged,
-        generator=torch.Generator(),  # it is not used, but would else draw from the user's
-    )
+    rows_left = [rows for rows in left if rows]
+    reading = read_ahead(TestImages(dataset, one, net.crop), rows_left, computing.workers, ranks.device)
     half = computing.precision == "bf16"
     name = f"testing {net.configuration.name}, {one.method}, Q = {one.scale}"
-    with Meter(name, len(ours), computing.progress and ranks.first) as meter:
-        meter.advance(int(done.sum()))
+    with Meter(name, len(ours), computing.progress and ranks.first, int(done.sum())) as meter:
         saved = time.monotonic()
         for batch in reading:
             if isinstance(batch, ImageError):
@@ -273,8 +267,3 @@ def batches_of(
         for size, rows in sorted(groups.items())
         for start in range(0, len(rows), counts[size])
     ]
-
-
-def _unchanged(batch: Any) -> Any:
-    """`__getitems__` has already made a mini-batch."""
-    return batch

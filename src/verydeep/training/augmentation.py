@@ -3,10 +3,9 @@
 Every draw is a function of the seed, the iteration and the place of the image in the global mini-batch.
 """
 
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks, generator
 from verydeep.images import ImageError, rescale_and_crop
+from verydeep.reading import read_ahead
 from verydeep.recipe import Recipe
 
 
@@ -149,23 +149,4 @@ def loader(
     dataset: Dataset, recipe: Recipe, colours: Colours, order: Order, workers: int, device: torch.device
 ) -> DataLoader[MiniBatch | ImageError]:
     """The shares that `order` lists, read ahead by `workers` processes, or when asked for where there are none."""
-    return DataLoader(
-        TrainingImages(dataset, recipe, colours),
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=unchanged,
-        generator=torch.Generator(),  # it is not used, but would else draw from the user's
-        worker_init_fn=leave_signals_to_the_parent,
-        pin_memory=device.type == "cuda",
-    )
-
-
-def unchanged(batch: Any) -> Any:
-    """`__getitems__` has already made a mini-batch."""
-    return batch
-
-
-def leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the training decides when its workers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return read_ahead(TrainingImages(dataset, recipe, colours), order, workers, device)

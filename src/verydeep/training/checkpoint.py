@@ -70,18 +70,25 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], first: bool)
                 "Name another directory with --out, or give the same recipe to go on"
             )
         _check_data(path, data, data_file)
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif path.exists() and not (path.is_dir() and all(_unfinished(file) for file in path.iterdir())):
         raise UserError(f"{path} exists and is no run directory (it has no recipe.toml); name another with --out")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the run directory {path}: {error.strerror}") from error
     with _locked(path):
+        for left in path.glob(".*.part"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         if not recipe_file.exists():
             with written_aside(data_file) as aside:
                 aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
             recipes.write(recipe, recipe_file)
         yield
+
+
+def _unfinished(file: Path) -> bool:
+    """Whether a process that was killed before it had written the recipe may have left this file."""
+    return file.name in (".lock", "data.json") or file.suffix == ".part"
 
 
 def _check_data(path: Path, data: dict[str, Any], data_file: Path) -> None:
@@ -117,11 +124,14 @@ def _locked(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write in the run directory {path}: {error.strerror}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # A record lock: one of flock would live on in the reading processes of a training that was killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             raise UserError(
                 f"another process is training in {path}; wait for it or name another with --out"
             ) from error
+        except OSError as error:  # some network drives have no locks
+            raise UserError(f"cannot lock {path}: {error.strerror}; name a directory on another disk") from error
         yield
 
 
@@ -134,9 +144,10 @@ def save(path: Path, net: ConvNet, optimiser: torch.optim.Optimizer, progress: P
     with written_aside(path / "checkpoint.pt") as aside:
         state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "progress": asdict(progress)}
         try:
-            torch.save(state, aside)
-        except RuntimeError as error:  # how torch's writer reports a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+            with aside.open("wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:  # torch's writer wraps what the system said, such as a full disk
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from error
 
 
 def restore(path: Path, net: ConvNet, optimiser: torch.optim.Optimizer) -> Progress | None:
@@ -162,7 +173,10 @@ def restore(path: Path, net: ConvNet, optimiser: torch.optim.Optimizer) -> Progr
 def record_environment(path: Path, execution: dict[str, Any]) -> None:
     """Append to environment.json what this start of the run ran with: versions, machine, execution."""
     file = path / "environment.json"
-    starts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    try:
+        starts = list(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # there is none yet, or it is damaged: no reason not to train
+        starts = []
     starts.append(
         {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

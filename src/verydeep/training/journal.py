@@ -23,7 +23,10 @@ class Log:
     def __init__(self, run: Path) -> None:
         self._path = run / "log.jsonl"
         with self.refused():
+            torn = self._path.exists() and self._path.read_bytes()[-1:] not in (b"", b"\n")
             self._file = self._path.open("a", encoding="utf-8")
+            if torn:  # a process was killed while it wrote a line
+                self._file.write("\n")
 
     def write(self, **values: Any) -> None:
         """Append a line.
@@ -69,8 +72,9 @@ def reporting(run: Path, meter: Meter, iteration: int) -> Iterator[Report]:
         if board is not None and "loss" in values:
             group = "epoch" if "epoch" in values else "iteration"
             with log.refused():
-                for name in sorted(values.keys() - {"iteration", "epoch"}):
-                    board.add_scalar(f"{group}/{name}", values[name], values["iteration"])
+                for name, value in values.items():
+                    if isinstance(value, float):
+                        board.add_scalar(f"{group}/{name}", value, values["iteration"])
 
     try:
         yield report

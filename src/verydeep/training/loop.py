@@ -29,18 +29,29 @@ from verydeep.training.step import Execution, Step, new_optimiser, set_rate
 CHECKPOINT_SECONDS = 600.0
 """A checkpoint is written after every epoch, and within one whenever this time has passed."""
 
-STUCK_SHARE, STUCK_EPOCHS, STUCK_ITERATIONS = 0.99, 5, 5000
-"""A loss above this share of ln(classes), that of guessing, for so many epochs or iterations in a row is stuck."""
+STUCK_SHARE, STUCK_EPOCHS, STUCK_ITERATIONS = 0.99, 5, (1000, 5000)
+"""A loss above this share of ln(classes), that of guessing, is stuck after so many epochs and the lower number of
+iterations, or after the higher number of iterations alone."""
 
 SIGNAL_IMAGES = 32
 """Training images that the first signal is measured on."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a training is validated after each epoch."""
+
+    protocol: str
+    """What its errors were measured by; stands beside each of them."""
+    top1_error: Callable[[ConvNet], float]
+    """Gives the top-1 error of a net in [0, 1]; called on every rank."""
 
 
 def train(
     recipe: Recipe,
     dataset: Dataset,
     colours: Colours,
-    validate: Callable[[ConvNet], float],
+    validation: Validation,
     run: Path,
     ranks: Ranks,
     execution: Execution,
@@ -51,7 +62,7 @@ def train(
         recipe: what to train and how.
         dataset: the training set.
         colours: its colour statistics.
-        validate: gives the top-1 error in [0, 1] on the validation set; called on every rank after each epoch.
+        validation: how to validate.
         run: an entered run directory (`checkpoint.run_directory`).
         ranks: of this process.
         execution: where and how.
@@ -63,80 +74,87 @@ def train(
         UserError: where an image cannot be read, the loss is stuck or no longer finite, or the disk is full.
         Interrupted: after SIGTERM or SIGINT, when everything is saved.
     """
-    net, origin = new_net(recipe, dataset.classes, colours)
-    net.to(ranks.device).train()
-    net.recompute = execution.recompute
+    net = ConvNet(recipe.net, dataset.classes, recipe.crop, recipe.width, recipe.fully_connected, recipe.dropout)
     optimiser = new_optimiser(net, recipe)
     restored = checkpoint.restore(run, net, optimiser)
+    origin = "" if restored else start_weights(net, recipe, colours)
+    net.to(ranks.device).train()
+    net.recompute = execution.recompute
     progress = restored or Progress()
-    order = Order(
-        len(dataset), recipe.batch, recipe.seed, ranks, progress.iteration, last_iteration(recipe, dataset)
-    )
     if progress.ended:
         if ranks.first:
             print(f"{run}: this training has ended ({progress.ended}); nothing is left to do", file=sys.stderr)
         return net.eval()
+    refuse_different_starts(ranks, run, net, progress, dataset)
     if ranks.first:
         place = {"device": str(ranks.device), "ranks": ranks.world}
         checkpoint.record_environment(run, asdict(execution) | place)
+    end = min(recipe.iterations, recipe.epochs * -(-len(dataset) // recipe.batch))
+    order = Order(len(dataset), recipe.batch, recipe.seed, ranks, progress.iteration, end)
     with ExitStack() as stack:
-        meter = stack.enter_context(Meter(f"training {recipe.net}", order.end, ranks.first))
-        meter.advance(progress.iteration)
+        meter = stack.enter_context(Meter(f"training {recipe.net}", end, ranks.first, progress.iteration))
         report = stack.enter_context(reporting(run, meter, progress.iteration)) if ranks.first else silent
-        if restored is None:
-            report(origin, event="started")
-            _report_signal(recipe, dataset, colours, net, ranks, report)
-        else:
+        training = Training(recipe, dataset, validation, net, optimiser, progress, run, ranks, report)
+        if restored:
             line = f"{run}: going on after iteration {progress.iteration}"
             report(line, event="resumed", iteration=progress.iteration)
+        else:
+            report(origin, event="started")
+            training.report_signal(colours)
         signalled = stack.enter_context(signals_noted())
-        training = Training(recipe, dataset, net, optimiser, progress, run, ranks, report)
         step = Step(net, optimiser, ranks, execution)
         batches = iter(loader(dataset, recipe, colours, order, execution.workers, ranks.device))
-        while progress.iteration < order.end:
+        while not progress.ended:
+            if training.epoch_is_due(order):
+                training.end_epoch(order)
+                continue
             with training.clock.waiting():
                 share = readable(next(batches))
-            outcome = step(share, order.size(progress.iteration), signalled())
+            outcome = step(share, order.size(progress.iteration), signalled(), training.save_is_due())
             training.count(outcome.loss, outcome.wrong, outcome.images)
             meter.advance(1, f"loss {outcome.loss / outcome.images:.3f}")
-            if progress.iteration % order.per_epoch == 0 or progress.iteration == order.end:
-                training.end_epoch(validate, order)
-            elif outcome.signal or training.clock.since_save() > CHECKPOINT_SECONDS:
+            if outcome.signal or outcome.save:
                 training.save()
-            if progress.ended:
-                break
             if outcome.signal:
                 ranks.wait()  # for the first to have saved
-                raise Interrupted(
-                    outcome.signal,
-                    f"stopped after iteration {progress.iteration} and saved; the same command goes on",
-                )
+                line = f"stopped after iteration {progress.iteration} and saved; the same command goes on"
+                raise Interrupted(outcome.signal, line)
     return net.eval()
 
 
-def last_iteration(recipe: Recipe, dataset: Dataset) -> int:
-    """The iteration that the limits of the recipe end a training at."""
-    return min(recipe.iterations, recipe.epochs * -(-len(dataset) // recipe.batch))
-
-
-def new_net(recipe: Recipe, classes: Sequence[str], colours: Colours) -> tuple[ConvNet, str]:
-    """The net that a training starts with, and a line on where its weights come from.
+def start_weights(net: ConvNet, recipe: Recipe, colours: Colours) -> str:
+    """Give a net the weights that its training starts with, and a line on where they come from.
 
     Raises:
         UserError: where the recipe starts from weights that do not fit.
     """
-    net = ConvNet(recipe.net, classes, recipe.crop, recipe.width, recipe.fully_connected, recipe.dropout)
     initialise(net, recipe)
-    line = f"weights: random ({recipe.initialisation})"
-    if recipe.start_from is not None:
-        source = weights.load(recipe.start_from)
-        copied = start_from(net, source)
-        whole = len(copied) == sum(layer.kind == "conv" for layer in net.layers)
-        rest = "" if whole else f", the rest random ({recipe.initialisation})"
-        name = "all layers" if whole else ", ".join(copied)
-        line = f"weights: {name} from {recipe.start_from} (net {source.configuration.name}){rest}"
     net.mean.copy_(torch.tensor(colours.mean))
-    return net, line
+    if recipe.start_from is None:
+        return f"weights: random ({recipe.initialisation})"
+    source = weights.load(recipe.start_from)
+    copied = start_from(net, source)
+    whole = len(copied) == sum(layer.kind == "conv" for layer in net.layers)
+    name = "all layers" if whole else ", ".join(copied)
+    rest = "" if whole else f", the rest random ({recipe.initialisation})"
+    return f"weights: {name} from {recipe.start_from} (net {source.configuration.name}){rest}"
+
+
+def refuse_different_starts(ranks: Ranks, run: Path, net: ConvNet, progress: Progress, dataset: Dataset) -> None:
+    """Refuse ranks that would go on from different checkpoints, weights or data: machines without a common disk.
+
+    Raises:
+        UserError: on every rank.
+    """
+    mass = sum(parameter.detach().float().abs().sum().item() for parameter in net.parameters())
+    for what, value in (("iteration", progress.iteration), ("images", len(dataset)), ("sum of weights", mass)):
+        values = ranks.of_all(float(value))
+        if len(set(values)) > 1:
+            raise UserError(
+                f"the ranks start differently: their {what} is {', '.join(f'{each:.9g}' for each in values)}. The "
+                f"run directory {run}, the data and --start-from must be the same on all machines: use a disk "
+                "that they share"
+            )
 
 
 @dataclass
@@ -145,6 +163,7 @@ class Training:
 
     recipe: Recipe
     dataset: Dataset
+    validation: Validation
     net: ConvNet
     optimiser: torch.optim.Optimizer
     progress: Progress
@@ -171,13 +190,18 @@ class Training:
         self.clocked += images
         self.report(iteration=progress.iteration, loss=loss / images, rate=rate)
         if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is no longer finite at iteration {progress.iteration} (learning rate {rate:.2g}); try "
-                "a lower --learning-rate, another --initialisation (glorot, he), or start from a shallower net "
-                f"(--start-from). The last checkpoint in {self.run} is from before"
-            )
+            raise UserError(self._diverged("the loss"))
 
-    def end_epoch(self, validate: Callable[[ConvNet], float], order: Order) -> None:
+    def epoch_is_due(self, order: Order) -> bool:
+        """Whether the last mini-batch of an epoch is done, and the epoch not yet ended."""
+        iteration = self.progress.iteration
+        return self.progress.images > 0 and (iteration % order.per_epoch == 0 or iteration == order.end)
+
+    def save_is_due(self) -> bool:
+        """Whether the last checkpoint is old."""
+        return self.ranks.first and self.clock.since_save() > CHECKPOINT_SECONDS
+
+    def end_epoch(self, order: Order) -> None:
         """Validate, report, set the rate of the next epoch or end the training, and save.
 
         Raises:
@@ -186,7 +210,7 @@ class Training:
         progress, rate = self.progress, self.optimiser.param_groups[0]["lr"]
         lap = self.clock.lap(self.clocked)
         self.net.eval()
-        error = validate(self.net)
+        error = self.validation.top1_error(self.net)
         self.net.train()
         loss, training_error = progress.loss / progress.images, progress.wrong / progress.images
         progress.training_losses.append(loss)
@@ -194,13 +218,14 @@ class Training:
         progress.loss, progress.wrong, progress.images = 0.0, 0, 0
         self.report(
             f"epoch {len(progress.validation_errors)}: loss {loss:.4f}, training error {training_error:.2%}, "
-            f"validation error {error:.2%}, rate {rate:.2g}, {lap['images_per_second']:.0f} images/s, "
-            f"{lap['waiting_share']:.0%} of the time waiting for data",
+            f"validation error {error:.2%} ({self.validation.protocol}), rate {rate:.2g}, "
+            f"{lap['images_per_second']:.0f} images/s, {lap['waiting_share']:.0%} of the time waiting for data",
             epoch=len(progress.validation_errors),
             iteration=progress.iteration,
             loss=loss,
             training_error=training_error,
             validation_error=error,
+            validation_protocol=self.validation.protocol,
             rate=rate,
             **lap,
         )
@@ -226,10 +251,15 @@ class Training:
         """Write the checkpoint and, after an epoch, the weight file.
 
         The weight file first: a checkpoint that says "ended" promises that it is there.
+
+        Raises:
+            UserError: where a weight is no longer finite, or the disk is full; what was saved before is kept.
         """
         self.clock.saved()
         if not self.ranks.first:
             return
+        if not all(parameter.isfinite().all() for parameter in self.net.parameters()):
+            raise UserError(self._diverged("a weight"))
         errors = self.progress.validation_errors
         if errors and not self.progress.images:
             provenance = {
@@ -239,12 +269,28 @@ class Training:
                 "epochs": len(errors),
                 "iterations": self.progress.iteration,
                 "validation_error": errors[-1],
+                "validation_protocol": self.validation.protocol,
             }
             card = weights.card_of(
                 self.net, training_scale=self.recipe.scales, flip=self.recipe.flip, provenance=provenance
             )
             weights.save(self.net, self.run / weights.FILE_NAME, card)
         checkpoint.save(self.run, self.net, self.optimiser, self.progress)
+
+    def report_signal(self, colours: Colours) -> None:
+        """Say how large the signal of some training images is at the output of the net."""
+        size = min(self.recipe.batch, SIGNAL_IMAGES)
+        first = Order(len(self.dataset), size, self.recipe.seed, Ranks(), 0, 1)
+        batch = readable(next(iter(loader(self.dataset, self.recipe, colours, first, 0, self.ranks.device))))
+        measured = signal(self.net, batch.images.to(self.ranks.device))
+        self.report(measured.sentence(), event="signal", **asdict(measured))
+
+    def _diverged(self, what: str) -> str:
+        return (
+            f"{what} is no longer finite at iteration {self.progress.iteration} (learning rate "
+            f"{self.optimiser.param_groups[0]['lr']:.2g}); try a lower --learning-rate, another --initialisation "
+            f"(glorot, he), or start from a shallower net (--start-from). What {self.run} holds is from before"
+        )
 
 
 def refuse_stuck(losses: Sequence[float], classes: int, per_epoch: int) -> None:
@@ -260,7 +306,9 @@ def refuse_stuck(losses: Sequence[float], classes: int, per_epoch: int) -> None:
     """
     guessing = math.log(classes)
     epochs = next((i for i, loss in enumerate(reversed(losses)) if loss < STUCK_SHARE * guessing), len(losses))
-    if guessing and (epochs >= STUCK_EPOCHS or epochs * per_epoch >= STUCK_ITERATIONS):
+    least, enough = STUCK_ITERATIONS
+    iterations = epochs * per_epoch
+    if guessing and (iterations >= enough or (epochs >= STUCK_EPOCHS and iterations >= least)):
         raise UserError(
             f"the loss sits at {losses[-1]:.3f}, and ln({classes}) = {guessing:.3f} is what guessing gives, since "
             f"{epochs} epochs: the net does not learn. Try --initialisation glorot or he, start from a shallower "
@@ -273,16 +321,6 @@ def readable(batch: MiniBatch | ImageError) -> MiniBatch:
     if isinstance(batch, ImageError):
         raise batch
     return batch
-
-
-def _report_signal(
-    recipe: Recipe, dataset: Dataset, colours: Colours, net: ConvNet, ranks: Ranks, report: Report
-) -> None:
-    """Say how large the signal of the first mini-batch is at the output of the net."""
-    first = Order(len(dataset), min(recipe.batch, SIGNAL_IMAGES), recipe.seed, Ranks(), 0, 1)
-    batch = readable(next(iter(loader(dataset, recipe, colours, first, 0, ranks.device))))
-    measured = signal(net, batch.images.to(ranks.device))
-    report(measured.sentence(), event="signal", **asdict(measured))
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """Sect. 3.1 and 3.3: one iteration of mini-batch gradient descent with momentum, on one or several ranks."""
 
-from contextlib import AbstractContextManager, nullcontext
+import os
+import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
-from verydeep.distributed import Ranks
+from verydeep.distributed import GradientSum, Ranks
+from verydeep.errors import UserError
 from verydeep.network import ConvNet
 from verydeep.recipe import Recipe
 from verydeep.training.augmentation import MiniBatch
@@ -40,6 +42,8 @@ class Outcome:
     images: int
     signal: int
     """Highest number of a signal that asked a rank to stop, or 0."""
+    save: bool
+    """Whether a rank wants a checkpoint."""
 
 
 def new_optimiser(net: ConvNet, recipe: Recipe) -> torch.optim.SGD:
@@ -67,39 +71,44 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Step:
-    """Learns from mini-batches, one a call: its gradient over all ranks, and the update."""
+    """Learns from mini-batches, one a call: its gradient over all ranks, and the update.
+
+    Raises:
+        UserError: where the net is to be compiled and no C++ compiler is there.
+    """
 
     def __init__(self, net: ConvNet, optimiser: torch.optim.Optimizer, ranks: Ranks, execution: Execution) -> None:
-        self.optimiser, self.ranks, self.execution = optimiser, ranks, execution
-        forward: nn.Module = net
+        self.net, self.optimiser, self.ranks, self.execution = net, optimiser, ranks, execution
+        self.gradients = GradientSum(net.parameters(), ranks)
         if execution.compile:
+            compiler = os.environ.get("CXX", "c++")
+            if ranks.device.type == "cpu" and not (shutil.which(compiler) or shutil.which("g++")):
+                raise UserError(f"--compile needs a C++ compiler, and there is no {compiler}; go on without it")
             net.compile()
-        if ranks.world > 1:
-            devices = [ranks.device] if ranks.device.type == "cuda" else None
-            forward = DistributedDataParallel(forward, devices, gradient_as_bucket_view=True)
-        self.forward = forward
 
-    def __call__(self, share: MiniBatch, images: int, signal: int = 0) -> Outcome:
+    def __call__(self, share: MiniBatch, images: int, signal: int = 0, save: bool = False) -> Outcome:
         """Learn from a mini-batch.
 
         Args:
             share: this rank's share of it; may be empty.
             images: size of the whole mini-batch.
-            signal: number of the signal that this rank was sent, or 0. It travels with the loss, so that all ranks
-                learn of it at the same iteration.
+            signal: number of the signal that this rank was sent, or 0.
+            save: whether this rank wants a checkpoint. Both travel with the loss, so that all ranks learn of them
+                at the same iteration.
         """
         ours = len(share.labels)
         size = self.execution.micro_batch or max(1, ours)
         starts = range(0, max(1, ours), size)
-        sums = torch.zeros(2 + self.ranks.world, dtype=torch.float64)
-        sums[2 + self.ranks.rank] = signal
+        sums = torch.zeros(3 + self.ranks.world, dtype=torch.float64)
+        sums[2], sums[3 + self.ranks.rank] = float(save), signal
         self.optimiser.zero_grad()
         for start in starts:
-            with self._gradients_kept(last=start == starts[-1]):
+            # Gradients travel once a mini-batch: with its last micro-batch.
+            with self.gradients.summing() if start == starts[-1] else nullcontext():
                 sums[:2] += self._backward(share.part(slice(start, start + size)), images)
         self.optimiser.step()
-        loss, wrong, *signals = self.ranks.total(sums).tolist()
-        return Outcome(loss, int(wrong), images, int(max(signals)))
+        loss, wrong, wanted, *signals = self.ranks.total(sums).tolist()
+        return Outcome(loss, int(wrong), images, int(max(signals)), wanted > 0)
 
     def _backward(self, part: MiniBatch, images: int) -> Tensor:
         """Add the gradient of a micro-batch; gives the sum of its losses and the count of its errors."""
@@ -107,17 +116,11 @@ class Step:
         pixels, labels, shifts, keys = (tensor.to(device, non_blocking=True) for tensor in part)
         half = self.execution.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-            scores = self.forward(pixels, keys, shifts)
+            scores = self.net(pixels, keys, shifts)
         scores = scores.float()
         loss = F.cross_entropy(scores, labels, reduction="sum")
-        # DistributedDataParallel takes the mean over ranks; the sum over all images by their number is meant, also
-        # where the last mini-batch of an epoch leaves some ranks fewer images or none.
-        (loss * (self.ranks.world / images)).backward()  # type: ignore[no-untyped-call]
+        # Summed over micro-batches and ranks this is the mean over the images of the mini-batch, also where some
+        # ranks have fewer of them or none.
+        (loss / images).backward()  # type: ignore[no-untyped-call]
         wrong = (scores.detach().argmax(1) != labels).sum()
         return torch.stack((loss.detach(), wrong)).cpu().double()  # not every device has float64
-
-    def _gradients_kept(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients travel once a mini-batch: with its last micro-batch."""
-        if isinstance(self.forward, DistributedDataParallel) and not last:
-            return self.forward.no_sync()
-        return nullcontext()
