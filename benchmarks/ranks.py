@@ -4,7 +4,7 @@ Runs `verydeep train` itself, reading included, on photographs in a folder of cl
 core, then two under torchrun on two cores, in turn, several rounds. Prints images a second of each and the ratio
 of the medians, and writes both as JSON.
 
-    python benchmarks/ranks.py ../shared/data/imagenette
+    python benchmarks/ranks.py photographs
 """
 
 import argparse
@@ -40,7 +40,7 @@ def images_per_second(data, ranks, iterations):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", default="../shared/data/imagenette")
+    parser.add_argument("data", help="a folder with train/CLASS/* and val/CLASS/*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--json", type=Path, default=Path("results/ranks.json"))

@@ -78,7 +78,7 @@ def measure(paths, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=ROOT.parent / "shared/data/ilsvrc-samples")
+    parser.add_argument("folder", type=Path, help="photographs, full-size ones of ILSVRC-2012 for the claim")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, default=ROOT / "results" / "reading.json", metavar="OUT")
     arguments = parser.parse_args()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verydeep.configurations import CONFIGURATIONS, check_sizes, configuration, output_side
+from verydeep.configurations import CONFIGURATIONS, check_sizes, configuration, output_sides
 from verydeep.errors import UserError
 
 PARAMETERS = {
@@ -71,10 +71,9 @@ def test_lrn_stands_once_after_the_first_relu():
 @given(st.sampled_from(list(CONFIGURATIONS)), st.integers(1, 12), st.sampled_from([0.125, 0.25, 0.5, 1.0, 1.3]))
 def test_one_crop_gives_one_cell(name, multiple, width):
     crop = 32 * multiple
-    side = crop
-    for layer in CONFIGURATIONS[name].layers(10, crop, width, 16):
-        side = output_side(layer, side)
-    assert side == 1
+    sides = output_sides(CONFIGURATIONS[name].layers(10, crop, width, 16), crop)
+    assert sides[-1] == 1
+    assert sides[0] == crop
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Ranks and addresses of randomness, without processes; those are in training/test_ranks.py."""
+"""Ranks and addresses of randomness, without processes; those are in training/test_processes.py."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from verydeep import recipe as recipes
-from verydeep.configurations import CONFIGURATIONS, configuration, output_side
+from verydeep.configurations import CONFIGURATIONS, configuration, output_sides
 from verydeep.errors import Interrupted, UserError
 from verydeep.recipe import Recipe
 
@@ -100,25 +100,22 @@ def configurations(net: str | None = None, /, *, json_: Json = False) -> None:
 
 
 def _layer_rows(name: str) -> list[dict[str, Any]]:
-    net, side, rows = configuration(name), 224, []
-    fields = net.receptive_fields()
-    for layer in net.layers():
-        side = output_side(layer, side)
-        adds = side**2 * layer.kernel**2 * layer.in_channels * layer.out_channels if layer.kind == "conv" else 0
-        if layer.kind in ("conv", "lrn", "pool"):
-            rows.append(
-                {
-                    "layer": layer.name,
-                    "kernel": layer.kernel,
-                    "channels": layer.out_channels,
-                    "side": side,
-                    "receptive field": fields[layer.name].size,
-                    "stride": fields[layer.name].stride,
-                    "parameters": layer.parameters,
-                    "multiply-adds": adds,
-                }
-            )
-    return rows
+    net = configuration(name)
+    layers, fields = net.layers(), net.receptive_fields()
+    return [
+        {
+            "layer": layer.name,
+            "kernel": layer.kernel,
+            "channels": layer.out_channels,
+            "side": side,
+            "receptive field": fields[layer.name].size,
+            "stride": fields[layer.name].stride,
+            "parameters": layer.parameters,
+            "multiply-adds": layer.multiply_adds(side),
+        }
+        for layer, side in zip(layers, output_sides(layers, recipes.PAPER_CROP), strict=True)
+        if layer.kind in ("conv", "lrn", "pool")
+    ]
 
 
 @app.command

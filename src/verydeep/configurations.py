@@ -52,6 +52,11 @@ class Layer:
         """Weights and biases."""
         return self.out_channels * (self.in_channels * self.kernel**2 + 1) if self.kind == "conv" else 0
 
+    def multiply_adds(self, side: int) -> int:
+        """Multiply-adds for an output of side x side cells."""
+        weights = self.kernel**2 * self.in_channels * self.out_channels
+        return side**2 * weights if self.kind == "conv" else 0
+
     @property
     def fully_connected(self) -> bool:
         """Whether it is fc6, fc7 or fc8."""
@@ -126,12 +131,10 @@ class Configuration:
         self, classes: int = 1000, crop: int = 224, width: float = 1.0, fully_connected: int = 4096
     ) -> int:
         """Multiply-adds of all convolutional and fully connected layers for one crop."""
-        side, total = crop, 0
-        for layer in self.layers(classes, crop, width, fully_connected):
-            side = output_side(layer, side)
-            if layer.kind == "conv":
-                total += side**2 * layer.kernel**2 * layer.in_channels * layer.out_channels
-        return total
+        layers = self.layers(classes, crop, width, fully_connected)
+        return sum(
+            layer.multiply_adds(side) for layer, side in zip(layers, output_sides(layers, crop), strict=True)
+        )
 
     def receptive_fields(self, crop: int = 224) -> dict[str, ReceptiveField]:
         """Receptive field of every layer by name, in pixels of the image (Sect. 2.3)."""
@@ -164,9 +167,13 @@ def scaled_channels(channels: int, width: float) -> int:
     return max(1, int(channels * width + 0.5))
 
 
-def output_side(layer: Layer, side: int) -> int:
-    """Side of a layer's output for an input of `side`; the last row that fills no pooling window is dropped."""
-    return (side + 2 * layer.padding - layer.kernel) // layer.stride + 1
+def output_sides(layers: Sequence[Layer], side: int) -> list[int]:
+    """Side of each layer's output for an image of `side`; a last row that fills no pooling window is dropped."""
+    sides = []
+    for layer in layers:
+        side = (side + 2 * layer.padding - layer.kernel) // layer.stride + 1
+        sides.append(side)
+    return sides
 
 
 def check_sizes(classes: int, crop: int, width: float, fully_connected: int) -> None:
@@ -185,8 +192,3 @@ def check_sizes(classes: int, crop: int, width: float, fully_connected: int) -> 
     for name, value in (("classes", classes), ("fully_connected", fully_connected)):
         if value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
-
-
-def names(layers: Sequence[Layer]) -> tuple[str, ...]:
-    """The layers' names, in order."""
-    return tuple(layer.name for layer in layers)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from verydeep.configurations import STRIDE, Layer, configuration, names
+from verydeep.configurations import STRIDE, Layer, configuration
 from verydeep.errors import UserError
 
 ILSVRC_MEAN = (123.68, 116.779, 103.939)
@@ -181,7 +181,7 @@ class ConvNet(nn.Module):
         Raises:
             UserError: for a name that the net has not, and for what `forward` refuses.
         """
-        known = names(self.layers)
+        known = [layer.name for layer in self.layers]
         if isinstance(layers, str) or not layers:
             raise UserError(f"layers is {layers!r}; it must be a list of names such as ['conv3_3', 'fc7']")
         if unknown := sorted(set(layers) - set(known)):

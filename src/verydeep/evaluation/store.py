@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -35,6 +36,14 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, aside)
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+
+def matrix(path: Path, rows: int, columns: int) -> Float32[np.ndarray, "N K"] | None:
+    """Read a whole matrix of posteriors; None where the file holds none of that size and of finite values."""
+    there = (load(path) or {}).get("posteriors")
+    if there is None or there.shape != (rows, columns) or there.dtype != np.float32:
+        return None
+    return there if np.isfinite(there).all() else None
 
 
 def load(path: Path) -> dict[str, np.ndarray] | None:

@@ -106,11 +106,14 @@ def _check(dataset: Dataset, source: str, card: Card, scales: Sequence[int], met
 def _test_one(
     setup: Setup, source: str, card: Card, scales: Sequence[int], method: str
 ) -> tuple[Result, Float32[np.ndarray, "N K"]]:
-    net = weights.load(source)
     file = weights.weight_file(source)
+    weights_digest = store.digest(file)
+    net = weights.load(file)
+    if store.digest(file) != weights_digest:
+        raise UserError(f"{file} was replaced while it was read; start again")
     folder = file.parent if Path(source).is_dir() else cache_folder()
     scales = tuple(scales) or (test_scale(card),)
-    weights_digest, data = store.digest(file), fingerprint(setup.dataset)
+    data = fingerprint(setup.dataset)
 
     def path_of(one: Pass) -> Path | None:
         key = store.key(weights_digest, data, one, setup.computing.precision)
@@ -139,7 +142,7 @@ def _kept_pass(setup: Setup, net: ConvNet, one: Pass, path: Path | None) -> Floa
     if path is None:
         return one_pass(net, dataset, one, ranks, setup.computing, setup.sizes)
     # The first rank reads and writes for all, which may be on machines without that file.
-    there = (store.load(path) or {}).get("posteriors") if ranks.first else None
+    there = store.matrix(path, len(dataset), net.classes) if ranks.first else None
     if ranks.total(torch.tensor(float(there is not None))).item():
         found = np.zeros((len(dataset), net.classes), np.float32) if there is None else there
         if ranks.first:
