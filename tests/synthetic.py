@@ -36,3 +36,18 @@ def refusal(call, *arguments, **named):
 def memory(count=40, size=(5, 7)):
     images = tuple(pixels(seed, *size) // (1 + seed % 3) for seed in range(count))
     return Dataset("memory/train", ("a", "b"), images, np.arange(count) % 2)
+
+
+def photo(height, width, seed=0):
+    """A smooth scene with edges and a little grain, as a photograph has."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    scene = np.stack([np.sin(9 * x + 3 * y), np.cos(7 * y - 2 * x), np.sin(5 * x * y + 1)], axis=-1) * 80 + 128
+    scene[(x - 0.4) ** 2 + (y - 0.3) ** 2 < 0.04] = (230, 60, 40)
+    return np.clip(scene + random.normal(0, 3, scene.shape), 0, 255).astype(np.uint8)
+
+
+def save(path, pixels, mode=None, **options):
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    (image.convert(mode) if mode else image).save(path, **options)
+    return path

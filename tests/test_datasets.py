@@ -11,7 +11,7 @@ import scipy.io
 
 from synthetic import pixels, refusal, touch, write
 from verydeep.datasets import Dataset, compare_classes, fingerprint, open_dataset
-from verydeep.images import ImageError, read
+from verydeep.photographs import ImageError, read
 
 META = Path(__file__).parents[2] / "shared/data/ilsvrc-meta"
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"

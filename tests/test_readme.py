@@ -66,21 +66,19 @@ def test_the_commands_of_the_readme(tmp_path):
     assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"a", "a2", "d", "d-256", "d-384", "d-jitter"}
 
 
-def test_the_python_of_the_readme(monkeypatch):
-    """At a small size, up to where it loads the run that the commands have trained."""
+@pytest.mark.slow
+def test_the_python_of_the_readme(tmp_path, monkeypatch):
+    """With small nets for the full-size ones, on a run trained by the README's commands at their least."""
     import torch
 
     import verydeep
 
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    whole = code.group(1)
-    assert "verydeep.load" in whole
-    text = whole.split("net = verydeep.load")[0].replace(
-        "classes=1000)  #", "classes=1000, width=0.125, fully_connected=8)  #"
-    )
+    photographs(tmp_path / "photographs")
+    small = ["--crop", "32", "--width", "0.125", "--fully-connected", "8", "--initialisation", "glorot"]
+    assert run(f"verydeep train photographs {' '.join(small)} --out runs/d", tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     names = {"torch": torch}
-    exec(text, names)
-    found = names["net"].features(names["images"], ["conv3_3", "fc7"])
-    assert found["conv3_3"].shape == (2, 32, 56, 80)
-    assert found["fc7"].shape == (2, 8, 1, 4)
+    exec(code.replace('"D", classes=1000)', '"D", classes=1000, width=0.125, fully_connected=8)'), names)
     assert verydeep.CONFIGURATIONS["D"].parameters(classes=1000) == 138_357_544
+    assert names["net"].class_names == ("cat", "dog")

@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from synthetic import memory, pixels, refusal, touch, write
-from verydeep import images
 from verydeep import survey as surveys
 from verydeep.datasets import Dataset, fingerprint, open_dataset
-from verydeep.images import ImageError, read
+from verydeep.photographs import ImageError, decode, read
 from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey
 
 
@@ -231,7 +230,7 @@ def test_unreadable_photographs_are_found_and_not_counted(damaged):
     for index, reason in found.unreadable:
         assert str(damaged.photographs[index]) in reason
     assert found.sizes.tolist() == [[9, 6], [0, 0], [0, 0], [9, 6]]
-    readable = [images.decode(damaged.photographs[index]).reshape(-1, 3) for index in (0, 3)]
+    readable = [decode(damaged.photographs[index]).reshape(-1, 3) for index in (0, 3)]
     np.testing.assert_allclose(found.mean, np.concatenate(readable).mean(axis=0), rtol=1e-12)
 
 

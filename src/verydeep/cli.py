@@ -265,7 +265,8 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
     from verydeep.distributed import ranks
     from verydeep.evaluation.dense import dense_posteriors
     from verydeep.evaluation.testing import test_scale
-    from verydeep.images import ImageError, rescale
+    from verydeep.images import rescale
+    from verydeep.photographs import ImageError
 
     if not images:
         raise UserError("predict takes a run and at least one image; no image was given")

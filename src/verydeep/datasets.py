@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from verydeep.errors import UserError
-from verydeep.images import Photograph
+from verydeep.photographs import Photograph
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 """What makes a file a photograph of its class, in any case."""

@@ -19,7 +19,7 @@ from jaxtyping import Float64, Int32
 from verydeep.datasets import Dataset, fingerprint
 from verydeep.errors import UserError
 from verydeep.files import cache_folder, written_aside
-from verydeep.images import ImageError, Photograph, read
+from verydeep.photographs import ImageError, Photograph, read
 from verydeep.progress import track
 
 SURVEY_SIDE = 256

@@ -34,7 +34,8 @@ from verydeep.evaluation.posteriors import (
     posteriors,
     protocol,
 )
-from verydeep.images import ImageError, rescale, rescaled_size
+from verydeep.images import rescale, rescaled_size
+from verydeep.photographs import ImageError, decode
 
 QUIET = Computing(progress=False)
 PASSES = [Pass("dense", 48), Pass("dense", 40, flip=False), Pass("multi-crop", 40), Pass("centre-crop", 36)]
@@ -129,7 +130,7 @@ def test_the_photographs_of_these_tests_share_batches_out_of_order(photographs):
 
 
 def test_pixels_in_memory_are_tested_as_files_are(net, photographs):
-    pixels = tuple(verydeep.images.decode(path) for path in photographs.photographs)
+    pixels = tuple(decode(path) for path in photographs.photographs)
     in_memory = replace(photographs, photographs=pixels)
     close(posteriors(net, in_memory, [48]), posteriors(net, photographs, [48]))
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from synthetic import memory, pixels
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks
-from verydeep.images import ImageError, rescale
+from verydeep.images import rescale
+from verydeep.photographs import ImageError
 from verydeep.recipe import recipe
 from verydeep.training.augmentation import Address, Colours, Order, TrainingImages, draw, loader
 

@@ -17,8 +17,9 @@ from verydeep.errors import UserError
 from verydeep.evaluation import store
 from verydeep.evaluation.dense import dense_posteriors
 from verydeep.evaluation.multicrop import GRID, crop_posteriors, grid_crops
-from verydeep.images import ImageError, photograph_size, rescale, rescaled_size
+from verydeep.images import rescale, rescaled_size
 from verydeep.network import ConvNet
+from verydeep.photographs import ImageError, photograph_size
 from verydeep.progress import Meter
 from verydeep.reading import read_ahead
 

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks, generator
-from verydeep.images import ImageError, rescale_and_crop
+from verydeep.images import rescale_and_crop
+from verydeep.photographs import ImageError
 from verydeep.reading import read_ahead
 from verydeep.recipe import Recipe
 

@@ -14,8 +14,8 @@ from verydeep import weights
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import Interrupted, UserError
-from verydeep.images import ImageError
 from verydeep.network import ConvNet
+from verydeep.photographs import ImageError
 from verydeep.progress import Meter
 from verydeep.recipe import Recipe
 from verydeep.training import checkpoint
