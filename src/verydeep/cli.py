@@ -396,12 +396,13 @@ def _readable_set(
 
 
 def _workers(given: int | None) -> int:
-    """Reading processes of a rank: some of its cores, none where it has a single one."""
+    """Reading processes of a rank: for half of its cores; none where it has few, and would wait for them anyway."""
     from verydeep.distributed import local_cores
 
     if given is not None and given < 0:
         raise UserError(f"--workers is {given}; give a number of processes, or 0 for none")
-    return min(8, local_cores() // 2) if given is None else given
+    cores = local_cores()
+    return (min(8, cores // 2) if cores >= 4 else 0) if given is None else given
 
 
 def _result_row(result: "Result", as_json: bool) -> dict[str, Any]:
