@@ -396,7 +396,7 @@ def _readable_set(
 
 
 def _workers(given: int | None) -> int:
-    """Reading processes of a rank: for half of its cores; none where it has few, and would wait for them anyway."""
+    """Reading processes of a rank: for half of its cores; none where it has few and would wait for them."""
     from verydeep.distributed import local_cores
 
     if given is not None and given < 0:
