@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from synthetic import photo, save
@@ -109,12 +109,13 @@ def assert_crop_is_a_slice(photograph, shortest, crop, place, mirror=False):
     difference = np.abs(result.astype(int) - (expected[:, ::-1] if mirror else expected))
     # Ties that are rounded another way on both sides make two levels of it: see the docstring.
     assert difference.max() <= 2
-    assert (difference > 1).sum() <= 2 + 1e-3 * difference.size
+    assert (difference > 1).sum() <= 2 + 1e-2 * difference.size
 
 
 places = st.floats(0, 1, exclude_max=True)
 
 
+@example(width=60, height=60, seed=0, crop=40, extra=50, place=(0.0, 0.0), mirror=False)
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     width=st.integers(1, 150),

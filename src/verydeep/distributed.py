@@ -4,6 +4,7 @@ A mini-batch is split over the ranks, each computes the gradient of its share, a
 synchronously, so that the result is that of one process. Processes are started by torchrun.
 """
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -79,6 +80,9 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(device=chosen)
         return
+    # Its functions take the group of all ranks as a default when it is first imported, as an optimiser does. Were that
+    # later, the group's threads would live on to the end, and now and then abort the process that is ending.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     yield Ranks(rank, world, local_rank, chosen)
     # Not after an error: it could wait for a rank that is no more.

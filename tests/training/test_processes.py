@@ -135,6 +135,26 @@ def test_three_ranks_that_are_told_to_stop_save_and_go_on_to_bit_identical_weigh
     assert torch.equal(flat(tmp_path / "parts"), flat(tmp_path / "whole"))
 
 
+THREADS = """
+import os, sys, verydeep.cli
+verydeep.cli.app(sys.argv[1:], result_action="return_value")
+names = [open(f"/proc/self/task/{thread}/comm").read() for thread in os.listdir("/proc/self/task")]
+assert not any("gloo" in name for name in names), names
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the names of threads")
+def test_no_thread_of_the_ranks_outlives_them(tmp_path):
+    """It would abort the process now and then, when all is done."""
+    (tmp_path / "train.py").write_text(THREADS)
+    words = command("--batch", "200", "--iterations", "1", "--out", str(tmp_path / "run"), ranks=2)
+    at = words.index("verydeep")
+    words[at - 1 : at + 1] = [str(tmp_path / "train.py")]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(tmp_path, number):
