@@ -80,8 +80,8 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(device=chosen)
         return
-    # Its functions take the group of all ranks as a default when it is first imported, as an optimiser does. Were that
-    # later, the group's threads would live on to the end, and now and then abort the process that is ending.
+    # Its functions take the group of all ranks as a default when it is first imported, as an optimiser does. Were
+    # that later, the group's threads would live on to the end, and now and then abort the process that is ending.
     importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     yield Ranks(rank, world, local_rank, chosen)
