@@ -54,7 +54,8 @@ def rescale_and_crop(
     below them are not even decoded where the file allows it, so that damage down there goes unseen here. The
     result is the same part of `rescale` to within one grey level, but for a few values that differ by two (one in
     100,000 of photographs, one in 400 of noise rescaled by 3/2, where ties are many): Pillow rounds after each
-    side and keeps a crop's place in single precision, which decides ties; both results are within one grey level of the exact filter.
+    side and keeps a crop's place in single precision, which decides ties; both results are within one
+    grey level of the exact filter.
 
     Raises `ImageError` as `rescale` does, `UserError` for a crop larger than `shortest` or a place outside.
     """
