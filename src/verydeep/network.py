@@ -13,12 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from verydeep import engine
 from verydeep.configurations import STRIDE, Layer, configuration
 from verydeep.errors import UserError
 
 ILSVRC_MEAN = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set, as published with the authors' models; training replaces it by the
 mean of its own training set."""
+
+
+PART = 224 * 224
+"""Pixels of the images that pass through the first two blocks together, in testing with the engine."""
 
 
 class LocalResponseNormalisation(nn.Module):
@@ -161,7 +166,13 @@ class ConvNet(nn.Module):
         """
         x = self._centred(images, self.crop, shift)
         keys = self._keys(x, keys)
-        for block in self._blocks():
+        blocks = list(self._blocks())
+        if len(x) > 1 and self._in_parts(x):
+            # Their maps are the largest, and stay in the processor's cache for as few images as this.
+            first, blocks = blocks[:2], blocks[2:]
+            parts = torch.split(x, max(1, PART // x[0, 0].numel()))
+            x = torch.cat([self._run(part, [*first[0], *first[1]], keys) for part in parts])
+        for block in blocks:
             if self.recompute and torch.is_grad_enabled() and block[0].name.startswith("conv"):
                 x = checkpoint(self._run, x, block, keys, use_reentrant=False)
             else:
@@ -205,6 +216,12 @@ class ConvNet(nn.Module):
             f"fully_connected={self.fully_connected}, dropout={self.dropout}"
         )
 
+    def _in_parts(self, x: Tensor) -> bool:
+        """Whether the first two blocks take a few images at a time: where the engine tests."""
+        testing = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        layer = self.get_submodule("conv1_1")
+        return testing and isinstance(layer, nn.Conv2d) and engine.serves(layer, x)
+
     def _blocks(self) -> Iterator[tuple[Layer, ...]]:
         """The layers cut after each pooling, where the least has to be kept."""
         block: list[Layer] = []
@@ -215,9 +232,23 @@ class ConvNet(nn.Module):
                 block = []
         yield tuple(block)
 
-    def _run(self, x: Tensor, layers: tuple[Layer, ...], keys: Tensor) -> Tensor:
-        for layer in layers:
-            x = self._layer(layer, x, keys, in_place=True)
+    def _run(self, x: Tensor, layers: Sequence[Layer], keys: Tensor) -> Tensor:
+        at = 0
+        while at < len(layers):
+            module = getattr(self, layers[at].name, None)
+            if isinstance(module, nn.Conv2d) and engine.serves(module, x):
+                # The engine rectifies and pools on the way.
+                kinds = [layer.kind for layer in layers[at + 1 : at + 3]]
+                rectify, pool = kinds[:1] == ["relu"], kinds == ["relu", "pool"]
+                x = engine.convolution(module, x, rectify, pool)
+                at += 1 + rectify + pool
+            elif isinstance(module, nn.Conv2d) and engine.serves_testing(module, x):
+                rectify = at + 1 < len(layers) and layers[at + 1].kind == "relu"
+                x = engine.fully_connected(module, x, rectify)
+                at += 1 + rectify
+            else:
+                x = self._layer(layers[at], x, keys, in_place=True)
+                at += 1
         return x
 
     def _layer(self, layer: Layer, x: Tensor, keys: Tensor, in_place: bool) -> Tensor:
@@ -230,8 +261,12 @@ class ConvNet(nn.Module):
                 y = F.max_pool2d(x, layer.kernel, layer.stride)
             case "dropout":
                 y = module(x, keys)
+            case "conv" if layer.fully_connected and engine.serves_testing(module, x):
+                y = engine.fully_connected(module, x, rectify=False)
             case "conv" if layer.fully_connected and x.shape[2:] == (layer.kernel, layer.kernel):
                 y = matrix_product(module, x)
+            case "conv" if engine.serves(module, x):
+                y = engine.convolution(module, x, rectify=False, pool=False)
             case _:
                 y = module(x)
         return y

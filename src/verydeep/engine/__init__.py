@@ -1,0 +1,10 @@
+"""The convolution engine: 3x3 convolutions on CPUs by minimal filtering, with ReLU and pooling on the way.
+
+`network.py` asks `serves` whether the engine takes a layer, and calls `convolution`. What it computes is what
+torch's convolution, ReLU and max-pooling compute, to rounding; see docs/engine.md.
+"""
+
+from verydeep.engine.choice import Choice, chosen
+from verydeep.engine.operators import convolution, fully_connected, serves, serves_testing
+
+__all__ = ["Choice", "chosen", "convolution", "fully_connected", "serves", "serves_testing"]

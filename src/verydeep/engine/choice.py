@@ -1,0 +1,72 @@
+"""Which path a layer takes, by its shape: a rule from measurements, as data."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Path = Literal["winograd", "direct", "torch"]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a convolution is cut."""
+
+    tiles: int
+    """Tiles of a block: how many 4 x 4 squares of outputs are transformed and multiplied together."""
+    shared: bool
+    """Whether all threads work on one block, so that weights are read once for it, or each on its own."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a layer is computed, and why."""
+
+    path: Path
+    reason: str
+
+
+DIRECT_BELOW = 8
+"""Input channels below which transforms cost more than they save: conv1_1."""
+
+FEW_WEIGHTS = 128 * 128
+"""Inputs x outputs up to which the transformed weights stay in a core's own cache, beside a small block."""
+
+SMALL_BLOCK, LARGE_BLOCK = 28, 98
+"""Tiles of a block where weights are few, and where they come from afar and each has to be used often."""
+
+SHARED_BLOCK = 392
+"""Tiles of a block that all threads share."""
+
+ROWS = 512
+"""Positions of a map that a fully connected layer computes at once: each time its weights are read once."""
+
+GRADIENT_FLOATS = 8 * 2**20
+"""Transformed inputs and gradients that a block of the weights' gradient holds at most."""
+
+
+def chosen(kernel: int, inputs: int) -> Choice:
+    """The path of a convolution with stride 1 on the CPU.
+
+    Args:
+        kernel: side of its kernel.
+        inputs: its input channels.
+    """
+    if kernel != 3:
+        return Choice("torch", f"{kernel}x{kernel}: the engine is for 3x3")
+    if inputs < DIRECT_BELOW:
+        return Choice("direct", f"{inputs} input channels are too few for transforms to pay")
+    return Choice("winograd", "3x3: F(4x4, 3x3) needs a quarter of the multiplications")
+
+
+def blocks(inputs: int, outputs: int, images: int, height: int, width: int, threads: int) -> Blocks:
+    """How a convolution of these channels is cut, for a mini-batch of images of these sizes in pixels."""
+    tiles = images * -(-height // 4) * -(-width // 4)
+    block = SMALL_BLOCK if inputs * outputs <= FEW_WEIGHTS else LARGE_BLOCK
+    if tiles < threads * block:
+        return Blocks(SHARED_BLOCK, True)
+    rounds = -(-tiles // (threads * block))
+    return Blocks(-(-tiles // (threads * rounds)), False)
+
+
+def gradient_tiles(inputs: int, outputs: int) -> int:
+    """Tiles of a block of the weights' gradient."""
+    return max(64, GRADIENT_FLOATS // (36 * (inputs + outputs)))

@@ -1,0 +1,108 @@
+"""The native library behind the operators: which one this processor can run, and how it is called.
+
+It is plain C++ behind ctypes, so that installing needs neither torch nor a certain release of it. It is compiled
+for AVX-512, for AVX2 and for any processor; torch says at run time what this one has.
+"""
+
+import ctypes
+import os
+import warnings
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from verydeep.errors import UserError
+
+VARIABLE = "VERYDEEP_ENGINE"
+"""Environment variable: `off`, or the library to use; without it the best that the processor can run."""
+
+LIBRARIES = ("avx512", "avx2", "plain")
+"""From the fastest to the one that runs anywhere."""
+
+_pointer, _size, _flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_SIGNATURES = {
+    "transform_weights": [_pointer] * 2 + [_size] * 2 + [_flag] * 2,
+    "convolve": [_pointer] * 5 + [_size] * 5 + [_flag] * 2 + [_size] + [_flag] * 2,
+    "convolve_directly": [_pointer] * 5 + [_size] * 5 + [_flag] * 3,
+    "fully_connected": [_pointer] * 4 + [_size] * 3 + [_flag] * 2,
+    "input_gradient": [_pointer] * 5 + [_size] * 5 + [_size] + [_flag] * 2,
+    "weight_gradient": [_pointer] * 6 + [_size] * 5 + [_flag, _size, _flag],
+}
+"""Arguments of the functions in native/engine.cpp."""
+
+
+class Library:
+    """The functions of native/engine.cpp; tensors are passed as they lie in memory, None as null."""
+
+    def __init__(self, name: str, file: Path) -> None:
+        self.name = name
+        self._functions = ctypes.CDLL(str(file))
+        for function, arguments in _SIGNATURES.items():
+            found = getattr(self._functions, f"verydeep_{function}")
+            found.argtypes, found.restype = arguments, None
+        self._functions.verydeep_transformed_size.argtypes = [_size, _size]
+        self._functions.verydeep_transformed_size.restype = _size
+        self._functions.verydeep_use_pool.argtypes = [_pointer]
+        if (pool := _torch_pool()) is not None:
+            self._functions.verydeep_use_pool(pool)
+
+    def transformed_size(self, depth: int, outputs: int) -> int:
+        """Floats of the transformed weights of a layer."""
+        size: int = self._functions.verydeep_transformed_size(depth, outputs)
+        return size
+
+    def call(self, function: str, *arguments: Tensor | int | bool | None) -> None:
+        """Run a function on as many threads as torch uses."""
+        plain = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
+        getattr(self._functions, f"verydeep_{function}")(*plain, torch.get_num_threads())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def available() -> bool:
+    """Whether there is a library to use."""
+    return library() is not None
+
+
+@cache
+def library() -> Library | None:
+    """The library to use, or None where the engine is off or was not built.
+
+    Raises:
+        UserError: where the environment variable names a library that is not there or that the processor cannot
+            run.
+    """
+    wanted = os.environ.get(VARIABLE, "auto")
+    if wanted == "off":
+        return None
+    runnable = LIBRARIES[{"AVX512": 0, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 2) :]
+    built = {name: file for name in runnable if (file := _file(name)) is not None}
+    if wanted == "auto":
+        if not built:
+            warnings.warn(
+                "the convolution engine was not built when this package was installed, since there was no C++ "
+                "compiler; nets compute on the CPU with torch's slower convolutions",
+                stacklevel=2,
+            )
+            return None
+        wanted = next(iter(built))
+    if wanted not in built:
+        raise UserError(f"{VARIABLE} is {wanted!r}; here it may be {', '.join([*built, 'auto', 'off'])}")
+    return Library(wanted, built[wanted])
+
+
+def _file(name: str) -> Path | None:
+    folder = Path(__file__).parent
+    return next((file for suffix in EXTENSION_SUFFIXES if (file := folder / f"_{name}{suffix}").exists()), None)
+
+
+def _torch_pool() -> int | None:
+    """Address of the function that runs work on torch's own threads, where torch uses GNU's OpenMP."""
+    if os.name != "posix":
+        return None
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, _pointer).value
+    except AttributeError:
+        return None

@@ -1,0 +1,120 @@
+// 3x3 convolutions of few input channels, conv1_1 above all: too little depth for the transforms to pay.
+//
+// The inputs of each output of a row are written side by side, and multiplied by the weights as a matrix.
+#pragma once
+
+#include "parallel.hpp"
+#include "product.hpp"
+#include "tensors.hpp"
+
+namespace verydeep {
+
+// For each pixel of row y its 9 x channels inputs, row by row, then a 1 (for the bias' gradient).
+template <int CHANNELS>
+inline void write_columns(const Map& input, int64_t n, int64_t y, float* columns) {
+  const Shape& s = input.shape;
+  const int64_t channels = CHANNELS > 0 ? CHANNELS : s.channels, taps = 9 * channels;
+  for (int64_t i = 0; i < 3; ++i) {
+    const int64_t row = y + i - 1;
+    const bool there = row >= 0 && row < s.height;
+    const float* const from = input.x + (n * s.height + (there ? row : 0)) * s.width * channels;
+    float* to = columns + i * 3 * channels;
+    for (int64_t x = 0; x < s.width; ++x, to += taps + 1) {
+      if (there && x > 0 && x + 1 < s.width) {
+        std::memcpy(to, from + (x - 1) * channels, 3 * channels * sizeof(float));
+        continue;
+      }
+      for (int64_t j = 0; j < 3; ++j)
+        for (int64_t c = 0; c < channels; ++c) {
+          const int64_t column = x + j - 1;
+          to[j * channels + c] = there && column >= 0 && column < s.width ? from[column * channels + c] : 0;
+        }
+    }
+  }
+  for (int64_t x = 0; x < s.width; ++x) columns[x * (taps + 1) + taps] = 1;
+}
+
+inline void write_columns(const Map& input, int64_t n, int64_t y, float* columns) {
+  input.shape.channels == 3 ? write_columns<3>(input, n, y, columns) : write_columns<0>(input, n, y, columns);
+}
+
+inline void convolve_directly(const Map& input, const float* weights, const Output& output, int threads) {
+  static thread_local Scratch shared_weights;
+  const Shape& s = input.shape;
+  const int64_t taps = 9 * s.channels, out = output.shape.channels, panels = parts(out, PANEL);
+  float* const packed = shared_weights.floats(panels * taps * PANEL);  // [panel][tap][PANEL]
+  std::memset(packed, 0, panels * taps * PANEL * sizeof(float));
+  for (int64_t k = 0; k < out; ++k)
+    for (int64_t i = 0; i < taps; ++i) packed[(k / PANEL * taps + i) * PANEL + k % PANEL] = weights[k * taps + i];
+  const int64_t together = output.pool ? 2 : 1, steps = parts(s.height, together);
+  parallel(s.images * steps, threads, [&](int64_t task) {
+    static thread_local Scratch columns, products;
+    const int64_t n = task / steps, y = task % steps * together;
+    const int64_t rows = y + together <= s.height ? together : 1, width = rounded_up(s.width, 2);
+    float* const col = columns.floats(2 * s.width * (taps + 1));
+    float* const sums = products.floats(2 * width * PANEL);
+    for (int64_t i = 0; i < rows; ++i) write_columns(input, n, y + i, col + i * s.width * (taps + 1));
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const int vectors = out - panel * PANEL > LANES ? 2 : 1;
+      for (int64_t i = 0; i < rows; ++i)
+        product<false>(s.width, vectors, col + i * s.width * (taps + 1), taps + 1, 1, packed + panel * taps * PANEL,
+                       PANEL, sums + i * width * PANEL, PANEL, taps);
+      for (int v = 0; v < vectors; ++v) {
+        const int64_t c = panel * PANEL + v * LANES;
+        const int lanes = static_cast<int>(out - c < LANES ? out - c : LANES);
+        const float* const at = sums + v * LANES;
+        if (output.pool) {
+          for (int64_t x = 0; x < s.width; x += 2) {
+            const float* const corner = at + x * PANEL;
+            const vec square[] = {load(corner), load(corner + PANEL), load(corner + width * PANEL),
+                                  load(corner + (width + 1) * PANEL)};
+            output.put<2>(square, n, y, x, c, lanes);
+          }
+          continue;
+        }
+        for (int64_t x = 0; x < s.width; ++x) {
+          const vec square[] = {load(at + x * PANEL)};
+          output.put<1>(square, n, y, x, c, lanes);
+        }
+      }
+    }
+  });
+}
+
+// The gradients of weights [out][3][3][in] and bias: summed an image, then over the images in their order.
+template <class Source>
+void weight_gradient_directly(const Map& input, const Source& gradient, float* weights, float* bias, int threads) {
+  static thread_local Scratch shared_sums;
+  const Shape& s = input.shape;
+  const int64_t taps = 9 * s.channels, out = gradient.shape.channels, panels = parts(out, PANEL);
+  const int64_t size = (taps + 1) * panels * PANEL;
+  float* const sums = shared_sums.floats(s.images * size);  // [image][tap][out]
+  std::memset(sums, 0, s.images * size * sizeof(float));
+  parallel(s.images, threads, [&](int64_t n) {
+    static thread_local Scratch columns, gradients;
+    float* const col = columns.floats(s.width * (taps + 1));
+    float* const g = gradients.floats(s.width * panels * PANEL);
+    std::memset(g, 0, s.width * panels * PANEL * sizeof(float));
+    for (int64_t y = 0; y < s.height; ++y) {
+      write_columns(input, n, y, col);
+      for (int64_t x = 0; x < s.width; ++x)
+        for (int64_t c = 0; c < out; c += LANES) {
+          const int lanes = static_cast<int>(out - c < LANES ? out - c : LANES);
+          store(g + x * panels * PANEL + c, gradient.at(n, y, x, c, lanes));
+        }
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        const int vectors = out - panel * PANEL > LANES ? 2 : 1;
+        product<true>(taps + 1, vectors, col, 1, taps + 1, g + panel * PANEL, panels * PANEL,
+                      sums + n * size + panel * PANEL, panels * PANEL, s.width);
+      }
+    }
+  });
+  for (int64_t k = 0; k < out; ++k)
+    for (int64_t i = 0; i <= taps; ++i) {
+      float total = 0;
+      for (int64_t n = 0; n < s.images; ++n) total += sums[n * size + i * panels * PANEL + k];
+      (i < taps ? weights[k * taps + i] : bias[k]) = total;
+    }
+}
+
+}  // namespace verydeep

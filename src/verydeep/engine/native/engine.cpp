@@ -1,0 +1,82 @@
+// What Python calls, through ctypes: plain functions of pointers and numbers, so that neither Python nor torch is
+// needed to build this, nor a certain release of either to use it.
+//
+// This file is compiled three times, for AVX-512, for AVX2 and for any processor; see vectors.hpp.
+// All tensors are float32 with channels last: images and maps [n][y][x][c], weights [out][3][3][in].
+
+#include "direct.hpp"
+#include "linear.hpp"
+#include "winograd.hpp"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+using namespace verydeep;
+
+EXPORT void verydeep_use_pool(void* gomp_parallel) { pool = reinterpret_cast<Pool>(gomp_parallel); }
+
+EXPORT int verydeep_lanes() { return LANES; }
+
+EXPORT int64_t verydeep_transformed_size(int64_t depth, int64_t outputs) { return transformed_size(depth, outputs); }
+
+EXPORT void verydeep_transform_weights(const float* weights, float* transformed, int64_t out, int64_t in, int gradient,
+                                       int threads) {
+  transform_weights(weights, transformed, out, in, gradient != 0, threads);
+}
+
+EXPORT void verydeep_convolve(const float* x, const float* transformed, const float* bias, float* y, uint8_t* winner,
+                              int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int rectify,
+                              int pool_, int64_t tiles, int shared, int threads) {
+  const Output output{y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out}};
+  convolve(Map{x, {images, height, width, in}}, transformed, output, {tiles, shared != 0}, threads);
+}
+
+// `output` is the convolution's after the ReLU, or null where `winner` says where the pooling's gradient goes, or where
+// both are null `gradient` is taken as it is.
+EXPORT void verydeep_input_gradient(const float* gradient, const float* output, const uint8_t* winner,
+                                    const float* transformed, float* x, int64_t images, int64_t height, int64_t width,
+                                    int64_t in, int64_t out, int64_t tiles, int shared, int threads) {
+  const Output to{x, nullptr, nullptr, false, false, {images, height, width, in}};
+  const Shape shape{images, height, width, out};
+  const Blocks blocks{tiles, shared != 0};
+  if (winner != nullptr) {
+    convolve(PooledGradient{gradient, winner, shape}, transformed, to, blocks, threads);
+  } else if (output != nullptr) {
+    convolve(RectifiedGradient{gradient, output, shape}, transformed, to, blocks, threads);
+  } else {
+    convolve(Map{gradient, shape}, transformed, to, blocks, threads);
+  }
+}
+
+EXPORT void verydeep_weight_gradient(const float* x, const float* gradient, const float* output,
+                                     const uint8_t* winner, float* weights, float* bias, int64_t images,
+                                     int64_t height, int64_t width, int64_t in, int64_t out, int direct, int64_t tiles,
+                                     int threads) {
+  const Map input{x, {images, height, width, in}};
+  const Shape shape{images, height, width, out};
+  const auto from = [&](const auto& source) {
+    if (direct) {
+      weight_gradient_directly(input, source, weights, bias, threads);
+    } else {
+      weight_gradient(input, source, weights, bias, tiles, threads);
+    }
+  };
+  if (winner != nullptr) {
+    from(PooledGradient{gradient, winner, shape});
+  } else if (output != nullptr) {
+    from(RectifiedGradient{gradient, output, shape});
+  } else {
+    from(Map{gradient, shape});
+  }
+}
+
+EXPORT void verydeep_convolve_directly(const float* x, const float* weights, const float* bias, float* y,
+                                       uint8_t* winner, int64_t images, int64_t height, int64_t width, int64_t in,
+                                       int64_t out, int rectify, int pool_, int threads) {
+  const Output output{y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out}};
+  convolve_directly(Map{x, {images, height, width, in}}, weights, output, threads);
+}
+
+EXPORT void verydeep_fully_connected(const float* x, const float* weights, const float* bias, float* y, int64_t rows,
+                                     int64_t depth, int64_t outputs, int rectify, int threads) {
+  fully_connected(x, weights, bias, y, rows, depth, outputs, rectify != 0, threads);
+}

@@ -1,0 +1,126 @@
+// Fully connected layers of a few rows: what they cost is to read the weights, so each is read from memory once.
+#pragma once
+
+#include "parallel.hpp"
+#include "product.hpp"
+#include "vectors.hpp"
+
+namespace verydeep {
+
+#if defined(__AVX512F__)
+constexpr int SUMS = 24;  // vectors of sums that fit into the registers beside their operands
+constexpr int GROUP = 8;  // rows that share a weight while it is in a register
+#else
+constexpr int SUMS = 12;
+constexpr int GROUP = 4;
+#endif
+
+// Sums of OUT outputs for N rows, a vector each, over a piece of the depth: sums[o][n] += x[n][k] * weights[o][k].
+template <int N, int OUT>
+inline void dot_products(const float* x, const float* weights, int64_t depth, int64_t length, float* sums,
+                         int64_t sums_row) {
+  vec sum[OUT][N];
+#pragma GCC unroll 8
+  for (int o = 0; o < OUT; ++o)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) sum[o][n] = load(sums + o * sums_row + n * LANES);
+  int64_t k = 0;
+  for (; k + LANES <= length; k += LANES) {
+    vec w[OUT];
+#pragma GCC unroll 8
+    for (int o = 0; o < OUT; ++o) {
+      w[o] = load(weights + o * depth + k);
+      __builtin_prefetch(weights + o * depth + k + 512);
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      const vec right = load(x + n * depth + k);
+#pragma GCC unroll 8
+      for (int o = 0; o < OUT; ++o) sum[o][n] += w[o] * right;
+    }
+  }
+  if (k < length) {
+    const int rest = static_cast<int>(length - k);
+    for (int o = 0; o < OUT; ++o)
+      for (int n = 0; n < N; ++n)
+        sum[o][n] += load_some(weights + o * depth + k, rest) * load_some(x + n * depth + k, rest);
+  }
+#pragma GCC unroll 8
+  for (int o = 0; o < OUT; ++o)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) store(sums + o * sums_row + n * LANES, sum[o][n]);
+}
+
+template <int N>
+void some_rows(int64_t rows, int64_t outputs, const float* x, const float* weights, int64_t depth, int64_t length,
+               float* sums, int64_t sums_row) {
+  if (rows == N) {
+    constexpr int OUT = SUMS / N > 8 ? 8 : SUMS / N;
+    int64_t o = 0;
+    for (; o + OUT <= outputs; o += OUT)
+      dot_products<N, OUT>(x, weights + o * depth, depth, length, sums + o * sums_row, sums_row);
+    for (; o < outputs; ++o)
+      dot_products<N, 1>(x, weights + o * depth, depth, length, sums + o * sums_row, sums_row);
+  } else if constexpr (N > 1) {
+    some_rows<N - 1>(rows, outputs, x, weights, depth, length, sums, sums_row);
+  }
+}
+
+// For many rows: the inputs with rows innermost, [panel][depth][PANEL], so that a product holds PANEL rows of some
+// outputs in registers and each weight is broadcast to them.
+inline void fully_connected_by_product(const float* x, const float* weights, const float* bias, float* y,
+                                       int64_t rows, int64_t depth, int64_t outputs, bool rectify, int threads) {
+  static thread_local Scratch packing;
+  constexpr int64_t STEP = 2 * ROWS;  // outputs of a piece of work
+  constexpr int64_t PIECE = 1024;     // of the depth, for which weights stay in the cache while all panels use them
+  const int64_t panels = parts(rows, PANEL);
+  float* const packed = packing.floats(panels * depth * PANEL);
+  parallel(parts(depth, PIECE), threads, [&](int64_t piece) {
+    const int64_t end = depth < (piece + 1) * PIECE ? depth : (piece + 1) * PIECE;
+    for (int64_t n = 0; n < panels * PANEL; ++n)
+      for (int64_t k = piece * PIECE; k < end; ++k)
+        packed[(n / PANEL * depth + k) * PANEL + n % PANEL] = n < rows ? x[n * depth + k] : 0;
+  });
+  parallel(parts(outputs, STEP), threads, [&](int64_t task) {
+    static thread_local Scratch scratch;
+    const int64_t first = task * STEP, count = outputs - first < STEP ? outputs - first : STEP;
+    float* const sums = scratch.floats(panels * STEP * PANEL);
+    std::memset(sums, 0, panels * STEP * PANEL * sizeof(float));
+    for (int64_t k = 0; k < depth; k += PIECE)
+      for (int64_t panel = 0; panel < panels; ++panel)
+        product<true>(count, rows - panel * PANEL > LANES ? 2 : 1, weights + first * depth + k, depth, 1,
+                      packed + (panel * depth + k) * PANEL, PANEL, sums + panel * STEP * PANEL, PANEL,
+                      depth - k < PIECE ? depth - k : PIECE);
+    for (int64_t n = 0; n < rows; ++n)
+      for (int64_t o = 0; o < count; ++o) {
+        const float total = sums[(n / PANEL * STEP + o) * PANEL + n % PANEL] + bias[first + o];
+        y[n * outputs + first + o] = rectify && total < 0 ? 0 : total;
+      }
+  });
+}
+
+// x [rows][depth], weights [outputs][depth], y [rows][outputs]. For up to GROUP rows, which are kept in registers.
+inline void fully_connected(const float* x, const float* weights, const float* bias, float* y, int64_t rows,
+                            int64_t depth, int64_t outputs, bool rectify, int threads) {
+  if (rows > GROUP) return fully_connected_by_product(x, weights, bias, y, rows, depth, outputs, rectify, threads);
+  constexpr int64_t STEP = 24;  // outputs of a piece of work; a multiple of how many are computed at once
+  constexpr int64_t PIECE = 4096;  // of the depth, for which the rows stay in the cache
+  parallel(parts(outputs, STEP), threads, [&](int64_t task) {
+    static thread_local Scratch scratch;
+    const int64_t first = task * STEP, count = outputs - first < STEP ? outputs - first : STEP;
+    float* const sums = scratch.floats(STEP * rows * LANES);
+    std::memset(sums, 0, STEP * rows * LANES * sizeof(float));
+    for (int64_t k = 0; k < depth; k += PIECE)
+      some_rows<GROUP>(rows, count, x + k, weights + first * depth + k, depth, depth - k < PIECE ? depth - k : PIECE,
+                       sums, rows * LANES);
+    for (int64_t o = 0; o < count; ++o)
+      for (int64_t n = 0; n < rows; ++n) {
+        const vec lanes = load(sums + (o * rows + n) * LANES);
+        float total = bias[first + o];
+        for (int l = 0; l < LANES; ++l) total += lanes[l];
+        y[n * outputs + first + o] = rectify && total < 0 ? 0 : total;
+      }
+  });
+}
+
+}  // namespace verydeep

@@ -1,0 +1,64 @@
+// Work shared out over the threads of torch's own pool.
+//
+// Two pools in a process fight for the cores: the threads of one spin, waiting for work, while the other computes.
+// So nothing here starts OpenMP. Whoever loads this library hands over GOMP_parallel of the OpenMP that torch has
+// loaded; where there is none, the threads are started anew for each piece of work.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <thread>
+#include <vector>
+
+namespace verydeep {
+
+using Pool = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
+inline Pool pool = nullptr;
+
+// Call body(i) once for each i in [0, n), on up to `threads` threads, in any order.
+template <class Body>
+void parallel(int64_t n, int threads, Body&& body) {
+  if (threads > n) threads = static_cast<int>(n);
+  if (threads <= 1) {
+    for (int64_t i = 0; i < n; ++i) body(i);
+    return;
+  }
+  struct Work {
+    Body& body;
+    int64_t n;
+    std::atomic<int64_t> next{0};
+    void run() {
+      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) body(i);
+    }
+  } work{body, n};
+  if (pool != nullptr) {
+    pool([](void* data) { static_cast<Work*>(data)->run(); }, &work, threads, 0);
+    return;
+  }
+  std::vector<std::thread> started;
+  for (int i = 1; i < threads; ++i) started.emplace_back([&work] { work.run(); });
+  work.run();
+  for (auto& thread : started) thread.join();
+}
+
+// Memory that a thread keeps from call to call, so that the system need not hand out and clear its pages each time.
+class Scratch {
+ public:
+  float* floats(int64_t count) {
+    if (count > size_) {
+      std::free(memory_);
+      memory_ = static_cast<float*>(std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64));
+      if (memory_ == nullptr) std::abort();
+      size_ = count;
+    }
+    return memory_;
+  }
+  ~Scratch() { std::free(memory_); }
+
+ private:
+  float* memory_ = nullptr;
+  int64_t size_ = 0;
+};
+
+}  // namespace verydeep

@@ -1,0 +1,103 @@
+// What a convolution reads and writes: tensors with channels last, seen as vectors of channels at a pixel.
+#pragma once
+
+#include "vectors.hpp"
+
+namespace verydeep {
+
+struct Shape {
+  int64_t images, height, width, channels;
+};
+
+// An image or feature map, 0 outside.
+struct Map {
+  const float* x;
+  Shape shape;
+
+  vec at(int64_t n, int64_t y, int64_t x_, int64_t c, int lanes) const {
+    return load_some(x + ((n * shape.height + y) * shape.width + x_) * shape.channels + c, lanes);
+  }
+};
+
+// The gradient at the convolution's output, from that after the ReLU: 0 where the output was.
+struct RectifiedGradient {
+  const float* gradient;
+  const float* output;
+  Shape shape;
+
+  vec at(int64_t n, int64_t y, int64_t x, int64_t c, int lanes) const {
+    const int64_t at = ((n * shape.height + y) * shape.width + x) * shape.channels + c;
+    const vec g = load_some(gradient + at, lanes);
+    return load_some(output + at, lanes) > 0.0f ? g : vec{};
+  }
+};
+
+// No pixel of the four had a positive output.
+constexpr uint8_t NONE = 4;
+
+// The gradient at the convolution's output, from that after ReLU and 2 x 2 max-pooling: it goes to the winners.
+struct PooledGradient {
+  const float* gradient;
+  const uint8_t* winner;  // 0 to 3, row by row, or NONE
+  Shape shape;            // before the pooling
+
+  vec at(int64_t n, int64_t y, int64_t x, int64_t c, int lanes) const {
+    const int64_t height = shape.height / 2, width = shape.width / 2;
+    if (y / 2 >= height || x / 2 >= width) return vec{};
+    const int64_t at = ((n * height + y / 2) * width + x / 2) * shape.channels + c;
+    const ivec won = __builtin_convertvector(load_bytes(winner + at, lanes), ivec);
+    return won == static_cast<int32_t>(y % 2 * 2 + x % 2) ? load_some(gradient + at, lanes) : vec{};
+  }
+};
+
+// Where outputs go: bias, ReLU and 2 x 2 max-pooling are done on the way, each where wanted.
+struct Output {
+  float* y;
+  uint8_t* winner;    // for the backward pass, or null
+  const float* bias;  // or null
+  bool rectify, pool;
+  Shape shape;  // before the pooling
+
+  // A square of outputs, the first one at (y0, x0), both even; those outside of the map are left out.
+  template <int SIDE>
+  void put(const vec* square, int64_t n, int64_t y0, int64_t x0, int64_t c, int lanes) const {
+    const vec b = bias == nullptr ? vec{} : load_some(bias + c, lanes);
+    if (!pool) {
+      for (int i = 0; i < SIDE && y0 + i < shape.height; ++i)
+        for (int j = 0; j < SIDE && x0 + j < shape.width; ++j)
+          store_some(y + ((n * shape.height + y0 + i) * shape.width + x0 + j) * shape.channels + c,
+                     finished(square[i * SIDE + j] + b), lanes);
+      return;
+    }
+    if constexpr (SIDE > 1) put_pooled<SIDE>(square, n, y0, x0, c, lanes, b);
+  }
+
+  vec finished(vec v) const { return rectify ? (v < 0.0f ? vec{} : v) : v; }
+
+ private:
+  template <int SIDE>
+  void put_pooled(const vec* square, int64_t n, int64_t y0, int64_t x0, int64_t c, int lanes, vec b) const {
+    const int64_t height = shape.height / 2, width = shape.width / 2;
+    for (int i = 0; i < SIDE && (y0 + i) / 2 < height; i += 2)
+      for (int j = 0; j < SIDE && (x0 + j) / 2 < width; j += 2) {
+        const int64_t at = ((n * height + (y0 + i) / 2) * width + (x0 + j) / 2) * shape.channels + c;
+        const vec* corner = square + i * SIDE + j;
+        const vec four[] = {corner[0], corner[1], corner[SIDE], corner[SIDE + 1]};
+        vec most = four[0];
+        ivec won = {};
+        for (int k = 1; k < 4; ++k) {
+          const ivec greater = (four[k] > most) | (four[k] != four[k]);  // not a number is not lost
+          most = greater ? four[k] : most;
+          won = greater ? k - ivec{} : won;
+        }
+        most = finished(most + b);
+        store_some(y + at, most, lanes);
+        if (winner != nullptr) {
+          won = most > 0.0f ? won : NONE - ivec{};
+          store_bytes(winner + at, __builtin_convertvector(won, bytes), lanes);
+        }
+      }
+  }
+};
+
+}  // namespace verydeep

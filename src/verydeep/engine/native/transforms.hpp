@@ -1,0 +1,84 @@
+// F(4x4, 3x3) of Lavin and Gray (2016): a tile of 4 x 4 outputs from 6 x 6 inputs with 36 multiplications, not 144.
+//
+// Y = A'[(G g G') . (B' d B)] A, by interpolation at 0, 1, -1, 2, -2 and infinity. All act on vectors of channels.
+#pragma once
+
+#include "vectors.hpp"
+
+namespace verydeep {
+
+constexpr int TILE = 4;    // outputs of a tile along a side
+constexpr int WINDOW = 6;  // inputs that they need
+constexpr int POINTS = WINDOW * WINDOW;
+
+// B' of one column of inputs.
+inline void input_transform(const vec d[WINDOW], vec v[WINDOW]) {
+  const vec even = d[4] - 4.0f * d[2], odd = d[3] - 4.0f * d[1];
+  const vec even2 = d[4] - d[2], odd2 = 2.0f * (d[3] - d[1]);
+  v[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
+  v[1] = even + odd;
+  v[2] = even - odd;
+  v[3] = even2 + odd2;
+  v[4] = even2 - odd2;
+  v[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+}
+
+// A' of one column of products.
+inline void output_transform(const vec m[WINDOW], vec y[TILE]) {
+  const vec sum = m[1] + m[2], difference = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+  y[0] = m[0] + sum + sum2;
+  y[1] = difference + 2.0f * difference2;
+  y[2] = sum + 4.0f * sum2;
+  y[3] = difference + 8.0f * difference2 + m[5];
+}
+
+// A: the adjoint of the output's transform, for the output's gradient.
+inline void gradient_transform(const vec y[TILE], vec z[WINDOW]) {
+  const vec even = y[0] + y[2], odd = y[1] + y[3];
+  const vec even2 = y[0] + 4.0f * y[2], odd2 = 2.0f * y[1] + 8.0f * y[3];
+  z[0] = y[0];
+  z[1] = even + odd;
+  z[2] = even - odd;
+  z[3] = even2 + odd2;
+  z[4] = even2 - odd2;
+  z[5] = y[3];
+}
+
+// G of one column of weights.
+inline void weight_transform(const vec g[3], vec u[WINDOW]) {
+  const vec ends = (g[0] + g[2]) * (-1.0f / 6), middle = g[1] * (1.0f / 6);
+  const vec ends2 = g[0] * (1.0f / 24) + g[2] * (1.0f / 6), middle2 = g[1] * (1.0f / 12);
+  u[0] = g[0] * 0.25f;
+  u[1] = ends - middle;
+  u[2] = ends + middle;
+  u[3] = ends2 + middle2;
+  u[4] = ends2 - middle2;
+  u[5] = g[2];
+}
+
+// G': the adjoint of the weights' transform, for the weights' gradient.
+inline void weight_gradient_transform(const vec u[WINDOW], vec g[3]) {
+  const vec sum = u[1] + u[2], difference = u[2] - u[1], sum2 = u[3] + u[4], difference2 = u[3] - u[4];
+  g[0] = u[0] * 0.25f - sum * (1.0f / 6) + sum2 * (1.0f / 24);
+  g[1] = difference * (1.0f / 6) + difference2 * (1.0f / 12);
+  g[2] = u[5] - sum * (1.0f / 6) + sum2 * (1.0f / 6);
+}
+
+// The same transform along both sides: from an IN x IN square, row by row, to OUT x OUT.
+template <int IN, int OUT, class Transform>
+inline void both_sides(const vec in[IN * IN], vec out[OUT * OUT], Transform transform) {
+  vec half[OUT][IN];
+#pragma GCC unroll 6
+  for (int x = 0; x < IN; ++x) {
+    vec column[IN], transformed[OUT];
+#pragma GCC unroll 6
+    for (int y = 0; y < IN; ++y) column[y] = in[y * IN + x];
+    transform(column, transformed);
+#pragma GCC unroll 6
+    for (int y = 0; y < OUT; ++y) half[y][x] = transformed[y];
+  }
+#pragma GCC unroll 6
+  for (int y = 0; y < OUT; ++y) transform(half[y], out + y * OUT);
+}
+
+}  // namespace verydeep

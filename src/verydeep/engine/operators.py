@@ -1,0 +1,319 @@
+"""The engine as torch operators: convolution, ReLU and pooling in one, with their gradients.
+
+Operators, not functions, so that torch.compile, checkpointing and the ranks' summed gradients treat them as
+torch's own. Where the native library is not there, or the tensors are not its (float32 on a CPU), they compute
+the same with torch.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
+
+from verydeep.engine.choice import ROWS, blocks, chosen, gradient_tiles
+from verydeep.engine.native import Library, available, library
+
+
+def serves(layer: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the engine computes this layer: 3x3, padding 1, in float32 on a CPU, and not for an export."""
+    return layer.kernel_size == (3, 3) and layer.padding == (1, 1) and _here(layer, x)
+
+
+def serves_testing(layer: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the engine computes this fully connected layer: where no gradient is needed, else as `serves`."""
+    return layer.padding == (0, 0) and not _differentiated(layer, x) and _here(layer, x)
+
+
+def _differentiated(layer: nn.Conv2d, x: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *layer.parameters()))
+
+
+def _here(layer: nn.Conv2d, x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == layer.weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_exporting()
+        and not torch.onnx.is_in_onnx_export()
+        and available()
+    )
+
+
+def convolution(
+    layer: nn.Conv2d, x: Float[Tensor, "N C H W"], rectify: bool, pool: bool
+) -> Float[Tensor, "N D h w"]:
+    """A 3x3 convolution with stride 1 and padding 1, then a ReLU and a 2x2 max-pooling with stride 2.
+
+    Args:
+        layer: weights and bias.
+        x: its input.
+        rectify: whether the ReLU follows.
+        pool: whether the pooling follows the ReLU; a last odd row or column is dropped.
+    """
+    assert layer.bias is not None
+    assert rectify or not pool
+    if _differentiated(layer, x):
+        y: Tensor = convolution_for_training(x, layer.weight, layer.bias, rectify, pool)[0]
+        return y
+    z: Tensor = convolution_for_testing(x, layer.weight, layer.bias, rectify, pool)
+    return z
+
+
+def fully_connected(layer: nn.Conv2d, x: Float[Tensor, "N C H W"], rectify: bool) -> Float[Tensor, "N D h w"]:
+    """A fully connected layer, a convolution without padding, then a ReLU; where `serves_testing` says yes.
+
+    Args:
+        layer: weights and bias.
+        x: its input, on which it is applied at each position that it fits in.
+        rectify: whether the ReLU follows.
+    """
+    assert layer.bias is not None
+    y: Tensor = fully_connected_for_testing(x, layer.weight, layer.bias, rectify)
+    return y
+
+
+@torch.library.custom_op("verydeep::fully_connected_for_testing", mutates_args=(), device_types="cpu")
+def fully_connected_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
+    """Each weight is read from memory once for many positions, whose inputs are written side by side."""
+    native = library()
+    if native is None or not _native_tensors(x, weight, bias):
+        y = F.conv2d(x, weight, bias)
+        return _last(F.relu(y) if rectify else y)
+    weight, bias = _last(weight), bias.contiguous()
+    outputs, side, depth = len(weight), weight.shape[2], weight[0].numel()
+    windows = x.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 4, 5, 1)
+    n, h, w = windows.shape[:3]
+    y = x.new_empty(n, h, w, outputs)
+    images = max(1, ROWS // (h * w))
+    for some, to in zip(torch.split(windows, images), torch.split(y, images), strict=True):
+        inputs = some.contiguous()
+        native.call("fully_connected", inputs, weight, bias, to, len(some) * h * w, depth, outputs, rectify)
+    return y.permute(0, 3, 1, 2)
+
+
+@fully_connected_for_testing.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
+    side = weight.shape[2]
+    return _empty(x, len(x), len(weight), x.shape[2] - side + 1, x.shape[3] - side + 1)
+
+
+@torch.library.custom_op("verydeep::convolution_for_testing", mutates_args=(), device_types="cpu")
+def convolution_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool) -> Tensor:
+    """Nothing is kept for a backward pass, but the transformed weights are kept from call to call."""
+    return _forward(x, weight, bias, rectify, pool, winners=False, keep=True)[0]
+
+
+@torch.library.custom_op("verydeep::convolution_for_training", mutates_args=(), device_types="cpu")
+def convolution_for_training(
+    x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool
+) -> tuple[Tensor, Tensor]:
+    """Output, and which of four pixels won in each pooling: all that the backward pass needs besides the input."""
+    return _forward(x, weight, bias, rectify, pool, winners=pool, keep=False)
+
+
+@torch.library.custom_op("verydeep::convolution_backward", mutates_args=(), device_types="cpu")
+def convolution_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    winners: Tensor,
+    rectify: bool,
+    pool: bool,
+    inputs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of input (empty unless `inputs`), weights and bias."""
+    native = library()
+    if native is None or not _native_tensors(gradient, x, weight):
+        return _backward_by_torch(gradient, x, weight, y, winners, rectify, pool, inputs)
+    (images, channels, height, width), outputs = x.shape, weight.shape[0]
+    gradient, x, weight = _last(gradient), _last(x), _last(weight)
+    output = _last(y) if rectify and not pool else None
+    won = _last(winners) if pool else None
+    shape = (images, height, width, channels, outputs)
+    of_weights, of_bias = torch.empty_like(weight), weight.new_empty(outputs)
+    direct = chosen(3, channels).path == "direct"
+    tiles = gradient_tiles(channels, outputs)
+    native.call("weight_gradient", x, gradient, output, won, of_weights, of_bias, *shape, direct, tiles)
+    if not inputs:
+        return x.new_empty(0), of_weights, of_bias
+    of_inputs = torch.empty_like(x)
+    cut = blocks(outputs, channels, images, height, width, torch.get_num_threads())
+    transformed = _transform(native, weight, True)
+    native.call("input_gradient", gradient, output, won, transformed, of_inputs, *shape, cut.tiles, cut.shared)
+    return of_inputs, of_weights, of_bias
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool, winners: bool, keep: bool
+) -> tuple[Tensor, Tensor]:
+    native = library()
+    if native is None or not _native_tensors(x, weight, bias):
+        return _forward_by_torch(x, weight, bias, rectify, pool, winners)
+    (images, channels, height, width), outputs = x.shape, weight.shape[0]
+    x, weight, bias = _last(x), _last(weight), bias.contiguous()
+    y = _empty_output(x, outputs, pool)
+    won = torch.empty_like(y, dtype=torch.uint8) if winners else x.new_empty(0, dtype=torch.uint8)
+    tensors = (bias, y, won if winners else None)
+    shape = (images, height, width, channels, outputs)
+    if chosen(3, channels).path == "direct":
+        native.call("convolve_directly", x, weight, *tensors, *shape, rectify, pool)
+    else:
+        transformed = _kept(native, weight) if keep else _transform(native, weight, False)
+        cut = blocks(channels, outputs, images, height, width, torch.get_num_threads())
+        native.call("convolve", x, transformed, *tensors, *shape, rectify, pool, cut.tiles, cut.shared)
+    return y, won
+
+
+def _native_tensors(*tensors: Tensor) -> bool:
+    """Whether the native code takes them; there is nothing for it to do where there are no images."""
+    return all(
+        tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.numel() > 0 for tensor in tensors
+    )
+
+
+def _last(x: Tensor) -> Tensor:
+    """With channels last in memory, as the native code reads it; torch leaves the strides of sides of 1 open."""
+    _, c, h, w = x.shape
+    return x if x.stride() == (h * w * c, 1, w * c, c) else x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def _empty_output(x: Tensor, outputs: int, pool: bool) -> Tensor:
+    n, _, h, w = x.shape
+    return _empty(x, n, outputs, h // 2 if pool else h, w // 2 if pool else w)
+
+
+def _empty(like: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
+    return like.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
+
+
+def _transform(native: Library, weight: Tensor, gradient: bool) -> Tensor:
+    """Weights at the 36 points, as native/winograd.hpp lays them out."""
+    outputs, inputs = weight.shape[:2]
+    size = native.transformed_size(outputs, inputs) if gradient else native.transformed_size(inputs, outputs)
+    transformed = weight.new_empty(size)
+    native.call("transform_weights", weight, transformed, outputs, inputs, gradient)
+    return transformed
+
+
+_transformed: dict[int, tuple[StorageWeakRef, int, Tensor, Tensor]] = {}
+"""By address: the weights' memory, their version, some of their values, and what became of them."""
+
+
+def _kept(native: Library, weight: Tensor) -> Tensor:
+    """The transformed weights, computed anew where the weights have changed.
+
+    torch counts changes of a tensor, but not those through `.data`: so some of the values are compared, too.
+    """
+    for address in [address for address, (memory, *_) in _transformed.items() if memory.expired()]:  # type: ignore[no-untyped-call]
+        del _transformed[address]
+    address, version = weight.data_ptr(), 0 if weight.is_inference() else weight._version
+    flat = weight.permute(0, 2, 3, 1).reshape(-1)
+    some = flat[:: max(1, len(flat) // 256)]
+    if (known := _transformed.get(address)) is not None:
+        _, then, values, transformed = known
+        if then == version and len(values) == len(some) and bool((values == some).all()):
+            return transformed
+    transformed = _transform(native, weight, False)
+    memory = StorageWeakRef(weight.untyped_storage())  # type: ignore[no-untyped-call]
+    _transformed[address] = (memory, version, some.clone(), transformed)
+    return transformed
+
+
+def _forward_by_torch(
+    x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool, winners: bool
+) -> tuple[Tensor, Tensor]:
+    """What the native code computes, written with torch: the reference, in any precision."""
+    y = F.conv2d(x, weight, bias, padding=1)
+    if rectify:
+        y = F.relu(y)
+    won = x.new_empty(0, dtype=torch.uint8)
+    if pool:
+        before = y
+        y = F.max_pool2d(before, 2)
+        if winners:
+            four = _windows(before)
+            won = torch.where(y > 0, (four == y[..., None]).to(torch.uint8).argmax(-1), 4).to(torch.uint8)
+    return _last(y), _last(won) if winners else won
+
+
+def _windows(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w 4"]:
+    """The four pixels of each pooling, row by row."""
+    h, w = x.shape[2] // 2, x.shape[3] // 2
+    n, c = x.shape[:2]
+    x = x[:, :, : 2 * h, : 2 * w].reshape(n, c, h, 2, w, 2)
+    return x.permute(0, 1, 2, 4, 3, 5).flatten(4)
+
+
+def _backward_by_torch(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    winners: Tensor,
+    rectify: bool,
+    pool: bool,
+    inputs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if pool:
+        n, k, h, w = gradient.shape
+        four = gradient[..., None] * (winners[..., None] == torch.arange(4))
+        rows = four.reshape(n, k, h, w, 2, 2).permute(0, 1, 2, 4, 3, 5).reshape(n, k, 2 * h, 2 * w)
+        height, width = x.shape[2:]
+        gradient = F.pad(rows, (0, width - 2 * w, 0, height - 2 * h))
+    elif rectify:
+        gradient = gradient * (y > 0)
+    of_inputs, of_weights, of_bias = torch.ops.aten.convolution_backward(
+        gradient, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [inputs, True, True]
+    )
+    return _last(of_inputs) if inputs else x.new_empty(0), _last(of_weights), of_bias
+
+
+@convolution_for_testing.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool) -> Tensor:
+    return _empty_output(x, weight.shape[0], pool)
+
+
+@convolution_for_training.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool) -> tuple[Tensor, Tensor]:
+    y = _empty_output(x, weight.shape[0], pool)
+    return y, torch.empty_like(y, dtype=torch.uint8) if pool else x.new_empty(0, dtype=torch.uint8)
+
+
+@convolution_backward.register_fake
+def _(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    winners: Tensor,
+    rectify: bool,
+    pool: bool,
+    inputs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    of_inputs = _empty(x, *x.shape) if inputs else x.new_empty(0)
+    return of_inputs, _empty(weight, *weight.shape), weight.new_empty(len(weight))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, _, ctx.rectify, ctx.pool = inputs
+    y, winners = output
+    ctx.mark_non_differentiable(winners)
+    # Behind a pooling the winners say all; the output itself is needed by the next layer alone.
+    ctx.save_for_backward(x, weight, y if ctx.rectify and not ctx.pool else None, winners)
+
+
+def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, y, winners = ctx.saved_tensors
+    inputs = ctx.needs_input_grad[0]
+    kept = winners if y is None else y  # an operator takes no None here; what is not needed is not read
+    of_inputs, of_weights, of_bias = convolution_backward(
+        gradient, x, weight, kept, winners, ctx.rectify, ctx.pool, inputs
+    )
+    return of_inputs if inputs else None, of_weights, of_bias, None, None
+
+
+convolution_for_training.register_autograd(_differentiate, setup_context=_keep)

@@ -1,0 +1,202 @@
+import gc
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from verydeep.engine import native, operators
+from verydeep.engine.choice import Blocks
+from verydeep.engine.native import LIBRARIES, Library
+from verydeep.errors import UserError
+
+capability = {"AVX512": 0, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 2)
+RUNNABLE = {name: file for name in LIBRARIES[capability:] if (file := native._file(name))}
+needs_library = pytest.mark.skipif(not RUNNABLE, reason="built without a C++ compiler")
+
+sides = st.integers(1, 19)
+channels = st.integers(1, 40)
+
+
+@pytest.fixture(params=["off", *RUNNABLE])
+def library(request, monkeypatch):
+    """Every library that this machine can run, and none."""
+    chosen = None if request.param == "off" else Library(request.param, RUNNABLE[request.param])
+    monkeypatch.setattr(operators, "library", lambda: chosen)
+    monkeypatch.setattr(operators, "_transformed", {})
+    return chosen
+
+
+def layer_and_input(images, inputs, outputs, height, width, seed=0):
+    torch.manual_seed(seed)
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1)
+    return layer, torch.randn(images, inputs, height, width)
+
+
+def by_torch(layer, x, rectify, pool):
+    y = F.conv2d(x, layer.weight.double(), layer.bias.double(), padding=1)
+    y = F.relu(y) if rectify else y
+    return F.max_pool2d(y, 2) if pool else y
+
+
+def error(found, expected):
+    """L2 error relative to what was expected, or to what is usual where chance made that small."""
+    found, expected = found.detach().double(), expected.detach().double()
+    return float((found - expected).norm() / expected.norm().clamp(min=0.1 * expected.numel() ** 0.5))
+
+
+def clear(layer, x, rectify, pool):
+    """1 where rounding cannot decide whether a ReLU is open or which pixel wins a pooling, else 0."""
+    with torch.no_grad():
+        y = by_torch(layer, x.double(), False, False)
+        if pool:
+            best = operators._windows(y).sort(descending=True).values[..., :2]
+            decided = (best[..., 0] < -1e-4) | ((best[..., 0] > 1e-4) & (best[..., 0] - best[..., 1] > 1e-4))
+        else:
+            decided = (y.abs() > 1e-4) | torch.tensor(not rectify)
+    return decided.float()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 3), channels, channels, sides, sides, st.sampled_from([(0, 0), (1, 0), (1, 1)]))
+@pytest.mark.usefixtures("library")
+def test_output_and_gradients_are_those_of_torch_in_double(images, inputs, outputs, height, width, after):
+    rectify, pool = map(bool, after)
+    if pool and min(height, width) < 2:
+        return
+    layer, x = layer_and_input(images, inputs, outputs, height, width)
+    with torch.no_grad():
+        tested = operators.convolution(layer, x, rectify, pool)
+    x.requires_grad_()
+    y = operators.convolution(layer, x, rectify, pool)
+    x64 = x.detach().double().requires_grad_()
+    expected = by_torch(layer, x64, rectify, pool)
+    assert y.shape == expected.shape
+    assert torch.equal(tested, y)
+    assert error(y, expected) < 5e-6
+    weight, bias = layer.weight, layer.bias
+    along = torch.randn_like(y) * clear(layer, x, rectify, pool)
+    found = torch.autograd.grad(y, (x, weight, bias), along)
+    for one, wanted in zip(found, torch.autograd.grad(expected, (x64, weight, bias), along.double()), strict=True):
+        assert one.shape == wanted.shape
+        assert error(one, wanted) < 2e-5
+
+
+@pytest.mark.parametrize("images", [1, 5])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.usefixtures("library")
+def test_however_the_tiles_are_cut(images, shared, monkeypatch):
+    monkeypatch.setattr(operators, "blocks", lambda *_: Blocks(7, shared))
+    monkeypatch.setattr(operators, "gradient_tiles", lambda *_: 5)
+    layer, x = layer_and_input(images, 19, 35, 18, 13)
+    x.requires_grad_()
+    y = operators.convolution(layer, x, True, True)
+    expected = by_torch(layer, x.double(), True, True)
+    assert error(y, expected) < 5e-6
+    along = torch.randn_like(y) * clear(layer, x, True, True)
+    wanted = torch.autograd.grad(expected, (x, layer.weight, layer.bias), along.double())
+    for one, other in zip(torch.autograd.grad(y, (x, layer.weight, layer.bias), along), wanted, strict=True):
+        assert error(one, other) < 2e-5
+
+
+@pytest.mark.usefixtures("library")
+def test_the_same_bits_each_time_on_several_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        layer, x = layer_and_input(4, 24, 40, 20, 20)
+        losses = [operators.convolution(layer, x, True, True).square().sum() for _ in range(3)]
+        grads = [torch.autograd.grad(loss, list(layer.parameters())) for loss in losses]
+        assert all(torch.equal(a, b) for other in grads[1:] for a, b in zip(grads[0], other, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("after", [(False, False), (True, False), (True, True)])
+def test_reference_gradients_are_numerical_ones(after):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    layer = lambda *tensors: operators.convolution_for_training(*tensors, *after)[0]  # noqa: E731
+    assert torch.autograd.gradcheck(layer, (x, weight, bias))
+
+
+@pytest.mark.usefixtures("library")
+def test_changed_weights_are_noticed():
+    layer, x = layer_and_input(1, 9, 8, 9, 9)
+    with torch.no_grad():
+        for change in (lambda w: None, lambda w: w.add_(1), lambda w: w.data.mul_(2)):
+            change(layer.weight)
+            expected = by_torch(layer, x.double(), False, False)
+            assert error(operators.convolution(layer, x, False, False), expected) < 5e-6
+
+
+@needs_library
+def test_transformed_weights_go_with_the_weights(monkeypatch):
+    monkeypatch.setattr(operators, "_transformed", {})
+    first, x = layer_and_input(1, 9, 8, 9, 9)
+    with torch.no_grad():
+        operators.convolution(first, x, False, False)
+        assert len(operators._transformed) == 1
+        del first
+        gc.collect()
+        second, _ = layer_and_input(1, 9, 8, 9, 9, seed=1)
+        operators.convolution(second, x, False, False)
+    assert len(operators._transformed) == 1
+
+
+@pytest.mark.usefixtures("library")
+def test_what_is_not_finite_is_not_hidden():
+    layer, x = layer_and_input(1, 9, 8, 8, 8)
+    x[0, 0, 3, 3] = torch.nan
+    with torch.no_grad():
+        assert operators.convolution(layer, x, True, True).isnan().any()
+
+
+@pytest.mark.usefixtures("library")
+def test_torch_knows_the_operators():
+    layer, x = layer_and_input(2, 9, 8, 6, 6)
+    for pool in (False, True):
+        arguments = (x.requires_grad_(), layer.weight, layer.bias, True, pool)
+        checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+        torch.library.opcheck(operators.convolution_for_training, arguments, test_utils=checks)
+
+
+@pytest.mark.usefixtures("library")
+def test_recomputation_gives_the_same_gradients():
+    layer, x = layer_and_input(2, 9, 8, 6, 6)
+    plain = torch.autograd.grad(operators.convolution(layer, x, True, True).sum(), layer.weight)
+    again = checkpoint(operators.convolution, layer, x, True, True, use_reentrant=False)
+    assert torch.equal(plain[0], torch.autograd.grad(again.sum(), layer.weight)[0])
+
+
+def test_half_precision_export_and_other_kernels_are_left_to_torch():
+    layer, x = layer_and_input(1, 9, 8, 6, 6)
+    assert operators.serves(layer, x) == (native.library() is not None)
+    assert not operators.serves(layer.double(), x.double())
+    assert not operators.serves(nn.Conv2d(9, 8, 5, padding=2), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not operators.serves(nn.Conv2d(9, 8, 3, padding=1), x)
+
+
+def test_the_engine_can_be_turned_off():
+    code = "from verydeep.engine import native; print(native.library())"
+    environment = os.environ | {native.VARIABLE: "off"}
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "None"
+
+
+def test_an_unknown_library_is_refused(monkeypatch):
+    monkeypatch.setenv(native.VARIABLE, "avx1024")
+    native.library.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"VERYDEEP_ENGINE is 'avx1024'; here it may be .*auto, off"):
+            native.library()
+    finally:
+        native.library.cache_clear()
