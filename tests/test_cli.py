@@ -69,7 +69,19 @@ def test_configurations(verydeep):
     assert sum(row["multiply-adds"] for row in layers.values()) == CONFIGURATIONS["D"].multiply_adds()
 
 
-@pytest.mark.parametrize("command", ["configurations", "train", "test", "predict", "inspect"])
+def test_engine(verydeep):
+    from verydeep.engine.native import library
+
+    rows = {row["layer"]: row for row in json.loads(verydeep("engine", "C", "--json")[1])}
+    assert len(rows) == 16
+    built = library() is not None
+    assert rows["conv1_1"]["path"] == ("direct" if built else "torch")
+    assert rows["conv4_2"]["path"] == ("winograd" if built else "torch")
+    assert rows["conv5_3"]["path"] == "torch"
+    assert refused(verydeep("engine", "--images", "0"), "--images is 0")
+
+
+@pytest.mark.parametrize("command", ["configurations", "engine", "train", "test", "predict", "inspect"])
 def test_every_command_has_examples_in_its_help(verydeep, command):
     code, out, _ = verydeep(command, "--help")
     assert code == 0

@@ -119,6 +119,51 @@ def _layer_rows(name: str) -> list[dict[str, Any]]:
 
 
 @app.command
+def engine(net: str = "D", /, *, images: int = 1, json_: Json = False) -> None:
+    """Show how the convolution engine computes each layer of a net on this machine's CPU, and why.
+
+    The environment variable VERYDEEP_ENGINE turns it `off`, or names the library: `avx512`, `avx2` or `plain`.
+
+    For example:
+
+    - `verydeep engine` shows net D for one image.
+    - `verydeep engine E --images 8` shows net E for a mini-batch of 8.
+
+    Args:
+        net: a configuration of Table 1.
+        images: size of the mini-batch.
+    """
+    import torch
+
+    from verydeep.engine import blocks, chosen
+    from verydeep.engine.native import VARIABLE, library
+
+    if images < 1:
+        raise UserError(f"--images is {images}; give a number of images, at least 1")
+    threads, used = torch.get_num_threads(), library()
+    layers = configuration(net).layers()
+    rows = []
+    for layer, side in zip(layers, output_sides(layers, recipes.PAPER_CROP), strict=True):
+        if layer.kind != "conv":
+            continue
+        choice = chosen(layer.kernel, layer.in_channels, layer.fully_connected)
+        cut = blocks(layer.in_channels, layer.out_channels, images, side, side, threads)
+        winograd = used is not None and choice.path == "winograd"
+        rows.append(
+            {
+                "layer": layer.name,
+                "input": f"{layer.in_channels} x {side} x {side}",
+                "path": choice.path if used else "torch",
+                "tiles of a block": cut.tiles if winograd else "",
+                "blocks": ("of all threads" if cut.shared else "a thread each") if winograd else "",
+                "why": choice.reason if used else f"the engine is off ({VARIABLE}) or was not built",
+            }
+        )
+    title = f"library {used.name if used else 'none'}, {threads} threads, {images} image(s) of 224 x 224, float32"
+    _show(rows, json_, title)
+
+
+@app.command
 def train(
     data: str,
     /,

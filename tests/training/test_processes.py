@@ -81,7 +81,7 @@ def test_the_same_weights_on_one_two_and_three_ranks(tmp_path):
     """Ten iterations; 1437 = 4 x 359 + 1, so that the fifth leaves two of three ranks without an image.
 
     The bound: float32 rounding, another order of summation in each gradient, grows over ten iterations to less
-    than 2e-5 of the norm of the weights. Two trainings that differ in their seed differ by over 1e-2.
+    than 1e-4 of the norm of the weights. Two trainings that differ in their seed differ by over 1e-2.
     """
     recipe = ["--batch", "359", "--iterations", "10", "--learning-rate", "0.002"]
     ways = {"1": (1, []), "2": (2, []), "3": (3, []), "parts": (2, ["--micro-batch", "70", "--recompute"])}
@@ -92,7 +92,7 @@ def test_the_same_weights_on_one_two_and_three_ranks(tmp_path):
     differences = {
         name: float((flat(tmp_path / name) - one).norm() / one.norm()) for name in ("2", "3", "parts", "other")
     }
-    assert max(differences[name] for name in ("2", "3", "parts")) < 2e-5, differences
+    assert max(differences[name] for name in ("2", "3", "parts")) < 1e-4, differences
     assert differences["other"] > 1e-2, differences
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ways]
     epochs = [[line for line in map(json.loads, each) if "epoch" in line] for each in logs]

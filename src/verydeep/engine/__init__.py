@@ -4,7 +4,7 @@
 torch's convolution, ReLU and max-pooling compute, to rounding; see docs/engine.md.
 """
 
-from verydeep.engine.choice import Choice, chosen
+from verydeep.engine.choice import Blocks, Choice, blocks, chosen
 from verydeep.engine.operators import convolution, fully_connected, serves, serves_testing
 
-__all__ = ["Choice", "chosen", "convolution", "fully_connected", "serves", "serves_testing"]
+__all__ = ["Blocks", "Choice", "blocks", "chosen", "convolution", "fully_connected", "serves", "serves_testing"]

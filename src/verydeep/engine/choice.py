@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Path = Literal["winograd", "direct", "torch"]
+Path = Literal["winograd", "direct", "rows", "torch"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,16 @@ GRADIENT_FLOATS = 8 * 2**20
 """Transformed inputs and gradients that a block of the weights' gradient holds at most."""
 
 
-def chosen(kernel: int, inputs: int) -> Choice:
+def chosen(kernel: int, inputs: int, fully_connected: bool = False) -> Choice:
     """The path of a convolution with stride 1 on the CPU.
 
     Args:
         kernel: side of its kernel.
         inputs: its input channels.
+        fully_connected: whether it is fc6, fc7 or fc8.
     """
+    if fully_connected:
+        return Choice("rows", "weights are read once for many positions; torch where a gradient is needed")
     if kernel != 3:
         return Choice("torch", f"{kernel}x{kernel}: the engine is for 3x3")
     if inputs < DIRECT_BELOW:
