@@ -326,3 +326,23 @@ compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
 torch.testing.assert_close(compiled(images, keys), expected, rtol=1e-4, atol=1e-5)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_net_computes_the_same_with_the_engine_and_without(monkeypatch):
+    torch.manual_seed(0)
+    net = ConvNet("D", classes=5, crop=32, width=0.25, fully_connected=32).eval()
+    images = torch.randint(0, 256, (3, 3, 45, 70), dtype=torch.uint8)
+    results = []
+    for engine_on in (True, False):
+        if not engine_on:
+            monkeypatch.setattr("verydeep.engine.serves", lambda *_: False)
+            monkeypatch.setattr("verydeep.engine.serves_testing", lambda *_: False)
+        with torch.no_grad():
+            tested = net.score_map(images)
+        trained = net.score_map(images)
+        gradients = torch.autograd.grad(trained.square().sum(), list(net.parameters()))
+        results.append([tested, trained, *net.features(images, ["conv3_2", "pool4", "fc7"]).values(), *gradients])
+    for number, (ours, torchs) in enumerate(zip(*results, strict=True)):
+        # Rounding may open a ReLU or exchange two pixels of a pooling, which moves a gradient by more than itself.
+        bound = 1e-4 if number < 5 else 2e-2
+        assert ((ours - torchs).norm() / torchs.norm()).item() < bound

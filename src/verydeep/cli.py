@@ -152,7 +152,8 @@ def engine(net: str = "D", /, *, images: int = 1, json_: Json = False) -> None:
         rows.append(
             {
                 "layer": layer.name,
-                "input": f"{layer.in_channels} x {side} x {side}",
+                "channels": f"{layer.in_channels} to {layer.out_channels}",
+                "output": f"{side} x {side}",
                 "path": choice.path if used else "torch",
                 "tiles of a block": cut.tiles if winograd else "",
                 "blocks": ("of all threads" if cut.shared else "a thread each") if winograd else "",

@@ -93,7 +93,7 @@ def test_output_and_gradients_are_those_of_torch_in_double(images, inputs, outpu
 @pytest.mark.usefixtures("library")
 def test_however_the_tiles_are_cut(images, shared, monkeypatch):
     monkeypatch.setattr(operators, "blocks", lambda *_: Blocks(7, shared))
-    monkeypatch.setattr(operators, "gradient_tiles", lambda *_: 5)
+    monkeypatch.setattr(operators, "GRADIENT_BLOCK", 5)
     layer, x = layer_and_input(images, 19, 35, 18, 13)
     x.requires_grad_()
     y = operators.convolution(layer, x, True, True)
@@ -103,6 +103,28 @@ def test_however_the_tiles_are_cut(images, shared, monkeypatch):
     wanted = torch.autograd.grad(expected, (x, layer.weight, layer.bias), along.double())
     for one, other in zip(torch.autograd.grad(y, (x, layer.weight, layer.bias), along), wanted, strict=True):
         assert error(one, other) < 2e-5
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 3), st.integers(1, 50), st.integers(1, 60))
+@pytest.mark.usefixtures("library")
+def test_fully_connected_layers_at_every_position(images, side, more, inputs, outputs):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(inputs, outputs, side)
+    x = torch.randn(images, inputs, side + more - 1, side)
+    with torch.no_grad():
+        assert operators.fully_connected(layer, x, False).shape == (images, outputs, more, 1)
+        expected = F.relu(F.conv2d(x.double(), layer.weight.double(), layer.bias.double()))
+        assert error(operators.fully_connected(layer, x, True), expected) < 5e-6
+
+
+@pytest.mark.usefixtures("library")
+def test_more_positions_than_are_computed_at_once(monkeypatch):
+    monkeypatch.setattr(operators, "ROWS", 5)
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(3, 4, 2), torch.randn(7, 3, 3, 2)
+    with torch.no_grad():
+        assert error(operators.fully_connected(layer, x, False), layer(x)) < 5e-6
 
 
 @pytest.mark.usefixtures("library")

@@ -39,8 +39,8 @@ SHARED_BLOCK = 392
 ROWS = 512
 """Positions of a map that a fully connected layer computes at once: each time its weights are read once."""
 
-GRADIENT_FLOATS = 8 * 2**20
-"""Transformed inputs and gradients that a block of the weights' gradient holds at most."""
+GRADIENT_BLOCK = 512
+"""Tiles of a block of the weights' gradient, whose sums over a block are the longer the larger it is."""
 
 
 def chosen(kernel: int, inputs: int, fully_connected: bool = False) -> Choice:
@@ -68,8 +68,3 @@ def blocks(inputs: int, outputs: int, images: int, height: int, width: int, thre
         return Blocks(SHARED_BLOCK, True)
     rounds = -(-tiles // (threads * block))
     return Blocks(-(-tiles // (threads * rounds)), False)
-
-
-def gradient_tiles(inputs: int, outputs: int) -> int:
-    """Tiles of a block of the weights' gradient."""
-    return max(64, GRADIENT_FLOATS // (36 * (inputs + outputs)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
-from verydeep.engine.choice import ROWS, blocks, chosen, gradient_tiles
+from verydeep.engine.choice import GRADIENT_BLOCK, ROWS, blocks, chosen
 from verydeep.engine.native import Library, available, library
 
 
@@ -136,8 +136,8 @@ def convolution_backward(
     shape = (images, height, width, channels, outputs)
     of_weights, of_bias = torch.empty_like(weight), weight.new_empty(outputs)
     direct = chosen(3, channels).path == "direct"
-    tiles = gradient_tiles(channels, outputs)
-    native.call("weight_gradient", x, gradient, output, won, of_weights, of_bias, *shape, direct, tiles)
+    gradients = (of_weights, of_bias)
+    native.call("weight_gradient", x, gradient, output, won, *gradients, *shape, direct, GRADIENT_BLOCK)
     if not inputs:
         return x.new_empty(0), of_weights, of_bias
     of_inputs = torch.empty_like(x)

@@ -99,6 +99,7 @@ inline int64_t transformed_size(int64_t depth, int64_t outputs) {
 inline void transform_weights(const float* weights, float* transformed, int64_t out, int64_t in, bool gradient,
                               int threads) {
   const int64_t depth = gradient ? out : in, outputs = gradient ? in : out;
+  use_large_pages(transformed, transformed_size(depth, outputs) * sizeof(float));
   const auto matrices = [&](int64_t o, int64_t c, int lanes, vec u[POINTS]) {
     vec g[9];
     for (int i = 0; i < 9; ++i) g[gradient ? 8 - i : i] = load_some(weights + (o * 9 + i) * in + c, lanes);
