@@ -2,7 +2,7 @@
 
 At batch 1 in at most 0.7 times. Exports D with random weights to ONNX and gives it to ONNX Runtime, OpenVINO, MNN
 and ncnn, each installed from PyPI into an environment of its own, and to PyTorch (eager in both layouts, compiled
-with freezing). All in turn, several rounds, each in a process of its own with two threads; prints medians and ratios,
+with freezing). All in turn, several rounds, each in a process of its own with two threads; prints medians, ratios
 and each one's error against float64, and writes JSON. Also dense testing of whole images, and training steps,
 against PyTorch with channels last.
 
