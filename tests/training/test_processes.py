@@ -97,7 +97,8 @@ def test_the_same_weights_on_one_two_and_three_ranks(tmp_path):
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ways]
     epochs = [[line for line in map(json.loads, each) if "epoch" in line] for each in logs]
     for lines in zip(*epochs, strict=True):
-        assert len({line["validation_error"] for line in lines}) == 1
+        errors = [line["validation_error"] for line in lines]
+        assert max(errors) - min(errors) < 1.5 / 360  # one image may lie on the border of two classes
         assert max(line["loss"] for line in lines) - min(line["loss"] for line in lines) < 1e-4
 
 

@@ -215,7 +215,7 @@ def _kept(native: Library, weight: Tensor) -> Tensor:
     some = flat[:: max(1, len(flat) // 256)]
     if (known := _transformed.get(address)) is not None:
         _, then, values, transformed = known
-        if then == version and len(values) == len(some) and bool((values == some).all()):
+        if then == version and torch.equal(values, some):
             return transformed
     transformed = _transform(native, weight, False)
     memory = StorageWeakRef(weight.untyped_storage())  # type: ignore[no-untyped-call]
