@@ -52,7 +52,8 @@ def test_scores_equal_the_net_written_out(name):
     for layer in ("fc6", "fc7", "fc8"):
         x = F.linear(x, state[f"{layer}.weight"].flatten(1), state[f"{layer}.bias"])
         x = x if layer == "fc8" else x.relu()
-    torch.testing.assert_close(net(images), x.float(), rtol=1e-4, atol=1e-4)
+    expected = x.float()  # each score to rounding of the largest ones
+    torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_lrn_is_the_formula_of_krizhevsky():
