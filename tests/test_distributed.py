@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from verydeep.distributed import Ranks, generator, ranks
+from verydeep import distributed
+from verydeep.distributed import Ranks, buckets, generator, ranks, together
 from verydeep.errors import UserError
 
 
@@ -50,3 +52,28 @@ def test_a_device_that_is_not_there_is_refused():
             ranks(name),
         ):
             pass
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=20))
+def test_gradients_are_sent_last_layers_first_in_buckets_of_limited_size(sizes):
+    parameters = [nn.Parameter(torch.zeros(size)) for size in sizes]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "BUCKET", 4 * 50)
+        found = buckets(parameters)
+    assert [id(each) for bucket in found for each in bucket] == [id(each) for each in reversed(parameters)]
+    assert all(len(bucket) == 1 or sum(each.numel() for each in bucket) <= 50 for bucket in found)
+
+
+def test_gradients_that_are_sent_together_keep_their_values_and_places():
+    layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    for parameter in layer.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    before = [parameter.grad.clone() for parameter in layer.parameters()]
+    whole = together(list(layer.parameters()))
+    assert whole.is_contiguous()
+    for parameter, gradient in zip(layer.parameters(), before, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+        assert parameter.grad.stride() == parameter.stride()
+    whole.mul_(2)  # as ranks that are added do
+    for parameter, gradient in zip(layer.parameters(), before, strict=True):
+        assert torch.equal(parameter.grad, 2 * gradient)

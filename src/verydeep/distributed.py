@@ -6,13 +6,14 @@ synchronously, so that the result is that of one process. Processes are started 
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -89,23 +90,34 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-class GradientSum:
-    """Sums the ranks' gradients while the backward pass goes on: each as soon as it is there.
+BUCKET = 25 * 2**20
+"""Bytes of gradients that are sent together: each message costs time besides its length. Larger ones go alone."""
 
-    Parameter by parameter, in the order of the backward pass, and not in buckets: where a number lies in what is
-    sent decides the order that ranks are added in, and a training that goes on must add as it did before.
+
+class GradientSum:
+    """Sums the ranks' gradients while the backward pass goes on: those of some layers as soon as they are there.
+
+    Which are sent together never changes: where a number lies in what is sent decides the order that ranks are
+    added in, and a training that goes on must add as it did before.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
         self._active = False
         self._sent: list[dist.Work] = []
-        if ranks.world > 1:
-            for parameter in parameters:
-                parameter.register_post_accumulate_grad_hook(self._send)  # type: ignore[no-untyped-call]
+        self._missing: list[int] = []
+        self._next = 0
+        self._buckets = buckets(parameters) if ranks.world > 1 else []
+        for number, bucket in enumerate(self._buckets):
+            for parameter in bucket:
+                parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                    lambda _, number=number: self._completed(number)
+                )
 
     @contextmanager
     def summing(self) -> Iterator[None]:
         """Gradients that a backward pass inside has completed are those of all ranks when this is left."""
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._next = 0
         self._active = True
         yield
         self._active = False
@@ -113,11 +125,42 @@ class GradientSum:
             work.wait()
         self._sent.clear()
 
-    def _send(self, parameter: Tensor) -> None:
-        if self._active and parameter.grad is not None:
-            # As it lies in memory: channels last is not what the libraries call contiguous.
-            flat = parameter.grad.as_strided((parameter.numel(),), (1,))
-            self._sent.append(dist.all_reduce(flat, async_op=True))
+    def _completed(self, number: int) -> None:
+        """Note that a gradient of a bucket is there; send what is complete, in one order on all ranks."""
+        if not self._active:
+            return
+        self._missing[number] -= 1
+        while self._next < len(self._buckets) and not self._missing[self._next]:
+            self._sent.append(dist.all_reduce(together(self._buckets[self._next]), async_op=True))
+            self._next += 1
+
+
+def buckets(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters whose gradients are sent together, neighbours of up to `BUCKET` bytes, the last layers first."""
+    found: list[list[nn.Parameter]] = []
+    room = 0
+    for parameter in reversed(list(parameters)):
+        room -= parameter.nbytes
+        if room < 0:
+            found.append([])
+            room = BUCKET - parameter.nbytes
+        found[-1].append(parameter)
+    return found
+
+
+def together(bucket: Sequence[nn.Parameter]) -> Float[Tensor, " n"]:
+    """The gradients of some parameters in one piece of memory, which is theirs from now on."""
+    # As they lie in memory: channels last is not what the libraries call contiguous.
+    gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]
+    flat = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]
+    if len(flat) == 1:
+        return flat[0]
+    whole = torch.cat(flat)
+    for parameter, gradient, part in zip(
+        bucket, gradients, whole.split([len(each) for each in flat]), strict=True
+    ):
+        parameter.grad = part.as_strided(gradient.shape, gradient.stride())
+    return whole
 
 
 def cores() -> int:

@@ -5,17 +5,38 @@
 
 namespace verydeep {
 
+// Two streams of memory that the next product will read: asked for a little in each step of this one, so that they
+// have come to the core's own cache by then. Steps are in floats.
+struct Ahead {
+  const float* first;
+  const float* second;
+  int64_t first_step, second_step;
+
+  void ask() {
+    __builtin_prefetch(first, 0, 2);
+    __builtin_prefetch(second, 0, 2);
+    first += first_step;
+    second += second_step;
+  }
+};
+
+// Where the processor's own guesses do as well.
+struct NothingAhead {
+  void ask() {}
+};
+
 // sums[m][n] (+)= sum over k of a[m, k] * b[k, n], for m < M and V vectors of n.
 //   a[m, k] lies at a + m * a_row + k * a_step, b[k, .] at b + k * b_step, sums[m, .] at sums + m * row.
-template <int M, int V, bool ADD>
+template <int M, int V, bool ADD, class Next>
 inline void product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, float* sums,
-                    int64_t row, int64_t depth) {
+                    int64_t row, int64_t depth, Next& next) {
   vec sum[M][V];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sum[m][v] = ADD ? load(sums + m * row + v * LANES) : vec{};
   for (int64_t k = 0; k < depth; ++k) {
+    next.ask();
     vec right[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) right[v] = load(b + v * LANES);
@@ -34,29 +55,29 @@ inline void product(const float* a, int64_t a_row, int64_t a_step, const float* 
     for (int v = 0; v < V; ++v) store(sums + m * row + v * LANES, sum[m][v]);
 }
 
-template <int M, bool ADD>
+template <int M, bool ADD, class Next>
 void product_rows(int rows, int vectors, const float* a, int64_t a_row, int64_t a_step, const float* b,
-                  int64_t b_step, float* sums, int64_t row, int64_t depth) {
+                  int64_t b_step, float* sums, int64_t row, int64_t depth, Next& next) {
   if (rows == M) {
     if (vectors == 2) {
-      product<M, 2, ADD>(a, a_row, a_step, b, b_step, sums, row, depth);
+      product<M, 2, ADD>(a, a_row, a_step, b, b_step, sums, row, depth, next);
     } else {
-      product<M, 1, ADD>(a, a_row, a_step, b, b_step, sums, row, depth);
+      product<M, 1, ADD>(a, a_row, a_step, b, b_step, sums, row, depth, next);
     }
   } else if constexpr (M > 1) {
-    product_rows<M - 1, ADD>(rows, vectors, a, a_row, a_step, b, b_step, sums, row, depth);
+    product_rows<M - 1, ADD>(rows, vectors, a, a_row, a_step, b, b_step, sums, row, depth, next);
   }
 }
 
 // Any number of rows: cut into parts as equal as can be, so that none is left with few.
-template <bool ADD>
+template <bool ADD, class Next = NothingAhead>
 void product(int64_t rows, int vectors, const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step,
-             float* sums, int64_t row, int64_t depth) {
+             float* sums, int64_t row, int64_t depth, Next next = {}) {
   const int64_t count = parts(rows, ROWS);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t from = rows * i / count, to = rows * (i + 1) / count;
     product_rows<ROWS, ADD>(static_cast<int>(to - from), vectors, a + from * a_row, a_row, a_step, b, b_step,
-                            sums + from * row, row, depth);
+                            sums + from * row, row, depth, next);
   }
 }
 

@@ -144,9 +144,19 @@ inline void panel_of_tiles(const Tiling& tiling, int64_t first, int64_t tiles, c
   const int vectors = channels - c0 > LANES ? 2 : 1;
   const float* const weights = transformed + panel * POINTS * depth * PANEL;
   const int64_t product_matrix = tiles * PANEL + LANES;
-  for (int p = 0; p < POINTS; ++p)
-    product<false>(tiles, vectors, values + p * matrix, row, 1, weights + p * depth * PANEL, PANEL,
-                   products + p * product_matrix, PANEL, depth);
+  const int64_t groups = parts(tiles, ROWS);
+  for (int p = 0; p < POINTS; ++p) {
+    const float* const v = values + p * matrix;
+    const float* const w = weights + p * depth * PANEL;
+    float* const m = products + p * product_matrix;
+    if (groups > 2) {
+      const Ahead next{w + depth * PANEL, values + (p + 1) % POINTS * matrix, parts(PANEL, groups),
+                       parts(tiles * row, groups * depth)};
+      product<false>(tiles, vectors, v, row, 1, w, PANEL, m, PANEL, depth, next);
+    } else {  // soon done: weights come no faster than memory gives them
+      product<false>(tiles, vectors, v, row, 1, w, PANEL, m, PANEL, depth);
+    }
+  }
   for (int64_t t = 0; t < tiles; ++t) {
     const auto [n, y, x] = tiling.place(first + t);
     for (int v = 0; v < vectors; ++v) {
