@@ -72,6 +72,22 @@ def ratios(table, ours="verydeep"):
     }
 
 
+def peaks(table):
+    """Our largest memory over each other's, where it was measured."""
+    ours = table["verydeep"].get("peak_mib")
+    others = {name: each.get("peak_mib") for name, each in table.items() if name != "verydeep"}
+    return {name: round(ours / theirs, 3) for name, theirs in others.items() if ours and theirs}
+
+
+def processor():
+    """What /proc/cpuinfo says of the first processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    known = {name.strip(): value.strip() for name, value in fields.items()}
+    return {name: known.get(name) for name in ("model name", "cpu family", "model", "cache size")}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, default=Path("build/peers"))
@@ -82,6 +98,7 @@ def main():
     folder = arguments.environments.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     result = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    result["processor"] = processor()
     python, script = sys.executable, "engine_run.py"
     if arguments.only in (None, "inference"):
         if not (folder / "D.onnx").exists():
@@ -96,6 +113,7 @@ def main():
             result[f"inference, batch {batch}"] = {
                 "milliseconds an image": table,
                 "verydeep / other": ratios(table),
+                "peak memory, verydeep / other": peaks(table),
                 "verydeep / fastest in float32": max(others.values()),
                 "at most": 0.5 if batch == 8 else 0.7,
             }
@@ -103,12 +121,22 @@ def main():
         for size in ("448x336", "683x512"):
             runs = {name: (python, script, "dense", name, size) for name in OURS[:2]}
             table = in_turn(runs, arguments.rounds)
-            result[f"dense, {size}"] = {"milliseconds an image": table, **ratios(table), "at most": 0.4}
+            result[f"dense, {size}"] = {
+                "milliseconds an image": table,
+                "verydeep / other": ratios(table),
+                "peak memory, verydeep / other": peaks(table),
+                "at most": 0.4,
+            }
     if arguments.only in (None, "training"):
         for net, most in (("D", 0.5), ("A-miniature", 0.7)):
             runs = {name: (python, script, "training", name, net) for name in OURS[:2]}
             table = in_turn(runs, arguments.rounds)
-            result[f"training, {net}"] = {"milliseconds a step": table, **ratios(table), "at most": most}
+            result[f"training, {net}"] = {
+                "milliseconds a step": table,
+                "verydeep / other": ratios(table),
+                "peak memory, verydeep / other": peaks(table),
+                "at most": most,
+            }
     print(json.dumps(result, indent=1))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(result, indent=1) + "\n")

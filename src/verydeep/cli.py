@@ -135,7 +135,7 @@ def engine(net: str = "D", /, *, images: int = 1, json_: Json = False) -> None:
     """
     import torch
 
-    from verydeep.engine import blocks, chosen
+    from verydeep.engine import blocks, chosen, pairs
     from verydeep.engine.native import VARIABLE, library
 
     if images < 1:
@@ -143,9 +143,11 @@ def engine(net: str = "D", /, *, images: int = 1, json_: Json = False) -> None:
     threads, used = torch.get_num_threads(), library()
     layers = configuration(net).layers()
     rows = []
-    for layer, side in zip(layers, output_sides(layers, recipes.PAPER_CROP), strict=True):
+    for number, (layer, side) in enumerate(zip(layers, output_sides(layers, recipes.PAPER_CROP), strict=True)):
         if layer.kind != "conv":
             continue
+        after = layers[min(number + 2, len(layers) - 1)]
+        paired = pairs(layer.kernel, layer.in_channels, layer.out_channels) and after.kernel == 3
         choice = chosen(layer.kernel, layer.in_channels, layer.fully_connected)
         cut = blocks(layer.in_channels, layer.out_channels, images, side, side, threads)
         winograd = used is not None and choice.path == "winograd"
@@ -157,7 +159,9 @@ def engine(net: str = "D", /, *, images: int = 1, json_: Json = False) -> None:
                 "path": choice.path if used else "torch",
                 "tiles of a block": cut.tiles if winograd else "",
                 "blocks": ("of all threads" if cut.shared else "a thread each") if winograd else "",
-                "why": choice.reason if used else f"the engine is off ({VARIABLE}) or was not built",
+                "why": choice.reason + f"; in testing in one with {after.name}" * paired
+                if used
+                else f"the engine is off ({VARIABLE}) or was not built",
             }
         )
     title = f"library {used.name if used else 'none'}, {threads} threads, {images} image(s) of 224 x 224, float32"

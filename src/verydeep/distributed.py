@@ -156,9 +156,8 @@ def together(bucket: Sequence[nn.Parameter]) -> Float[Tensor, " n"]:
     if len(flat) == 1:
         return flat[0]
     whole = torch.cat(flat)
-    for parameter, gradient, part in zip(
-        bucket, gradients, whole.split([len(each) for each in flat]), strict=True
-    ):
+    parts = torch.split(whole, [len(each) for each in flat])
+    for parameter, gradient, part in zip(bucket, gradients, parts, strict=True):
         parameter.grad = part.as_strided(gradient.shape, gradient.stride())
     return whole
 

@@ -237,11 +237,17 @@ class ConvNet(nn.Module):
         while at < len(layers):
             module = getattr(self, layers[at].name, None)
             if isinstance(module, nn.Conv2d) and engine.serves(module, x):
-                # The engine rectifies and pools on the way.
-                kinds = [layer.kind for layer in layers[at + 1 : at + 3]]
+                # The engine rectifies and pools on the way, and computes conv1_1 and conv1_2 in one.
+                following: Any = getattr(self, layers[at + 2].name, None) if at + 2 < len(layers) else None
+                pair = isinstance(following, nn.Conv2d) and engine.serves_pair(module, following, x)
+                at += 3 if pair else 1
+                kinds = [layer.kind for layer in layers[at : at + 2]]
                 rectify, pool = kinds[:1] == ["relu"], kinds == ["relu", "pool"]
-                x = engine.convolution(module, x, rectify, pool)
-                at += 1 + rectify + pool
+                if pair:
+                    x = engine.convolution_pair(module, following, x, rectify, pool)
+                else:
+                    x = engine.convolution(module, x, rectify, pool)
+                at += rectify + pool
             elif isinstance(module, nn.Conv2d) and engine.serves_testing(module, x):
                 rectify = at + 1 < len(layers) and layers[at + 1].kind == "relu"
                 x = engine.fully_connected(module, x, rectify)

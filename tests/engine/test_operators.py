@@ -88,6 +88,27 @@ def test_output_and_gradients_are_those_of_torch_in_double(images, inputs, outpu
         assert error(one, wanted) < 2e-5
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 3), st.integers(8, 40), channels, st.integers(2, 45), st.integers(2, 45), st.booleans())
+@pytest.mark.usefixtures("library")
+def test_two_layers_in_one_are_the_two(images, between, outputs, height, width, pool):
+    first, x = layer_and_input(images, 3, between, height, width)
+    second, _ = layer_and_input(1, between, outputs, 1, 1, seed=1)
+    with torch.no_grad():
+        assert operators.serves_pair(first, second, x) == operators.available()
+        found = operators.convolution_pair(first, second, x, pool, pool)
+        expected = by_torch(second, by_torch(first, x.double(), True, False), pool, pool)
+        assert found.shape == expected.shape
+        assert error(found, expected) < 5e-6
+
+
+def test_layers_that_are_trained_are_not_computed_in_one():
+    first, x = layer_and_input(1, 3, 16, 9, 9)
+    second, _ = layer_and_input(1, 16, 8, 1, 1)
+    assert not operators.serves_pair(first, second, x)
+    assert not operators.serves_pair(second, second, torch.randn(1, 16, 9, 9))
+
+
 @pytest.mark.parametrize("images", [1, 5])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.usefixtures("library")

@@ -4,7 +4,26 @@
 torch's convolution, ReLU and max-pooling compute, to rounding; see docs/engine.md.
 """
 
-from verydeep.engine.choice import Blocks, Choice, blocks, chosen
-from verydeep.engine.operators import convolution, fully_connected, serves, serves_testing
+from verydeep.engine.choice import Blocks, Choice, blocks, chosen, pairs
+from verydeep.engine.operators import (
+    convolution,
+    convolution_pair,
+    fully_connected,
+    serves,
+    serves_pair,
+    serves_testing,
+)
 
-__all__ = ["Blocks", "Choice", "blocks", "chosen", "convolution", "fully_connected", "serves", "serves_testing"]
+__all__ = [
+    "Blocks",
+    "Choice",
+    "blocks",
+    "chosen",
+    "convolution",
+    "convolution_pair",
+    "fully_connected",
+    "pairs",
+    "serves",
+    "serves_pair",
+    "serves_testing",
+]

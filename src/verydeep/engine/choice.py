@@ -60,10 +60,20 @@ def chosen(kernel: int, inputs: int, fully_connected: bool = False) -> Choice:
     return Choice("winograd", "3x3: F(4x4, 3x3) needs a quarter of the multiplications")
 
 
+def block_of_a_thread(inputs: int, outputs: int) -> int:
+    """Tiles of a block that a thread has to itself, at the most."""
+    return SMALL_BLOCK if inputs * outputs <= FEW_WEIGHTS else LARGE_BLOCK
+
+
+def pairs(kernel: int, inputs: int, between: int) -> bool:
+    """Whether a layer and the next one, 3x3, are computed in one, so that the map between them is never whole."""
+    return chosen(kernel, inputs).path == "direct" and chosen(3, between).path == "winograd"
+
+
 def blocks(inputs: int, outputs: int, images: int, height: int, width: int, threads: int) -> Blocks:
     """How a convolution of these channels is cut, for a mini-batch of images of these sizes in pixels."""
     tiles = images * -(-height // 4) * -(-width // 4)
-    block = SMALL_BLOCK if inputs * outputs <= FEW_WEIGHTS else LARGE_BLOCK
+    block = block_of_a_thread(inputs, outputs)
     if tiles < threads * block:
         return Blocks(SHARED_BLOCK, True)
     rounds = -(-tiles // (threads * block))

@@ -27,6 +27,7 @@ _SIGNATURES = {
     "transform_weights": [_pointer] * 2 + [_size] * 2 + [_flag] * 2,
     "convolve": [_pointer] * 5 + [_size] * 5 + [_flag] * 2 + [_size] + [_flag] * 2,
     "convolve_directly": [_pointer] * 5 + [_size] * 5 + [_flag] * 3,
+    "convolve_twice": [_pointer] * 6 + [_size] * 6 + [_flag] * 2 + [_size] + [_flag],
     "fully_connected": [_pointer] * 4 + [_size] * 3 + [_flag] * 2,
     "input_gradient": [_pointer] * 5 + [_size] * 5 + [_size] + [_flag] * 2,
     "weight_gradient": [_pointer] * 6 + [_size] * 5 + [_flag, _size, _flag],

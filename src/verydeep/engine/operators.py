@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
-from verydeep.engine.choice import GRADIENT_BLOCK, ROWS, blocks, chosen
+from verydeep.engine.choice import GRADIENT_BLOCK, ROWS, block_of_a_thread, blocks, chosen, pairs
 from verydeep.engine.native import Library, available, library
 
 
@@ -25,6 +25,16 @@ def serves(layer: nn.Conv2d, x: Tensor) -> bool:
 def serves_testing(layer: nn.Conv2d, x: Tensor) -> bool:
     """Whether the engine computes this fully connected layer: where no gradient is needed, else as `serves`."""
     return layer.padding == (0, 0) and not _differentiated(layer, x) and _here(layer, x)
+
+
+def serves_pair(first: nn.Conv2d, second: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the engine computes two layers and the ReLU between them in one: conv1_1 and conv1_2, in testing."""
+    return (
+        pairs(3, first.in_channels, first.out_channels)
+        and not (_differentiated(first, x) or _differentiated(second, x))
+        and serves(first, x)
+        and serves(second, x)
+    )
 
 
 def _differentiated(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -60,6 +70,25 @@ def convolution(
         return y
     z: Tensor = convolution_for_testing(x, layer.weight, layer.bias, rectify, pool)
     return z
+
+
+def convolution_pair(
+    first: nn.Conv2d, second: nn.Conv2d, x: Float[Tensor, "N C H W"], rectify: bool, pool: bool
+) -> Float[Tensor, "N D h w"]:
+    """Two 3x3 convolutions with a ReLU between them; where `serves_pair` says yes.
+
+    Args:
+        first: weights and bias of the one.
+        second: of the other.
+        x: the first one's input.
+        rectify: whether a ReLU follows the second.
+        pool: whether a pooling follows that ReLU.
+    """
+    assert first.bias is not None
+    assert second.bias is not None
+    parameters = (first.weight, first.bias, second.weight, second.bias)
+    y: Tensor = convolution_pair_for_testing(x, *parameters, rectify, pool)
+    return y
 
 
 def fully_connected(layer: nn.Conv2d, x: Float[Tensor, "N C H W"], rectify: bool) -> Float[Tensor, "N D h w"]:
@@ -104,6 +133,31 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
 def convolution_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool) -> Tensor:
     """Nothing is kept for a backward pass, but the transformed weights are kept from call to call."""
     return _forward(x, weight, bias, rectify, pool, winners=False, keep=True)[0]
+
+
+@torch.library.custom_op("verydeep::convolution_pair_for_testing", mutates_args=(), device_types="cpu")
+def convolution_pair_for_testing(
+    x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, bias: Tensor, rectify: bool, pool: bool
+) -> Tensor:
+    """The map between the two exists a few rows at a time, and never leaves the cache."""
+    native = library()
+    if native is None or not _native_tensors(x, first, first_bias, second, bias):
+        middle = _forward_by_torch(x, first, first_bias, True, False, winners=False)[0]
+        return _forward_by_torch(middle, second, bias, rectify, pool, winners=False)[0]
+    (images, channels, height, width), (outputs, between) = x.shape, second.shape[:2]
+    x, first, second = _last(x), _last(first), _last(second)
+    y = _empty_output(x, outputs, pool)
+    tensors = (x, first, first_bias.contiguous(), _kept(native, second), bias.contiguous(), y)
+    shape = (images, height, width, channels, between, outputs)
+    native.call("convolve_twice", *tensors, *shape, rectify, pool, block_of_a_thread(between, outputs))
+    return y
+
+
+@convolution_pair_for_testing.register_fake
+def _(
+    x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, bias: Tensor, rectify: bool, pool: bool
+) -> Tensor:
+    return _empty_output(x, len(second), pool)
 
 
 @torch.library.custom_op("verydeep::convolution_for_training", mutates_args=(), device_types="cpu")

@@ -38,46 +38,59 @@ inline void write_columns(const Map& input, int64_t n, int64_t y, float* columns
   input.shape.channels == 3 ? write_columns<3>(input, n, y, columns) : write_columns<0>(input, n, y, columns);
 }
 
-inline void convolve_directly(const Map& input, const float* weights, const Output& output, int threads) {
-  static thread_local Scratch shared_weights;
-  const Shape& s = input.shape;
-  const int64_t taps = 9 * s.channels, out = output.shape.channels, panels = parts(out, PANEL);
-  float* const packed = shared_weights.floats(panels * taps * PANEL);  // [panel][tap][PANEL]
+// Weights [out][3][3][in] to [panel][tap][PANEL].
+inline const float* pack_weights(const float* weights, int64_t taps, int64_t out, Scratch& scratch) {
+  const int64_t panels = parts(out, PANEL);
+  float* const packed = scratch.floats(panels * taps * PANEL);
   std::memset(packed, 0, panels * taps * PANEL * sizeof(float));
   for (int64_t k = 0; k < out; ++k)
     for (int64_t i = 0; i < taps; ++i) packed[(k / PANEL * taps + i) * PANEL + k % PANEL] = weights[k * taps + i];
-  const int64_t together = output.pool ? 2 : 1, steps = parts(s.height, together);
-  parallel(s.images * steps, threads, [&](int64_t task) {
-    static thread_local Scratch columns, products;
-    const int64_t n = task / steps, y = task % steps * together;
-    const int64_t rows = y + together <= s.height ? together : 1, width = rounded_up(s.width, 2);
-    float* const col = columns.floats(2 * s.width * (taps + 1));
-    float* const sums = products.floats(2 * width * PANEL);
-    for (int64_t i = 0; i < rows; ++i) write_columns(input, n, y + i, col + i * s.width * (taps + 1));
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      const int vectors = out - panel * PANEL > LANES ? 2 : 1;
-      for (int64_t i = 0; i < rows; ++i)
-        product<false>(s.width, vectors, col + i * s.width * (taps + 1), taps + 1, 1, packed + panel * taps * PANEL,
-                       PANEL, sums + i * width * PANEL, PANEL, taps);
-      for (int v = 0; v < vectors; ++v) {
-        const int64_t c = panel * PANEL + v * LANES;
-        const int lanes = static_cast<int>(out - c < LANES ? out - c : LANES);
-        const float* const at = sums + v * LANES;
-        if (output.pool) {
-          for (int64_t x = 0; x < s.width; x += 2) {
-            const float* const corner = at + x * PANEL;
-            const vec square[] = {load(corner), load(corner + PANEL), load(corner + width * PANEL),
-                                  load(corner + (width + 1) * PANEL)};
-            output.put<2>(square, n, y, x, c, lanes);
-          }
-          continue;
+  return packed;
+}
+
+// One or two rows of outputs, from row y of image n on, to row y_to of image n_to; two where a pooling follows.
+inline void convolve_rows(const Map& input, const float* packed, const Output& output, int64_t n, int64_t y,
+                          int64_t rows, int64_t n_to, int64_t y_to) {
+  static thread_local Scratch columns, products;
+  const Shape& s = input.shape;
+  const int64_t taps = 9 * s.channels, out = output.shape.channels, width = rounded_up(s.width, 2);
+  float* const col = columns.floats(2 * s.width * (taps + 1));
+  float* const sums = products.floats(2 * width * PANEL);
+  for (int64_t i = 0; i < rows; ++i) write_columns(input, n, y + i, col + i * s.width * (taps + 1));
+  for (int64_t panel = 0; panel < parts(out, PANEL); ++panel) {
+    const int vectors = out - panel * PANEL > LANES ? 2 : 1;
+    for (int64_t i = 0; i < rows; ++i)
+      product<false>(s.width, vectors, col + i * s.width * (taps + 1), taps + 1, 1, packed + panel * taps * PANEL,
+                     PANEL, sums + i * width * PANEL, PANEL, taps);
+    for (int v = 0; v < vectors; ++v) {
+      const int64_t c = panel * PANEL + v * LANES;
+      const int lanes = static_cast<int>(out - c < LANES ? out - c : LANES);
+      const float* const at = sums + v * LANES;
+      if (output.pool) {
+        for (int64_t x = 0; x < s.width; x += 2) {
+          const float* const corner = at + x * PANEL;
+          const vec square[] = {load(corner), load(corner + PANEL), load(corner + width * PANEL),
+                                load(corner + (width + 1) * PANEL)};
+          output.put<2>(square, n_to, y_to, x, c, lanes);
         }
-        for (int64_t x = 0; x < s.width; ++x) {
-          const vec square[] = {load(at + x * PANEL)};
-          output.put<1>(square, n, y, x, c, lanes);
-        }
+        continue;
+      }
+      for (int64_t x = 0; x < s.width; ++x) {
+        const vec square[] = {load(at + x * PANEL)};
+        output.put<1>(square, n_to, y_to, x, c, lanes);
       }
     }
+  }
+}
+
+inline void convolve_directly(const Map& input, const float* weights, const Output& output, int threads) {
+  static thread_local Scratch packing;
+  const Shape& s = input.shape;
+  const float* const packed = pack_weights(weights, 9 * s.channels, output.shape.channels, packing);
+  const int64_t together = output.pool ? 2 : 1, steps = parts(s.height, together);
+  parallel(s.images * steps, threads, [&](int64_t task) {
+    const int64_t n = task / steps, y = task % steps * together;
+    convolve_rows(input, packed, output, n, y, y + together <= s.height ? together : 1, n, y);
   });
 }
 

@@ -6,6 +6,7 @@
 
 #include "direct.hpp"
 #include "linear.hpp"
+#include "pair.hpp"
 #include "winograd.hpp"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -74,6 +75,14 @@ EXPORT void verydeep_convolve_directly(const float* x, const float* weights, con
                                        int64_t out, int rectify, int pool_, int threads) {
   const Output output{y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out}};
   convolve_directly(Map{x, {images, height, width, in}}, weights, output, threads);
+}
+
+EXPORT void verydeep_convolve_twice(const float* x, const float* weights, const float* bias, const float* transformed,
+                                    const float* second_bias, float* y, int64_t images, int64_t height, int64_t width,
+                                    int64_t in, int64_t between, int64_t out, int rectify, int pool_, int64_t tiles,
+                                    int threads) {
+  const Output output{y, nullptr, second_bias, rectify != 0, pool_ != 0, {images, height, width, out}};
+  convolve_twice(Map{x, {images, height, width, in}}, weights, bias, between, transformed, output, tiles, threads);
 }
 
 EXPORT void verydeep_fully_connected(const float* x, const float* weights, const float* bias, float* y, int64_t rows,

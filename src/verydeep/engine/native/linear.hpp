@@ -73,7 +73,11 @@ inline void fully_connected_by_product(const float* x, const float* weights, con
   static thread_local Scratch packing;
   constexpr int64_t STEP = 2 * ROWS;  // outputs of a piece of work
   constexpr int64_t PIECE = 1024;     // of the depth, for which weights stay in the cache while all panels use them
+  constexpr int64_t WAY = 1024;       // floats after which addresses compete for the same place of the first cache
   const int64_t panels = parts(rows, PANEL);
+  // Rows of weights such a distance apart push one another out: they are copied, where they are used often enough.
+  const bool copy = depth % WAY == 0 && panels > 2;
+  const int64_t weights_row = copy ? PIECE + LANES : depth;
   float* const packed = packing.floats(panels * depth * PANEL);
   parallel(parts(depth, PIECE), threads, [&](int64_t piece) {
     const int64_t end = depth < (piece + 1) * PIECE ? depth : (piece + 1) * PIECE;
@@ -84,13 +88,21 @@ inline void fully_connected_by_product(const float* x, const float* weights, con
   parallel(parts(outputs, STEP), threads, [&](int64_t task) {
     static thread_local Scratch scratch;
     const int64_t first = task * STEP, count = outputs - first < STEP ? outputs - first : STEP;
-    float* const sums = scratch.floats(panels * STEP * PANEL);
+    float* const sums = scratch.floats(STEP * (panels * PANEL + PIECE + LANES));
+    float* const copied = sums + STEP * panels * PANEL;
     std::memset(sums, 0, panels * STEP * PANEL * sizeof(float));
-    for (int64_t k = 0; k < depth; k += PIECE)
+    for (int64_t k = 0; k < depth; k += PIECE) {
+      const int64_t length = depth - k < PIECE ? depth - k : PIECE;
+      const float* some = weights + first * depth + k;
+      if (copy) {
+        for (int64_t o = 0; o < count; ++o)
+          std::memcpy(copied + o * weights_row, some + o * depth, length * sizeof(float));
+        some = copied;
+      }
       for (int64_t panel = 0; panel < panels; ++panel)
-        product<true>(count, rows - panel * PANEL > LANES ? 2 : 1, weights + first * depth + k, depth, 1,
-                      packed + (panel * depth + k) * PANEL, PANEL, sums + panel * STEP * PANEL, PANEL,
-                      depth - k < PIECE ? depth - k : PIECE);
+        product<true>(count, rows - panel * PANEL > LANES ? 2 : 1, some, weights_row, 1,
+                      packed + (panel * depth + k) * PANEL, PANEL, sums + panel * STEP * PANEL, PANEL, length);
+    }
     for (int64_t n = 0; n < rows; ++n)
       for (int64_t o = 0; o < count; ++o) {
         const float total = sums[(n / PANEL * STEP + o) * PANEL + n % PANEL] + bias[first + o];

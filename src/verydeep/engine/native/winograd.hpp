@@ -175,6 +175,19 @@ inline void panel_of_tiles(const Tiling& tiling, int64_t first, int64_t tiles, c
   }
 }
 
+// All output channels of some tiles, with the scratch of this thread.
+template <class Source>
+void block_of_tiles(const Source& source, const Tiling& tiling, int64_t first, int64_t tiles, const float* transformed,
+                    const Output& output) {
+  static thread_local Scratch values, products;
+  const int64_t depth = source.shape.channels, row = row_length(depth), matrix = tiles * row + LANES;
+  float* const v = values.floats(POINTS * matrix);
+  float* const m = products.floats(POINTS * (tiles * PANEL + LANES));
+  for (int64_t t = 0; t < tiles; ++t) transform_input(source, tiling, first + t, v + t * row, matrix);
+  for (int64_t panel = 0; panel < parts(output.shape.channels, PANEL); ++panel)
+    panel_of_tiles(tiling, first, tiles, v, row, matrix, transformed, depth, panel, m, output);
+}
+
 constexpr int64_t SUB_BLOCK = 98;  // tiles whose 36 products of a panel stay in a core's own cache
 
 template <class Source>
@@ -187,13 +200,7 @@ void convolve(const Source& source, const float* transformed, const Output& outp
   const auto begin = [&](int64_t block) { return tiling.count * block / count; };
   if (!blocks.shared) {
     parallel(count, threads, [&](int64_t block) {
-      static thread_local Scratch values, products;
-      const int64_t first = begin(block), tiles = begin(block + 1) - first, matrix = tiles * row + LANES;
-      float* const v = values.floats(POINTS * matrix);
-      float* const m = products.floats(POINTS * (tiles * PANEL + LANES));
-      for (int64_t t = 0; t < tiles; ++t) transform_input(source, tiling, first + t, v + t * row, matrix);
-      for (int64_t panel = 0; panel < panels; ++panel)
-        panel_of_tiles(tiling, first, tiles, v, row, matrix, transformed, depth, panel, m, output);
+      block_of_tiles(source, tiling, begin(block), begin(block + 1) - begin(block), transformed, output);
     });
     return;
   }
