@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 $(VENV): $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt $(wildcard src/verydeep/engine/native/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
@@ -25,6 +25,7 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/pytest --numprocesses 2
+	VERYDEEP_ENGINE=off $(BIN)/pytest --numprocesses 2 tests/test_network.py tests/training/test_step.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

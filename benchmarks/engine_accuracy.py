@@ -85,7 +85,7 @@ def measure(net, images):
     gradient = torch.autograd.grad(F.cross_entropy(scores, labels), last)[0]
     with torch.no_grad():
         for name, layer, pool, x, y, winners in reversed(kept):
-            known = (winners if pool else y, winners, True, pool, True)
+            known = (winners if pool else y, winners, True, pool, True, True)
             inputs, *found = operators.convolution_backward(gradient, x, layer.weight, *known)
             double = (gradient.double(), x.double(), layer.weight.double())
             _, *exact = operators._backward_by_torch(*double, *known)

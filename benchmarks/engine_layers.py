@@ -59,8 +59,8 @@ def convolution(layer, side, pool, rounds):
             "training, forward": lambda: operators.convolution_for_training(
                 x, module.weight, module.bias, True, pool
             ),
-            "weights' gradient": lambda: operators.convolution_backward(*arguments, False),
-            "both gradients": lambda: operators.convolution_backward(*arguments, True),
+            "weights' gradient": lambda: operators.convolution_backward(*arguments, False, True),
+            "both gradients": lambda: operators.convolution_backward(*arguments, True, True),
         }
         taken |= in_turn(training, rounds)
     taken["input's gradient"] = taken.pop("both gradients") - taken["weights' gradient"]

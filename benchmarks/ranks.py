@@ -46,7 +46,7 @@ def start(data, width, iterations, folder, cores):
 
 
 def images_per_second(data, width, iterations, *places):
-    """Train in one process group or several at the same time, each on its cores; the speeds off the logs, added."""
+    """Train in one process group or several at once, each on its cores; the speeds off the logs, added."""
     with ExitStack() as stack:
         folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in places]
         running = [

@@ -119,7 +119,15 @@ def _layer_rows(name: str) -> list[dict[str, Any]]:
 
 
 @app.command
-def engine(net: str = "D", /, *, images: int = 1, json_: Json = False) -> None:
+def engine(
+    net: str = "D",
+    /,
+    *,
+    images: int = 1,
+    crop: int = recipes.PAPER_CROP,
+    width: float = 1.0,
+    json_: Json = False,
+) -> None:
     """Show how the convolution engine computes each layer of a net on this machine's CPU, and why.
 
     The environment variable VERYDEEP_ENGINE turns it `off`, or names the library: `avx512`, `avx2` or `plain`.
@@ -128,10 +136,13 @@ def engine(net: str = "D", /, *, images: int = 1, json_: Json = False) -> None:
 
     - `verydeep engine` shows net D for one image.
     - `verydeep engine E --images 8` shows net E for a mini-batch of 8.
+    - `verydeep engine A --crop 64 --width 0.25` shows a miniature.
 
     Args:
         net: a configuration of Table 1.
         images: size of the mini-batch.
+        crop: side of its images in pixels.
+        width: multiplier of the channels.
     """
     import torch
 
@@ -141,14 +152,14 @@ def engine(net: str = "D", /, *, images: int = 1, json_: Json = False) -> None:
     if images < 1:
         raise UserError(f"--images is {images}; give a number of images, at least 1")
     threads, used = torch.get_num_threads(), library()
-    layers = configuration(net).layers()
+    layers = configuration(net).layers(crop=crop, width=width)
     rows = []
-    for number, (layer, side) in enumerate(zip(layers, output_sides(layers, recipes.PAPER_CROP), strict=True)):
+    for number, (layer, side) in enumerate(zip(layers, output_sides(layers, crop), strict=True)):
         if layer.kind != "conv":
             continue
         after = layers[min(number + 2, len(layers) - 1)]
         paired = pairs(layer.kernel, layer.in_channels, layer.out_channels) and after.kernel == 3
-        choice = chosen(layer.kernel, layer.in_channels, layer.fully_connected)
+        choice = chosen(layer.kernel, layer.in_channels, side, side, layer.fully_connected)
         cut = blocks(layer.in_channels, layer.out_channels, images, side, side, threads)
         winograd = used is not None and choice.path == "winograd"
         rows.append(
@@ -164,7 +175,8 @@ def engine(net: str = "D", /, *, images: int = 1, json_: Json = False) -> None:
                 else f"the engine is off ({VARIABLE}) or was not built",
             }
         )
-    title = f"library {used.name if used else 'none'}, {threads} threads, {images} image(s) of 224 x 224, float32"
+    name = used.name if used else "none"
+    title = f"library {name}, {threads} threads, {images} image(s) of {crop} x {crop}, float32"
     _show(rows, json_, title)
 
 
@@ -313,7 +325,7 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
 
     from verydeep import weights
     from verydeep.distributed import ranks
-    from verydeep.evaluation.dense import dense_posteriors
+    from verydeep.evaluation.dense import dense_posteriors, left_out
     from verydeep.evaluation.testing import test_scale
     from verydeep.images import rescale
     from verydeep.photographs import ImageError
@@ -324,6 +336,8 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
     names = card.class_names or [f"class {number}" for number in range(card.classes)]
     rows: list[dict[str, Any]] = []
     failed = False
+    if line := left_out(test_scale(card)):
+        _say(line)
     with ranks(device) as here, torch.no_grad():
         net.to(here.device)
         for path in images:

@@ -2,6 +2,7 @@ import gc
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from verydeep.engine import native, operators
 from verydeep.engine.choice import Blocks
 from verydeep.engine.native import LIBRARIES, Library
 from verydeep.errors import UserError
+from verydeep.network import ConvNet
 
 capability = {"AVX512": 0, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 2)
 RUNNABLE = {name: file for name in LIBRARIES[capability:] if (file := native._file(name))}
@@ -89,7 +91,7 @@ def test_output_and_gradients_are_those_of_torch_in_double(images, inputs, outpu
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(1, 3), st.integers(8, 40), channels, st.integers(2, 45), st.integers(2, 45), st.booleans())
+@given(st.integers(1, 3), st.integers(8, 40), channels, st.integers(4, 45), st.integers(4, 45), st.booleans())
 @pytest.mark.usefixtures("library")
 def test_two_layers_in_one_are_the_two(images, between, outputs, height, width, pool):
     first, x = layer_and_input(images, 3, between, height, width)
@@ -175,7 +177,14 @@ def test_reference_gradients_are_numerical_ones(after):
 def test_changed_weights_are_noticed():
     layer, x = layer_and_input(1, 9, 8, 9, 9)
     with torch.no_grad():
-        for change in (lambda w: None, lambda w: w.add_(1), lambda w: w.data.mul_(2)):
+        changes = [
+            lambda w: None,
+            lambda w: w.add_(1),
+            lambda w: w.data.mul_(2),
+            lambda w: w.data[:, 5].zero_(),
+            lambda w: w.data[3].zero_(),
+        ]
+        for change in changes:
             change(layer.weight)
             expected = by_torch(layer, x.double(), False, False)
             assert error(operators.convolution(layer, x, False, False), expected) < 5e-6
@@ -210,6 +219,14 @@ def test_torch_knows_the_operators():
         arguments = (x.requires_grad_(), layer.weight, layer.bias, True, pool)
         checks = ("test_schema", "test_autograd_registration", "test_faketensor")
         torch.library.opcheck(operators.convolution_for_training, arguments, test_utils=checks)
+    first, image = layer_and_input(2, 3, 9, 6, 6)
+    arguments = (image, first.weight, first.bias, layer.weight, layer.bias, True, True)
+    checks = ("test_schema", "test_faketensor")
+    with torch.no_grad():
+        torch.library.opcheck(operators.convolution_pair_for_testing, arguments, test_utils=checks)
+        fully = nn.Conv2d(9, 5, 3)
+        arguments = (x.detach(), fully.weight, fully.bias, True)
+        torch.library.opcheck(operators.fully_connected_for_testing, arguments, test_utils=checks)
 
 
 @pytest.mark.usefixtures("library")
@@ -227,6 +244,76 @@ def test_half_precision_export_and_other_kernels_are_left_to_torch():
     assert not operators.serves(nn.Conv2d(9, 8, 5, padding=2), x)
     with torch.autocast("cpu", torch.bfloat16):
         assert not operators.serves(nn.Conv2d(9, 8, 3, padding=1), x)
+
+
+def test_what_leaves_the_process_has_no_operators_of_the_engine():
+    net = ConvNet("B", classes=3, crop=32, width=0.25, fully_connected=8).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8)
+    exported = torch.export.export(net, (images,))
+    assert "verydeep." not in str(exported.graph)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the net looks at the range of its images, which no trace can
+        traced = torch.jit.trace(net, images.float(), check_trace=False)
+        assert "verydeep::" not in str(traced.inlined_graph)
+        torch.testing.assert_close(exported.module()(images), net(images), rtol=1e-4, atol=1e-4)
+
+
+def test_derivatives_that_the_engine_does_not_know_are_torchs():
+    net = ConvNet("B", classes=3, crop=32, width=0.25, fully_connected=8).eval()
+    for parameter in net.parameters():
+        if parameter.ndim == 4:
+            nn.init.kaiming_normal_(parameter)
+    images, parameters = 255 * torch.rand(2, 3, 32, 32), dict(net.named_parameters())
+    score = lambda named: torch.func.functional_call(net, named, (images,)).sum()  # noqa: E731
+    gradients = torch.func.grad(score)(parameters)
+    for name, expected in zip(
+        parameters, torch.autograd.grad(score(parameters), parameters.values()), strict=True
+    ):
+        assert error(gradients[name], expected) < 1e-4
+    _, along = torch.func.jvp(score, (parameters,), (gradients,))
+    torch.testing.assert_close(along, sum(each.square().sum() for each in gradients.values()), rtol=1e-3, atol=0)
+
+
+@pytest.mark.usefixtures("library")
+def test_the_derivative_of_a_derivative():
+    layer, x = layer_and_input(1, 9, 8, 8, 8)
+    x.requires_grad_()
+
+    def penalty(y):
+        (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), layer.weight)[0]
+
+    found = penalty(operators.convolution(layer, x, True, True))
+    assert error(found, penalty(by_torch(layer, x.double(), True, True))) < 1e-4
+
+
+@pytest.mark.usefixtures("library")
+def test_a_layer_that_does_not_learn_passes_its_gradient_on():
+    layer, x = layer_and_input(2, 9, 8, 8, 8)
+    layer.requires_grad_(False)
+    x.requires_grad_()
+    (found,) = torch.autograd.grad(operators.convolution(layer, x, True, False).sum(), x)
+    x64 = x.detach().double().requires_grad_()
+    assert error(found, torch.autograd.grad(by_torch(layer, x64, True, False).sum(), x64)[0]) < 2e-5
+
+
+def test_tiny_maps_are_left_to_torch():
+    layer, _ = layer_and_input(1, 9, 8, 1, 1)
+    assert not operators.serves(layer, torch.randn(1, 9, 2, 2))
+    assert operators.serves(layer, torch.randn(1, 9, 4, 4)) == operators.available()
+
+
+def test_a_library_that_cannot_be_loaded_is_said_and_done_without(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.delenv(native.VARIABLE, raising=False)
+    monkeypatch.setattr(native, "_file", lambda name: broken)
+    native.library.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="cannot be loaded"):
+            assert native.library() is None
+    finally:
+        native.library.cache_clear()
 
 
 def test_the_engine_can_be_turned_off():

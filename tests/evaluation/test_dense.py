@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verydeep.evaluation.dense import dense_posteriors
+from verydeep.evaluation.dense import dense_posteriors, left_out
 
 SIDE = st.integers(32, 110)
 
@@ -60,3 +60,9 @@ def test_mirroring_is_the_default(net, scene):
     images = batch_of(scene, 1, 32, 64)
     with torch.no_grad():
         assert torch.equal(dense_posteriors(net, images), dense_posteriors(net, images, flip=True))
+
+
+def test_what_a_score_map_leaves_out_is_said_where_it_is_much():
+    assert left_out(64) == left_out(256) == left_out(300) == ""
+    assert "Q = 73: the score map leaves out the last 9 pixels" in left_out(73)
+    assert "at Q = 64 or 96" in left_out(73)

@@ -352,7 +352,7 @@ def test_two_processes_give_the_matrix_of_one(new_net, scene, folder, tmp_path):
         read += said["read"]
         assert said["wrong"] == int((stored.argmax(1) != dataset.labels).sum())
         assert said["again"] == {}, "found stored by the first rank, for both"
-        assert len(said["lines"]) == (rank == 0)
+        assert len([line for line in said["lines"] if "found stored" in line]) == (rank == 0)
     assert read == {path.name: 4 for path in dataset.photographs}, "once a pass, by one of the two"
     assert len(list(tmp_path.glob("run0/posteriors/*"))) == 1
     assert not list(tmp_path.glob("run1/posteriors/*"))

@@ -73,7 +73,7 @@ def test_each_pass_is_stored_once_and_its_averages_need_no_other(run, photograph
     assert Counter(computed) == {
         ("dense", 32): 1, ("dense", 40): 1, ("multi-crop", 32): 1, ("multi-crop", 40): 1,
     }  # fmt: skip
-    assert not said
+    assert not [line for line in said if "stored" in line]
     assert len(stored_in(run)) == 4
     computed.clear()
     (again,) = results_of([run], photographs, (32, 40), "both", say=said.append)
@@ -81,8 +81,9 @@ def test_each_pass_is_stored_once_and_its_averages_need_no_other(run, photograph
     for method, scales in [("dense", (40, 32)), ("multi-crop", (40,)), ("dense", (32,))]:
         results_of([run], photographs, scales, method)
     assert not computed
-    assert len(said) == 4
-    assert all("found stored" in line and run in line for line in said)
+    found = [line for line in said if "stored" in line]
+    assert len(found) == 4
+    assert all("found stored" in line and run in line for line in found)
     results_of([run], photographs, (32, 48))
     assert computed == [("dense", 48)]
 
@@ -204,8 +205,7 @@ def test_a_matrix_that_cannot_be_stored_is_said_and_the_result_is_given_all_the_
     (Path(run) / "posteriors").write_text("in the way")
     said = []
     assert results_of([run], photographs, say=said.append) == (expected,)
-    assert len(said) == 1
-    assert "not stored" in said[0]
+    assert ["not stored" in line for line in said if "stored" in line] == [True]
 
 
 # Several nets

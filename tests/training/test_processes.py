@@ -102,6 +102,28 @@ def test_the_same_weights_on_one_two_and_three_ranks(tmp_path):
         assert max(line["loss"] for line in lines) - min(line["loss"] for line in lines) < 1e-3
 
 
+SMALL_BUCKETS = """
+import verydeep.cli, verydeep.distributed
+verydeep.distributed.BUCKET = 4000
+verydeep.cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_however_many_messages_carry_the_gradients(tmp_path):
+    """Some with several layers, some with a layer that is larger than a bucket may be."""
+    recipe = ["--batch", "200", "--iterations", "3"]
+    run(*recipe, "--out", str(tmp_path / "one"), ranks=2)
+    (tmp_path / "train.py").write_text(SMALL_BUCKETS)
+    words = command(*recipe, "--out", str(tmp_path / "many"), ranks=2)
+    at = words.index("verydeep")
+    words[at - 1 : at + 1] = [str(tmp_path / "train.py")]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    # Of two ranks' numbers there is one sum, wherever they lie.
+    assert torch.equal(flat(tmp_path / "one"), flat(tmp_path / "many"))
+
+
 @pytest.mark.slow
 def test_ranks_without_an_image_change_nothing(tmp_path):
     """Mini-batches of one image on three ranks: nothing is added in another order, so the weights are the same."""

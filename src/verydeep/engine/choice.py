@@ -43,21 +43,39 @@ GRADIENT_BLOCK = 512
 """Tiles of a block of the weights' gradient, whose sums over a block are the longer the larger it is."""
 
 
-def chosen(kernel: int, inputs: int, fully_connected: bool = False) -> Choice:
+WASTED = 0.9
+"""Share of a direct convolution's multiplications above which tiles save too little: on 2 x 2 they save none."""
+
+
+def chosen(kernel: int, inputs: int, height: int, width: int, fully_connected: bool = False) -> Choice:
     """The path of a convolution with stride 1 on the CPU.
 
     Args:
         kernel: side of its kernel.
         inputs: its input channels.
+        height: of its output.
+        width: of its output.
         fully_connected: whether it is fc6, fc7 or fc8.
     """
     if fully_connected:
         return Choice("rows", "weights are read once for many positions; torch where a gradient is needed")
     if kernel != 3:
         return Choice("torch", f"{kernel}x{kernel}: the engine is for 3x3")
-    if inputs < DIRECT_BELOW:
+    if direct(inputs):
         return Choice("direct", f"{inputs} input channels are too few for transforms to pay")
+    if 36 * tiles(height, width) > WASTED * 9 * height * width:
+        return Choice("torch", f"a map of {height} x {width} leaves most of a tile of 4 x 4 empty")
     return Choice("winograd", "3x3: F(4x4, 3x3) needs a quarter of the multiplications")
+
+
+def direct(inputs: int) -> bool:
+    """Whether a 3x3 layer of so few input channels is computed without transforms."""
+    return inputs < DIRECT_BELOW
+
+
+def tiles(height: int, width: int) -> int:
+    """Tiles of 4 x 4 outputs of a map."""
+    return -(-height // 4) * -(-width // 4)
 
 
 def block_of_a_thread(inputs: int, outputs: int) -> int:
@@ -67,14 +85,14 @@ def block_of_a_thread(inputs: int, outputs: int) -> int:
 
 def pairs(kernel: int, inputs: int, between: int) -> bool:
     """Whether a layer and the next one, 3x3, are computed in one, so that the map between them is never whole."""
-    return chosen(kernel, inputs).path == "direct" and chosen(3, between).path == "winograd"
+    return kernel == 3 and direct(inputs) and not direct(between)
 
 
 def blocks(inputs: int, outputs: int, images: int, height: int, width: int, threads: int) -> Blocks:
     """How a convolution of these channels is cut, for a mini-batch of images of these sizes in pixels."""
-    tiles = images * -(-height // 4) * -(-width // 4)
+    count = images * tiles(height, width)
     block = block_of_a_thread(inputs, outputs)
-    if tiles < threads * block:
+    if count < threads * block:
         return Blocks(SHARED_BLOCK, True)
-    rounds = -(-tiles // (threads * block))
-    return Blocks(-(-tiles // (threads * rounds)), False)
+    rounds = -(-count // (threads * block))
+    return Blocks(-(-count // (threads * rounds)), False)

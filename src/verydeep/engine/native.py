@@ -80,18 +80,18 @@ def library() -> Library | None:
         return None
     runnable = LIBRARIES[{"AVX512": 0, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 2) :]
     built = {name: file for name in runnable if (file := _file(name)) is not None}
-    if wanted == "auto":
-        if not built:
-            warnings.warn(
-                "the convolution engine was not built when this package was installed, since there was no C++ "
-                "compiler; nets compute on the CPU with torch's slower convolutions",
-                stacklevel=2,
-            )
-            return None
-        wanted = next(iter(built))
-    if wanted not in built:
+    if wanted not in (*built, "auto"):
         raise UserError(f"{VARIABLE} is {wanted!r}; here it may be {', '.join([*built, 'auto', 'off'])}")
-    return Library(wanted, built[wanted])
+    reason = "was not built when this package was installed, since there was no C++ compiler"
+    for name in built if wanted == "auto" else [wanted]:
+        try:
+            return Library(name, built[name])
+        except (OSError, AttributeError) as error:  # of another version, or without what it is linked to
+            reason = f"cannot be loaded ({error})"
+    warnings.warn(
+        f"the convolution engine {reason}; nets compute on the CPU with torch's slower convolutions", stacklevel=2
+    )
+    return None
 
 
 def _file(name: str) -> Path | None:

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
-from verydeep.engine.choice import GRADIENT_BLOCK, ROWS, block_of_a_thread, blocks, chosen, pairs
+from verydeep.engine.choice import GRADIENT_BLOCK, ROWS, block_of_a_thread, blocks, chosen, direct, pairs
 from verydeep.engine.native import Library, available, library
 
 
 def serves(layer: nn.Conv2d, x: Tensor) -> bool:
     """Whether the engine computes this layer: 3x3, padding 1, in float32 on a CPU, and not for an export."""
-    return layer.kernel_size == (3, 3) and layer.padding == (1, 1) and _here(layer, x)
+    if layer.kernel_size != (3, 3) or layer.padding != (1, 1) or not _here(layer, x):
+        return False
+    return chosen(3, layer.in_channels, x.shape[2], x.shape[3]).path != "torch"
 
 
 def serves_testing(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -46,10 +48,24 @@ def _here(layer: nn.Conv2d, x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == layer.weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_exporting()
-        and not torch.onnx.is_in_onnx_export()
+        and not _leaves_this_process()
+        and (torch.compiler.is_compiling() or not _differentiated_otherwise())
         and available()
     )
+
+
+def _leaves_this_process() -> bool:
+    """Whether what is computed is being written down for others, who have no such operators."""
+    # torch.compiler.is_exporting() is this flag from torch 2.12 on, was true while compiling before, and is not
+    # there in 2.6.
+    exporting = getattr(torch.compiler, "_is_exporting_flag", False)
+    return exporting or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _differentiated_otherwise() -> bool:
+    """Whether torch.func or forward-mode derivatives are at work, which the operators have no rules for."""
+    functions: bool = torch._C._are_functorch_transforms_active()
+    return functions or torch.autograd.forward_ad._current_level >= 0
 
 
 def convolution(
@@ -116,10 +132,12 @@ def fully_connected_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify
     windows = x.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 4, 5, 1)
     n, h, w = windows.shape[:3]
     y = x.new_empty(n, h, w, outputs)
-    images = max(1, ROWS // (h * w))
-    for some, to in zip(torch.split(windows, images), torch.split(y, images), strict=True):
-        inputs = some.contiguous()
-        native.call("fully_connected", inputs, weight, bias, to, len(some) * h * w, depth, outputs, rectify)
+    images, rows = max(1, ROWS // (h * w)), max(1, ROWS // w)  # one image is cut into rows where it is large
+    for first in range(0, n, images):
+        for top in range(0, h, rows):
+            part = slice(first, first + images), slice(top, top + rows)
+            inputs, to = windows[part].contiguous(), y[part]
+            native.call("fully_connected", inputs, weight, bias, to, to[..., 0].numel(), depth, outputs, rectify)
     return y.permute(0, 3, 1, 2)
 
 
@@ -178,26 +196,29 @@ def convolution_backward(
     rectify: bool,
     pool: bool,
     inputs: bool,
+    parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of input (empty unless `inputs`), weights and bias."""
+    """Gradients of input, weights and bias; empty unless `inputs`, and unless `parameters`."""
     native = library()
     if native is None or not _native_tensors(gradient, x, weight):
-        return _backward_by_torch(gradient, x, weight, y, winners, rectify, pool, inputs)
+        return _backward_by_torch(gradient, x, weight, y, winners, rectify, pool, inputs, parameters)
     (images, channels, height, width), outputs = x.shape, weight.shape[0]
     gradient, x, weight = _last(gradient), _last(x), _last(weight)
     output = _last(y) if rectify and not pool else None
     won = _last(winners) if pool else None
     shape = (images, height, width, channels, outputs)
-    of_weights, of_bias = torch.empty_like(weight), weight.new_empty(outputs)
-    direct = chosen(3, channels).path == "direct"
-    gradients = (of_weights, of_bias)
-    native.call("weight_gradient", x, gradient, output, won, *gradients, *shape, direct, GRADIENT_BLOCK)
+    of_weights, of_bias = weight.new_empty(0), weight.new_empty(0)
+    if parameters:
+        of_weights, of_bias = torch.empty_like(weight), weight.new_empty(outputs)
+        gradients = (of_weights, of_bias)
+        cut = (direct(channels), GRADIENT_BLOCK)
+        native.call("weight_gradient", x, gradient, output, won, *gradients, *shape, *cut)
     if not inputs:
         return x.new_empty(0), of_weights, of_bias
     of_inputs = torch.empty_like(x)
-    cut = blocks(outputs, channels, images, height, width, torch.get_num_threads())
+    block = blocks(outputs, channels, images, height, width, torch.get_num_threads())
     transformed = _transform(native, weight, True)
-    native.call("input_gradient", gradient, output, won, transformed, of_inputs, *shape, cut.tiles, cut.shared)
+    native.call("input_gradient", gradient, output, won, transformed, of_inputs, *shape, block.tiles, block.shared)
     return of_inputs, of_weights, of_bias
 
 
@@ -213,10 +234,12 @@ def _forward(
     won = torch.empty_like(y, dtype=torch.uint8) if winners else x.new_empty(0, dtype=torch.uint8)
     tensors = (bias, y, won if winners else None)
     shape = (images, height, width, channels, outputs)
-    if chosen(3, channels).path == "direct":
+    if direct(channels):
         native.call("convolve_directly", x, weight, *tensors, *shape, rectify, pool)
     else:
         transformed = _kept(native, weight) if keep else _transform(native, weight, False)
+        if not keep:  # what testing keeps is of no use while the weights change
+            _transformed.pop(weight.data_ptr(), None)
         cut = blocks(channels, outputs, images, height, width, torch.get_num_threads())
         native.call("convolve", x, transformed, *tensors, *shape, rectify, pool, cut.tiles, cut.shared)
     return y, won
@@ -256,17 +279,22 @@ def _transform(native: Library, weight: Tensor, gradient: bool) -> Tensor:
 _transformed: dict[int, tuple[StorageWeakRef, int, Tensor, Tensor]] = {}
 """By address: the weights' memory, their version, some of their values, and what became of them."""
 
+SAMPLE = 61
+"""One of so many weights is compared; a prime, so that some of every channel are."""
+
 
 def _kept(native: Library, weight: Tensor) -> Tensor:
     """The transformed weights, computed anew where the weights have changed.
 
-    torch counts changes of a tensor, but not those through `.data`: so some of the values are compared, too.
+    torch counts changes of a tensor, but not those through `.data` or numpy: so some of the values are compared,
+    too. A change of single values by such ways may go unseen.
     """
-    for address in [address for address, (memory, *_) in _transformed.items() if memory.expired()]:  # type: ignore[no-untyped-call]
-        del _transformed[address]
+    for address, (memory, *_) in list(_transformed.items()):
+        if memory.expired():  # type: ignore[no-untyped-call]
+            _transformed.pop(address, None)
     address, version = weight.data_ptr(), 0 if weight.is_inference() else weight._version
     flat = weight.permute(0, 2, 3, 1).reshape(-1)
-    some = flat[:: max(1, len(flat) // 256)]
+    some = flat[:: SAMPLE if len(flat) > SAMPLE else 1]
     if (known := _transformed.get(address)) is not None:
         _, then, values, transformed = known
         if then == version and torch.equal(values, some):
@@ -311,6 +339,7 @@ def _backward_by_torch(
     rectify: bool,
     pool: bool,
     inputs: bool,
+    parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if pool:
         n, k, h, w = gradient.shape
@@ -321,9 +350,13 @@ def _backward_by_torch(
     elif rectify:
         gradient = gradient * (y > 0)
     of_inputs, of_weights, of_bias = torch.ops.aten.convolution_backward(
-        gradient, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [inputs, True, True]
+        gradient, x, weight, [len(weight)], *[[1, 1]] * 3, False, [0, 0], 1, [inputs, parameters, parameters]
     )
-    return _last(of_inputs) if inputs else x.new_empty(0), _last(of_weights), of_bias
+    return (
+        _last(of_inputs) if inputs else x.new_empty(0),
+        _last(of_weights) if parameters else x.new_empty(0),
+        of_bias if parameters else x.new_empty(0),
+    )
 
 
 @convolution_for_testing.register_fake
@@ -347,9 +380,13 @@ def _(
     rectify: bool,
     pool: bool,
     inputs: bool,
+    parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    of_inputs = _empty(x, *x.shape) if inputs else x.new_empty(0)
-    return of_inputs, _empty(weight, *weight.shape), weight.new_empty(len(weight))
+    return (
+        _empty(x, *x.shape) if inputs else x.new_empty(0),
+        _empty(weight, *weight.shape) if parameters else x.new_empty(0),
+        x.new_empty(len(weight) if parameters else 0),
+    )
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -362,12 +399,16 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, y, winners = ctx.saved_tensors
-    inputs = ctx.needs_input_grad[0]
+    inputs, parameters = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
     kept = winners if y is None else y  # an operator takes no None here; what is not needed is not read
-    of_inputs, of_weights, of_bias = convolution_backward(
-        gradient, x, weight, kept, winners, ctx.rectify, ctx.pool, inputs
+    # A derivative of this derivative is wanted where gradients are on: torch has it.
+    again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    backward = _backward_by_torch if again else convolution_backward
+    of_inputs, of_weights, of_bias = backward(
+        gradient, x, weight, kept, winners, ctx.rectify, ctx.pool, inputs, parameters
     )
-    return of_inputs if inputs else None, of_weights, of_bias, None, None
+    found = (of_inputs if inputs else None, *((of_weights, of_bias) if parameters else (None, None)))
+    return *found, None, None
 
 
 convolution_for_training.register_autograd(_differentiate, setup_context=_keep)

@@ -3,7 +3,11 @@
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from verydeep.configurations import STRIDE
 from verydeep.network import ConvNet
+
+MUCH = 0.1
+"""Share of an image's smallest side that is worth a word where the score map leaves it out."""
 
 
 def dense_posteriors(net: ConvNet, images: UInt8[Tensor, "N 3 H W"], flip: bool = True) -> Float[Tensor, "N K"]:
@@ -21,3 +25,17 @@ def dense_posteriors(net: ConvNet, images: UInt8[Tensor, "N 3 H W"], flip: bool 
     if flip:
         posteriors = (posteriors + net(images.flip(3)).float().softmax(1)) / 2
     return posteriors
+
+
+def left_out(scale: int) -> str:
+    """A line on what a score map at test scale Q leaves out, where that is much; empty elsewhere.
+
+    Its cells are crops 32 pixels apart from the upper left corner on, so that a rest of the image is in none.
+    """
+    rest = scale % STRIDE
+    if rest <= MUCH * scale:
+        return ""
+    return (
+        f"dense, Q = {scale}: the score map leaves out the last {rest} pixels of the smallest side; "
+        f"at Q = {scale - rest} or {scale - rest + STRIDE} it leaves out none"
+    )

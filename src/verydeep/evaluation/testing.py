@@ -13,8 +13,18 @@ from verydeep.datasets import Dataset, compare_classes, fingerprint
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import store
+from verydeep.evaluation.dense import left_out
 from verydeep.evaluation.metrics import Error, top_error
-from verydeep.evaluation.posteriors import Computing, Pass, average, check_scales, one_pass, passes, protocol
+from verydeep.evaluation.posteriors import (
+    PROTOCOLS,
+    Computing,
+    Pass,
+    average,
+    check_scales,
+    one_pass,
+    passes,
+    protocol,
+)
 from verydeep.files import cache_folder
 from verydeep.network import ConvNet
 from verydeep.recipe import PAPER_SCALE, scaled
@@ -45,7 +55,7 @@ class Setup:
     ranks: Ranks
     computing: Computing
     say: Callable[[str], None] = lambda line: None
-    """Is told what was found stored, and what could not be stored."""
+    """Is told what was found stored, what could not be stored, and what a score map leaves out."""
 
 
 def test(setup: Setup, sources: Sequence[str], scales: Sequence[int], method: str) -> tuple[Result, ...]:
@@ -66,6 +76,10 @@ def test(setup: Setup, sources: Sequence[str], scales: Sequence[int], method: st
     cards = [weights.read_card(source) for source in sources]
     for source, card in zip(sources, cards, strict=True):  # all of them before hours of work on the first
         _check(setup.dataset, source, card, scales, method)
+    tested = {scale for card in cards for scale in scales or (test_scale(card),)}
+    for line in filter(None, map(left_out, sorted(tested) if "dense" in PROTOCOLS[method] else ())):
+        if setup.ranks.first:
+            setup.say(line)
     found = [_test_one(setup, source, card, scales, method) for source, card in zip(sources, cards, strict=True)]
     results = [result for result, _ in found]
     if len(found) > 1:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from verydeep import recipe as recipes
+from verydeep.engine.native import library
 from verydeep.errors import UserError
 from verydeep.files import written_aside
 from verydeep.network import ConvNet
@@ -187,6 +188,7 @@ def record_environment(path: Path, execution: dict[str, Any]) -> None:
             "versions": {name: version(name) for name in ("verydeep", "torch", "numpy", "pillow", "simplejpeg")},
             "threads": torch.get_num_threads(),
             "cpu": torch.backends.cpu.get_cpu_capability(),
+            "engine": engine.name if (engine := library()) else None,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             **execution,
         }
