@@ -101,6 +101,7 @@ def train(
         else:
             report(origin, event="started")
             training.report_signal(colours)
+            training.clock.restart()
         signalled = stack.enter_context(signals_noted())
         step = Step(net, optimiser, ranks, execution)
         batches = iter(loader(dataset, recipe, colours, order, execution.workers, ranks.device))
