@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt $(wildcard src/verydeep/engine
 # Two nets of different depth on handwritten digits, the deeper one from the shallower; then both tested on three
 # scales, alone and together.
 DIGITS := --crop 32 --width 0.25 --fully-connected 128 --training-scale 32 40 --no-flip \
-	--initialisation glorot --batch 64 --epochs 25 --patience 4 --rate-drops 2
+	--initialisation glorot --batch 64 --epochs 40 --patience 4 --rate-drops 2
 
 quickstart: $(VENV)/installed
 	$(BIN)/verydeep train digits --net A $(DIGITS) --out runs/quickstart/a
