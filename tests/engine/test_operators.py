@@ -1,4 +1,3 @@
-import gc
 import os
 import subprocess
 import sys
@@ -31,7 +30,6 @@ def library(request, monkeypatch):
     """Every library that this machine can run, and none."""
     chosen = None if request.param == "off" else Library(request.param, RUNNABLE[request.param])
     monkeypatch.setattr(operators, "library", lambda: chosen)
-    monkeypatch.setattr(operators, "_transformed", {})
     return chosen
 
 
@@ -128,6 +126,22 @@ def test_however_the_tiles_are_cut(images, shared, monkeypatch):
         assert error(one, other) < 2e-5
 
 
+@pytest.mark.parametrize(("shared", "threads"), [(False, 1), (True, 1), (True, 3)])
+@pytest.mark.usefixtures("library")
+def test_many_channels_and_tiles(shared, threads, monkeypatch):
+    monkeypatch.setattr(operators, "blocks", lambda *_: Blocks(200, shared))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    layer, x = layer_and_input(2, 300, 150, 40, 34)
+    x.requires_grad_()
+    y = operators.convolution(layer, x, True, False)
+    expected = by_torch(layer, x.double(), True, False)
+    assert error(y, expected) < 5e-6
+    along = torch.randn_like(y) * clear(layer, x, True, False)
+    wanted = torch.autograd.grad(expected, (x, layer.weight, layer.bias), along.double())
+    for one, other in zip(torch.autograd.grad(y, (x, layer.weight, layer.bias), along), wanted, strict=True):
+        assert error(one, other) < 2e-5
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 3), st.integers(1, 50), st.integers(1, 60))
 @pytest.mark.usefixtures("library")
@@ -188,20 +202,6 @@ def test_changed_weights_are_noticed():
             change(layer.weight)
             expected = by_torch(layer, x.double(), False, False)
             assert error(operators.convolution(layer, x, False, False), expected) < 5e-6
-
-
-@needs_library
-def test_transformed_weights_go_with_the_weights(monkeypatch):
-    monkeypatch.setattr(operators, "_transformed", {})
-    first, x = layer_and_input(1, 9, 8, 9, 9)
-    with torch.no_grad():
-        operators.convolution(first, x, False, False)
-        assert len(operators._transformed) == 1
-        del first
-        gc.collect()
-        second, _ = layer_and_input(1, 9, 8, 9, 9, seed=1)
-        operators.convolution(second, x, False, False)
-    assert len(operators._transformed) == 1
 
 
 @pytest.mark.usefixtures("library")

@@ -98,7 +98,7 @@ def test_the_same_weights_on_one_two_and_three_ranks(tmp_path):
     epochs = [[line for line in map(json.loads, each) if "epoch" in line] for each in logs]
     for lines in zip(*epochs, strict=True):
         errors = [line["validation_error"] for line in lines]
-        assert max(errors) - min(errors) < 1.5 / 360  # one image may lie on the border of two classes
+        assert max(errors) - min(errors) < 3.5 / 360  # a few images lie on the border of two classes this early
         assert max(line["loss"] for line in lines) - min(line["loss"] for line in lines) < 1e-3
 
 

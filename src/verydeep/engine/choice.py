@@ -13,7 +13,7 @@ class Blocks:
     tiles: int
     """Tiles of a block: how many 4 x 4 squares of outputs are transformed and multiplied together."""
     shared: bool
-    """Whether all threads work on one block, so that weights are read once for it, or each on its own."""
+    """Whether threads share a block, each at some of its output channels, or each has a block of its own."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def blocks(inputs: int, outputs: int, images: int, height: int, width: int, thre
     """How a convolution of these channels is cut, for a mini-batch of images of these sizes in pixels."""
     count = images * tiles(height, width)
     block = block_of_a_thread(inputs, outputs)
-    if count < threads * block:
+    if count <= threads * block:
         return Blocks(SHARED_BLOCK, True)
     rounds = -(-count // (threads * block))
     return Blocks(-(-count // (threads * rounds)), False)

@@ -24,7 +24,6 @@ LIBRARIES = ("avx512", "avx2", "plain")
 
 _pointer, _size, _flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
-    "transform_weights": [_pointer] * 2 + [_size] * 2 + [_flag] * 2,
     "convolve": [_pointer] * 5 + [_size] * 5 + [_flag] * 2 + [_size] + [_flag] * 2,
     "convolve_directly": [_pointer] * 5 + [_size] * 5 + [_flag] * 3,
     "convolve_twice": [_pointer] * 6 + [_size] * 6 + [_flag] * 2 + [_size] + [_flag],
@@ -44,16 +43,9 @@ class Library:
         for function, arguments in _SIGNATURES.items():
             found = getattr(self._functions, f"verydeep_{function}")
             found.argtypes, found.restype = arguments, None
-        self._functions.verydeep_transformed_size.argtypes = [_size, _size]
-        self._functions.verydeep_transformed_size.restype = _size
         self._functions.verydeep_use_pool.argtypes = [_pointer]
         if (pool := _torch_pool()) is not None:
             self._functions.verydeep_use_pool(pool)
-
-    def transformed_size(self, depth: int, outputs: int) -> int:
-        """Floats of the transformed weights of a layer."""
-        size: int = self._functions.verydeep_transformed_size(depth, outputs)
-        return size
 
     def call(self, function: str, *arguments: Tensor | int | bool | None) -> None:
         """Run a function on as many threads as torch uses."""

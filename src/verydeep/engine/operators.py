@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 from verydeep.engine.choice import GRADIENT_BLOCK, ROWS, block_of_a_thread, blocks, chosen, direct, pairs
-from verydeep.engine.native import Library, available, library
+from verydeep.engine.native import available, library
 
 
 def serves(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -149,8 +148,8 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
 
 @torch.library.custom_op("verydeep::convolution_for_testing", mutates_args=(), device_types="cpu")
 def convolution_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool) -> Tensor:
-    """Nothing is kept for a backward pass, but the transformed weights are kept from call to call."""
-    return _forward(x, weight, bias, rectify, pool, winners=False, keep=True)[0]
+    """Nothing is kept for a backward pass."""
+    return _forward(x, weight, bias, rectify, pool, winners=False)[0]
 
 
 @torch.library.custom_op("verydeep::convolution_pair_for_testing", mutates_args=(), device_types="cpu")
@@ -165,7 +164,7 @@ def convolution_pair_for_testing(
     (images, channels, height, width), (outputs, between) = x.shape, second.shape[:2]
     x, first, second = _last(x), _last(first), _last(second)
     y = _empty_output(x, outputs, pool)
-    tensors = (x, first, first_bias.contiguous(), _kept(native, second), bias.contiguous(), y)
+    tensors = (x, first, first_bias.contiguous(), second, bias.contiguous(), y)
     shape = (images, height, width, channels, between, outputs)
     native.call("convolve_twice", *tensors, *shape, rectify, pool, block_of_a_thread(between, outputs))
     return y
@@ -183,7 +182,7 @@ def convolution_for_training(
     x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool
 ) -> tuple[Tensor, Tensor]:
     """Output, and which of four pixels won in each pooling: all that the backward pass needs besides the input."""
-    return _forward(x, weight, bias, rectify, pool, winners=pool, keep=False)
+    return _forward(x, weight, bias, rectify, pool, winners=pool)
 
 
 @torch.library.custom_op("verydeep::convolution_backward", mutates_args=(), device_types="cpu")
@@ -217,13 +216,12 @@ def convolution_backward(
         return x.new_empty(0), of_weights, of_bias
     of_inputs = torch.empty_like(x)
     block = blocks(outputs, channels, images, height, width, torch.get_num_threads())
-    transformed = _transform(native, weight, True)
-    native.call("input_gradient", gradient, output, won, transformed, of_inputs, *shape, block.tiles, block.shared)
+    native.call("input_gradient", gradient, output, won, weight, of_inputs, *shape, block.tiles, block.shared)
     return of_inputs, of_weights, of_bias
 
 
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool, winners: bool, keep: bool
+    x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool, winners: bool
 ) -> tuple[Tensor, Tensor]:
     native = library()
     if native is None or not _native_tensors(x, weight, bias):
@@ -237,11 +235,8 @@ def _forward(
     if direct(channels):
         native.call("convolve_directly", x, weight, *tensors, *shape, rectify, pool)
     else:
-        transformed = _kept(native, weight) if keep else _transform(native, weight, False)
-        if not keep:  # what testing keeps is of no use while the weights change
-            _transformed.pop(weight.data_ptr(), None)
         cut = blocks(channels, outputs, images, height, width, torch.get_num_threads())
-        native.call("convolve", x, transformed, *tensors, *shape, rectify, pool, cut.tiles, cut.shared)
+        native.call("convolve", x, weight, *tensors, *shape, rectify, pool, cut.tiles, cut.shared)
     return y, won
 
 
@@ -265,44 +260,6 @@ def _empty_output(x: Tensor, outputs: int, pool: bool) -> Tensor:
 
 def _empty(like: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
     return like.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
-
-
-def _transform(native: Library, weight: Tensor, gradient: bool) -> Tensor:
-    """Weights at the 36 points, as native/winograd.hpp lays them out."""
-    outputs, inputs = weight.shape[:2]
-    size = native.transformed_size(outputs, inputs) if gradient else native.transformed_size(inputs, outputs)
-    transformed = weight.new_empty(size)
-    native.call("transform_weights", weight, transformed, outputs, inputs, gradient)
-    return transformed
-
-
-_transformed: dict[int, tuple[StorageWeakRef, int, Tensor, Tensor]] = {}
-"""By address: the weights' memory, their version, some of their values, and what became of them."""
-
-SAMPLE = 61
-"""One of so many weights is compared; a prime, so that some of every channel are."""
-
-
-def _kept(native: Library, weight: Tensor) -> Tensor:
-    """The transformed weights, computed anew where the weights have changed.
-
-    torch counts changes of a tensor, but not those through `.data` or numpy: so some of the values are compared,
-    too. A change of single values by such ways may go unseen.
-    """
-    for address, (memory, *_) in list(_transformed.items()):
-        if memory.expired():  # type: ignore[no-untyped-call]
-            _transformed.pop(address, None)
-    address, version = weight.data_ptr(), 0 if weight.is_inference() else weight._version
-    flat = weight.permute(0, 2, 3, 1).reshape(-1)
-    some = flat[:: SAMPLE if len(flat) > SAMPLE else 1]
-    if (known := _transformed.get(address)) is not None:
-        _, then, values, transformed = known
-        if then == version and torch.equal(values, some):
-            return transformed
-    transformed = _transform(native, weight, False)
-    memory = StorageWeakRef(weight.untyped_storage())  # type: ignore[no-untyped-call]
-    _transformed[address] = (memory, version, some.clone(), transformed)
-    return transformed
 
 
 def _forward_by_torch(

@@ -17,34 +17,28 @@ EXPORT void verydeep_use_pool(void* gomp_parallel) { pool = reinterpret_cast<Poo
 
 EXPORT int verydeep_lanes() { return LANES; }
 
-EXPORT int64_t verydeep_transformed_size(int64_t depth, int64_t outputs) { return transformed_size(depth, outputs); }
-
-EXPORT void verydeep_transform_weights(const float* weights, float* transformed, int64_t out, int64_t in, int gradient,
-                                       int threads) {
-  transform_weights(weights, transformed, out, in, gradient != 0, threads);
-}
-
-EXPORT void verydeep_convolve(const float* x, const float* transformed, const float* bias, float* y, uint8_t* winner,
+EXPORT void verydeep_convolve(const float* x, const float* weights, const float* bias, float* y, uint8_t* winner,
                               int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int rectify,
                               int pool_, int64_t tiles, int shared, int threads) {
   const Output output{y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out}};
-  convolve(Map{x, {images, height, width, in}}, transformed, output, {tiles, shared != 0}, threads);
+  convolve(Map{x, {images, height, width, in}}, {weights, out, in, false}, output, {tiles, shared != 0}, threads);
 }
 
 // `output` is the convolution's after the ReLU, or null where `winner` says where the pooling's gradient goes, or where
 // both are null `gradient` is taken as it is.
 EXPORT void verydeep_input_gradient(const float* gradient, const float* output, const uint8_t* winner,
-                                    const float* transformed, float* x, int64_t images, int64_t height, int64_t width,
+                                    const float* weights, float* x, int64_t images, int64_t height, int64_t width,
                                     int64_t in, int64_t out, int64_t tiles, int shared, int threads) {
   const Output to{x, nullptr, nullptr, false, false, {images, height, width, in}};
   const Shape shape{images, height, width, out};
+  const Weights rotated{weights, out, in, true};
   const Blocks blocks{tiles, shared != 0};
   if (winner != nullptr) {
-    convolve(PooledGradient{gradient, winner, shape}, transformed, to, blocks, threads);
+    convolve(PooledGradient{gradient, winner, shape}, rotated, to, blocks, threads);
   } else if (output != nullptr) {
-    convolve(RectifiedGradient{gradient, output, shape}, transformed, to, blocks, threads);
+    convolve(RectifiedGradient{gradient, output, shape}, rotated, to, blocks, threads);
   } else {
-    convolve(Map{gradient, shape}, transformed, to, blocks, threads);
+    convolve(Map{gradient, shape}, rotated, to, blocks, threads);
   }
 }
 
@@ -77,12 +71,12 @@ EXPORT void verydeep_convolve_directly(const float* x, const float* weights, con
   convolve_directly(Map{x, {images, height, width, in}}, weights, output, threads);
 }
 
-EXPORT void verydeep_convolve_twice(const float* x, const float* weights, const float* bias, const float* transformed,
+EXPORT void verydeep_convolve_twice(const float* x, const float* weights, const float* bias, const float* second,
                                     const float* second_bias, float* y, int64_t images, int64_t height, int64_t width,
                                     int64_t in, int64_t between, int64_t out, int rectify, int pool_, int64_t tiles,
                                     int threads) {
   const Output output{y, nullptr, second_bias, rectify != 0, pool_ != 0, {images, height, width, out}};
-  convolve_twice(Map{x, {images, height, width, in}}, weights, bias, between, transformed, output, tiles, threads);
+  convolve_twice(Map{x, {images, height, width, in}}, weights, bias, {second, out, between, false}, output, tiles, threads);
 }
 
 EXPORT void verydeep_fully_connected(const float* x, const float* weights, const float* bias, float* y, int64_t rows,

@@ -15,6 +15,8 @@ struct Band {
   Shape shape;        // of the whole map
   int64_t first_row;  // which row x begins with
 
+  auto window(int64_t, int64_t y, int64_t x_) const { return Map{x, shape}.window(0, y - first_row, x_); }
+
   vec at(int64_t, int64_t y, int64_t x_, int64_t c, int lanes) const {
     return load_some(x + ((y - first_row) * shape.width + x_) * shape.channels + c, lanes);
   }
@@ -22,12 +24,14 @@ struct Band {
 
 constexpr int64_t BAND = 4;  // rows of tiles: 18 rows are computed for 16 of the output
 
-// `output` is that of the second convolution, whose weights are transformed; the first one ends with a ReLU.
-inline void convolve_twice(const Map& image, const float* weights, const float* bias, int64_t between,
-                           const float* transformed, const Output& output, int64_t block_tiles, int threads) {
-  static thread_local Scratch packing;
+// `output` is that of the second convolution; the first one ends with a ReLU.
+inline void convolve_twice(const Map& image, const float* weights, const float* bias, const Weights& second,
+                           const Output& output, int64_t block_tiles, int threads) {
+  static thread_local Scratch packing, all_weights;
+  const int64_t between = second.in;
   const Shape map{image.shape.images, image.shape.height, image.shape.width, between};
   const float* const packed = pack_weights(weights, 9 * image.shape.channels, between, packing);
+  const float* const transformed = transform_weights(second, all_weights, threads);
   const Tiling tiling(map);
   const int64_t bands = parts(tiling.rows, BAND);
   parallel(map.images * bands, threads, [&](int64_t task) {
@@ -44,7 +48,7 @@ inline void convolve_twice(const Map& image, const float* weights, const float* 
     const int64_t blocks = parts(tiles, block_tiles);
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t from = tiles * block / blocks, count = tiles * (block + 1) / blocks - from;
-      block_of_tiles(source, tiling, begin + from, count, transformed, output);
+      block_of_tiles(source, tiling, begin + from, count, second, transformed, output);
     }
   });
 }

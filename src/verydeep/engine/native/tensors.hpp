@@ -9,10 +9,24 @@ struct Shape {
   int64_t images, height, width, channels;
 };
 
+// Pixels from a certain one on, down and to the right, all of them inside of the map.
+struct Window {
+  int64_t at, row, pixel;  // in floats
+
+  Window(const Shape& s, int64_t n, int64_t y, int64_t x)
+      : at(((n * s.height + y) * s.width + x) * s.channels), row(s.width * s.channels), pixel(s.channels) {}
+  int64_t operator()(int i, int j, int64_t c) const { return at + i * row + j * pixel + c; }
+};
+
 // An image or feature map, 0 outside.
 struct Map {
   const float* x;
   Shape shape;
+
+  // All lanes of channel c of the pixel i below and j to the right of (y, x).
+  auto window(int64_t n, int64_t y, int64_t x_) const {
+    return [from = Window(shape, n, y, x_), x = x](int i, int j, int64_t c) { return load(x + from(i, j, c)); };
+  }
 
   vec at(int64_t n, int64_t y, int64_t x_, int64_t c, int lanes) const {
     return load_some(x + ((n * shape.height + y) * shape.width + x_) * shape.channels + c, lanes);
@@ -24,6 +38,14 @@ struct RectifiedGradient {
   const float* gradient;
   const float* output;
   Shape shape;
+
+  auto window(int64_t n, int64_t y, int64_t x) const {
+    return [from = Window(shape, n, y, x), gradient = gradient, output = output](int i, int j, int64_t c) {
+      const int64_t at = from(i, j, c);
+      const vec g = load(gradient + at);
+      return load(output + at) > 0.0f ? g : vec{};
+    };
+  }
 
   vec at(int64_t n, int64_t y, int64_t x, int64_t c, int lanes) const {
     const int64_t at = ((n * shape.height + y) * shape.width + x) * shape.channels + c;
@@ -40,6 +62,10 @@ struct PooledGradient {
   const float* gradient;
   const uint8_t* winner;  // 0 to 3, row by row, or NONE
   Shape shape;            // before the pooling
+
+  auto window(int64_t n, int64_t y, int64_t x) const {
+    return [n, y, x, this](int i, int j, int64_t c) { return at(n, y + i, x + j, c, LANES); };
+  }
 
   vec at(int64_t n, int64_t y, int64_t x, int64_t c, int lanes) const {
     const int64_t height = shape.height / 2, width = shape.width / 2;
@@ -62,6 +88,15 @@ struct Output {
   template <int SIDE>
   void put(const vec* square, int64_t n, int64_t y0, int64_t x0, int64_t c, int lanes) const {
     const vec b = bias == nullptr ? vec{} : load_some(bias + c, lanes);
+    if (!pool && y0 + SIDE <= shape.height && x0 + SIDE <= shape.width && lanes == LANES) {
+#pragma GCC unroll 4
+      for (int i = 0; i < SIDE; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < SIDE; ++j)
+          store(y + ((n * shape.height + y0 + i) * shape.width + x0 + j) * shape.channels + c,
+                finished(square[i * SIDE + j] + b));
+      return;
+    }
     if (!pool) {
       for (int i = 0; i < SIDE && y0 + i < shape.height; ++i)
         for (int j = 0; j < SIDE && x0 + j < shape.width; ++j)

@@ -47,12 +47,12 @@ inline void gradient_transform(const vec y[TILE], vec z[WINDOW]) {
 // G of one column of weights.
 inline void weight_transform(const vec g[3], vec u[WINDOW]) {
   const vec ends = (g[0] + g[2]) * (-1.0f / 6), middle = g[1] * (1.0f / 6);
-  const vec ends2 = g[0] * (1.0f / 24) + g[2] * (1.0f / 6), middle2 = g[1] * (1.0f / 12);
+  const vec ends2 = g[0] * (1.0f / 24) + g[2] * (1.0f / 6);
   u[0] = g[0] * 0.25f;
   u[1] = ends - middle;
   u[2] = ends + middle;
-  u[3] = ends2 + middle2;
-  u[4] = ends2 - middle2;
+  u[3] = ends2 + 0.5f * middle;
+  u[4] = ends2 - 0.5f * middle;
   u[5] = g[2];
 }
 
@@ -64,21 +64,29 @@ inline void weight_gradient_transform(const vec u[WINDOW], vec g[3]) {
   g[2] = u[5] - sum * (1.0f / 6) + sum2 * (1.0f / 6);
 }
 
-// The same transform along both sides: from an IN x IN square, row by row, to OUT x OUT.
-template <int IN, int OUT, class Transform>
-inline void both_sides(const vec in[IN * IN], vec out[OUT * OUT], Transform transform) {
+// The same transform along both sides of an IN x IN square, to one of OUT x OUT, both row by row.
+//   read(i) gives the i-th value, write(i, value) takes what comes out: each row as soon as it is there, since there are not
+//   registers enough for all of them.
+template <int IN, int OUT, class Transform, class Read, class Write>
+inline void both_sides(Transform transform, Read read, Write write) {
   vec half[OUT][IN];
 #pragma GCC unroll 6
   for (int x = 0; x < IN; ++x) {
     vec column[IN], transformed[OUT];
 #pragma GCC unroll 6
-    for (int y = 0; y < IN; ++y) column[y] = in[y * IN + x];
+    for (int y = 0; y < IN; ++y) column[y] = read(y * IN + x);
     transform(column, transformed);
 #pragma GCC unroll 6
     for (int y = 0; y < OUT; ++y) half[y][x] = transformed[y];
   }
 #pragma GCC unroll 6
-  for (int y = 0; y < OUT; ++y) transform(half[y], out + y * OUT);
+  for (int y = 0; y < OUT; ++y) {
+    vec row[OUT];
+    transform(half[y], row);
+#pragma GCC unroll 6
+    for (int x = 0; x < OUT; ++x) write(y * OUT + x, row[x]);
+    asm volatile("" ::: "memory");  // the compiler may not put them off
+  }
 }
 
 }  // namespace verydeep

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace verydeep {
 
@@ -56,6 +57,39 @@ inline void store_bytes(uint8_t* p, bytes v, int n) {
 }
 inline vec all(float x) { return x - vec{}; }
 inline vec larger(vec a, vec b) { return a > b ? a : b; }
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define VERYDEEP_SHUFFLES
+#endif
+#endif
+
+#ifdef VERYDEEP_SHUFFLES
+// Two rows of a square exchange the halves, or quarters, .. that lie off its diagonal.
+template <int STEP, size_t... LANE>
+inline void exchange(vec& a, vec& b, std::index_sequence<LANE...>) {
+  const vec first = __builtin_shufflevector(a, b, (LANE & STEP ? LANES + LANE - STEP : LANE)...);
+  b = __builtin_shufflevector(a, b, (LANE & STEP ? LANES + LANE : LANE + STEP)...);
+  a = first;
+}
+template <int STEP>
+inline void transpose_by(vec rows[LANES]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < LANES; ++i)
+    if ((i & STEP) == 0) exchange<STEP>(rows[i], rows[i + STEP], std::make_index_sequence<LANES>());
+  if constexpr (STEP > 1) transpose_by<STEP / 2>(rows);
+}
+inline void transpose(vec rows[LANES]) { transpose_by<LANES / 2>(rows); }
+#else
+inline void transpose(vec rows[LANES]) {
+  for (int i = 0; i < LANES; ++i)
+    for (int j = i + 1; j < LANES; ++j) {
+      const float one = rows[i][j];
+      rows[i][j] = rows[j][i];
+      rows[j][i] = one;
+    }
+}
+#endif
 
 inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
 inline int64_t rounded_up(int64_t n, int64_t step) { return parts(n, step) * step; }
