@@ -114,7 +114,7 @@ def test_layers_that_are_trained_are_not_computed_in_one():
 @pytest.mark.usefixtures("library")
 def test_however_the_tiles_are_cut(images, shared, monkeypatch):
     monkeypatch.setattr(operators, "blocks", lambda *_: Blocks(7, shared))
-    monkeypatch.setattr(operators, "GRADIENT_BLOCK", 5)
+    monkeypatch.setattr(operators, "gradient_block", lambda *_: 5)
     layer, x = layer_and_input(images, 19, 35, 18, 13)
     x.requires_grad_()
     y = operators.convolution(layer, x, True, True)

@@ -39,9 +39,9 @@ SHARED_BLOCK = 392
 ROWS = 512
 """Positions of a map that a fully connected layer computes at once: each time its weights are read once."""
 
-GRADIENT_BLOCK = 512
-"""Tiles of a block of the weights' gradient, whose sums over a block are the longer the larger it is."""
-
+SMALL_GRADIENT_BLOCK, LARGE_GRADIENT_BLOCK = 256, 512
+"""Tiles of a block of the weights' gradient: sums over a block are the longer the larger it is, but what is summed
+has to stay in a cache. Never by the number of threads: blocks decide the order of additions."""
 
 WASTED = 0.9
 """Share of a direct convolution's multiplications above which tiles save too little: on 2 x 2 they save none."""
@@ -81,6 +81,11 @@ def tiles(height: int, width: int) -> int:
 def block_of_a_thread(inputs: int, outputs: int) -> int:
     """Tiles of a block that a thread has to itself, at the most."""
     return SMALL_BLOCK if inputs * outputs <= FEW_WEIGHTS else LARGE_BLOCK
+
+
+def gradient_block(inputs: int, outputs: int) -> int:
+    """Tiles of a block of the weights' gradient."""
+    return SMALL_GRADIENT_BLOCK if inputs * outputs <= 2 * FEW_WEIGHTS else LARGE_GRADIENT_BLOCK
 
 
 def pairs(kernel: int, inputs: int, between: int) -> bool:

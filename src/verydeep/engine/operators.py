@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verydeep.engine.choice import GRADIENT_BLOCK, ROWS, block_of_a_thread, blocks, chosen, direct, pairs
+from verydeep.engine.choice import ROWS, block_of_a_thread, blocks, chosen, direct, gradient_block, pairs
 from verydeep.engine.native import available, library
 
 
@@ -210,7 +210,7 @@ def convolution_backward(
     if parameters:
         of_weights, of_bias = torch.empty_like(weight), weight.new_empty(outputs)
         gradients = (of_weights, of_bias)
-        cut = (direct(channels), GRADIENT_BLOCK)
+        cut = (direct(channels), gradient_block(channels, outputs))
         native.call("weight_gradient", x, gradient, output, won, *gradients, *shape, *cut)
     if not inputs:
         return x.new_empty(0), of_weights, of_bias
