@@ -131,7 +131,7 @@ def test_however_the_tiles_are_cut(images, shared, monkeypatch):
 def test_many_channels_and_tiles(shared, threads, monkeypatch):
     monkeypatch.setattr(operators, "blocks", lambda *_: Blocks(200, shared))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    layer, x = layer_and_input(2, 300, 150, 40, 34)
+    layer, x = layer_and_input(2, 300, 160, 40, 34)
     x.requires_grad_()
     y = operators.convolution(layer, x, True, False)
     expected = by_torch(layer, x.double(), True, False)

@@ -91,6 +91,7 @@ inline void convolve_directly(const Map& input, const float* weights, const Outp
   parallel(s.images * steps, threads, [&](int64_t task) {
     const int64_t n = task / steps, y = task % steps * together;
     convolve_rows(input, packed, output, n, y, y + together <= s.height ? together : 1, n, y);
+    finish_streams();
   });
 }
 

@@ -20,7 +20,7 @@ EXPORT int verydeep_lanes() { return LANES; }
 EXPORT void verydeep_convolve(const float* x, const float* weights, const float* bias, float* y, uint8_t* winner,
                               int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int rectify,
                               int pool_, int64_t tiles, int shared, int threads) {
-  const Output output{y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out}};
+  const Output output{y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out}, true};
   convolve(Map{x, {images, height, width, in}}, {weights, out, in, false}, output, {tiles, shared != 0}, threads);
 }
 
@@ -29,7 +29,7 @@ EXPORT void verydeep_convolve(const float* x, const float* weights, const float*
 EXPORT void verydeep_input_gradient(const float* gradient, const float* output, const uint8_t* winner,
                                     const float* weights, float* x, int64_t images, int64_t height, int64_t width,
                                     int64_t in, int64_t out, int64_t tiles, int shared, int threads) {
-  const Output to{x, nullptr, nullptr, false, false, {images, height, width, in}};
+  const Output to{x, nullptr, nullptr, false, false, {images, height, width, in}, true};
   const Shape shape{images, height, width, out};
   const Weights rotated{weights, out, in, true};
   const Blocks blocks{tiles, shared != 0};
@@ -67,7 +67,7 @@ EXPORT void verydeep_weight_gradient(const float* x, const float* gradient, cons
 EXPORT void verydeep_convolve_directly(const float* x, const float* weights, const float* bias, float* y,
                                        uint8_t* winner, int64_t images, int64_t height, int64_t width, int64_t in,
                                        int64_t out, int rectify, int pool_, int threads) {
-  const Output output{y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out}};
+  const Output output{y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out}, true};
   convolve_directly(Map{x, {images, height, width, in}}, weights, output, threads);
 }
 

@@ -83,25 +83,33 @@ struct Output {
   const float* bias;  // or null
   bool rectify, pool;
   Shape shape;  // before the pooling
+  bool streams = false;  // whether it is not read again soon; finish_streams() is due at the end
 
   // A square of outputs, the first one at (y0, x0), both even; those outside of the map are left out.
   template <int SIDE>
   void put(const vec* square, int64_t n, int64_t y0, int64_t x0, int64_t c, int lanes) const {
     const vec b = bias == nullptr ? vec{} : load_some(bias + c, lanes);
     if (!pool && y0 + SIDE <= shape.height && x0 + SIDE <= shape.width && lanes == LANES) {
+      float* const first = at(n, y0, x0, c);
+      const int64_t row = shape.width * shape.channels;
+      const auto all_of_it = [&](auto write) {
 #pragma GCC unroll 4
-      for (int i = 0; i < SIDE; ++i)
+        for (int i = 0; i < SIDE; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < SIDE; ++j)
-          store(y + ((n * shape.height + y0 + i) * shape.width + x0 + j) * shape.channels + c,
-                finished(square[i * SIDE + j] + b));
+          for (int j = 0; j < SIDE; ++j)
+            write(first + i * row + j * shape.channels, finished(square[i * SIDE + j] + b));
+      };
+      if (streams && shape.channels % LANES == 0 && reinterpret_cast<uintptr_t>(y) % sizeof(vec) == 0) {
+        all_of_it(stream);
+      } else {
+        all_of_it(store);
+      }
       return;
     }
     if (!pool) {
       for (int i = 0; i < SIDE && y0 + i < shape.height; ++i)
         for (int j = 0; j < SIDE && x0 + j < shape.width; ++j)
-          store_some(y + ((n * shape.height + y0 + i) * shape.width + x0 + j) * shape.channels + c,
-                     finished(square[i * SIDE + j] + b), lanes);
+          store_some(at(n, y0 + i, x0 + j, c), finished(square[i * SIDE + j] + b), lanes);
       return;
     }
     if constexpr (SIDE > 1) put_pooled<SIDE>(square, n, y0, x0, c, lanes, b);
@@ -110,6 +118,10 @@ struct Output {
   vec finished(vec v) const { return rectify ? (v < 0.0f ? vec{} : v) : v; }
 
  private:
+  float* at(int64_t n, int64_t y_, int64_t x, int64_t c) const {
+    return y + ((n * shape.height + y_) * shape.width + x) * shape.channels + c;
+  }
+
   template <int SIDE>
   void put_pooled(const vec* square, int64_t n, int64_t y0, int64_t x0, int64_t c, int lanes, vec b) const {
     const int64_t height = shape.height / 2, width = shape.width / 2;

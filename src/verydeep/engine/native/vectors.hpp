@@ -5,6 +5,10 @@
 #include <cstring>
 #include <utility>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace verydeep {
 
 #if defined(__AVX512F__)
@@ -27,6 +31,23 @@ typedef uint8_t unaligned_bytes __attribute__((vector_size(LANES), aligned(1), m
 
 inline vec load(const float* p) { return *reinterpret_cast<const unaligned_vec*>(p); }
 inline void store(float* p, vec v) { *reinterpret_cast<unaligned_vec*>(p) = v; }
+
+// To a place that is a multiple of a vector's size, and past the caches where that can be: a line that is overwritten as a
+// whole need not be fetched first. Others see it after finish_streams().
+inline void stream(float* p, vec v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
+#else
+  store(p, v);
+#endif
+}
+inline void finish_streams() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
 
 // The first `n` lanes only, where a row of channels ends; the others are 0.
 inline vec load_some(const float* p, int n) {

@@ -37,6 +37,7 @@ inline void finish(const Tiling& tiling, int64_t first, int64_t tiles, Channels 
       }
     }
   }
+  finish_streams();
 }
 
 // Floats between the products of two points, for some tiles.
