@@ -31,7 +31,7 @@ def in_turn(runs, rounds):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            if number:  # the first makes the transformed weights
+            if number:  # the first makes its scratch
                 found[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(taken) for name, taken in found.items()}
 
