@@ -28,7 +28,7 @@ DIRECT_BELOW = 8
 """Input channels below which transforms cost more than they save: conv1_1."""
 
 FEW_WEIGHTS = 128 * 128
-"""Inputs x outputs up to which all of the transformed weights stay in a core's own cache, or nearly, beside a small block."""
+"""Inputs x outputs up to which the transformed weights stay near a core's own cache, beside a small block."""
 
 SMALL_BLOCK, LARGE_BLOCK = 28, 98
 """Tiles of a block where weights are few, and where they come from afar and each has to be used often."""
