@@ -109,6 +109,18 @@ def test_layers_that_are_trained_are_not_computed_in_one():
     assert not operators.serves_pair(second, second, torch.randn(1, 16, 9, 9))
 
 
+def assert_exact(layer, x, pool):
+    """Output and gradients of a layer with its ReLU are those of torch in double."""
+    x.requires_grad_()
+    y = operators.convolution(layer, x, True, pool)
+    expected = by_torch(layer, x.double(), True, pool)
+    assert error(y, expected) < 5e-6
+    along = torch.randn_like(y) * clear(layer, x, True, pool)
+    wanted = torch.autograd.grad(expected, (x, layer.weight, layer.bias), along.double())
+    for one, other in zip(torch.autograd.grad(y, (x, layer.weight, layer.bias), along), wanted, strict=True):
+        assert error(one, other) < 2e-5
+
+
 @pytest.mark.parametrize("images", [1, 5])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.usefixtures("library")
@@ -116,14 +128,7 @@ def test_however_the_tiles_are_cut(images, shared, monkeypatch):
     monkeypatch.setattr(operators, "blocks", lambda *_: Blocks(7, shared))
     monkeypatch.setattr(operators, "gradient_block", lambda *_: 5)
     layer, x = layer_and_input(images, 19, 35, 18, 13)
-    x.requires_grad_()
-    y = operators.convolution(layer, x, True, True)
-    expected = by_torch(layer, x.double(), True, True)
-    assert error(y, expected) < 5e-6
-    along = torch.randn_like(y) * clear(layer, x, True, True)
-    wanted = torch.autograd.grad(expected, (x, layer.weight, layer.bias), along.double())
-    for one, other in zip(torch.autograd.grad(y, (x, layer.weight, layer.bias), along), wanted, strict=True):
-        assert error(one, other) < 2e-5
+    assert_exact(layer, x, pool=True)
 
 
 @pytest.mark.parametrize(("shared", "threads"), [(False, 1), (True, 1), (True, 3)])
@@ -132,14 +137,7 @@ def test_many_channels_and_tiles(shared, threads, monkeypatch):
     monkeypatch.setattr(operators, "blocks", lambda *_: Blocks(200, shared))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     layer, x = layer_and_input(2, 300, 160, 40, 34)
-    x.requires_grad_()
-    y = operators.convolution(layer, x, True, False)
-    expected = by_torch(layer, x.double(), True, False)
-    assert error(y, expected) < 5e-6
-    along = torch.randn_like(y) * clear(layer, x, True, False)
-    wanted = torch.autograd.grad(expected, (x, layer.weight, layer.bias), along.double())
-    for one, other in zip(torch.autograd.grad(y, (x, layer.weight, layer.bias), along), wanted, strict=True):
-        assert error(one, other) < 2e-5
+    assert_exact(layer, x, pool=False)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

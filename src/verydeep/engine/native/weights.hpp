@@ -1,7 +1,7 @@
 // The weights of a 3x3 convolution at the 36 points.
 //
-// They are transformed in each pass: it takes less time than reading transformed ones, four times as large, from memory, and
-// nothing has to be kept that may be out of date.
+// They are transformed in each pass: it takes hardly longer than reading transformed ones, four times as large, from memory,
+// and nothing has to be kept that may be out of date.
 #pragma once
 
 #include "parallel.hpp"
