@@ -13,6 +13,19 @@
 
 using namespace verydeep;
 
+// Memory of a map that is written next. It is mostly new, and the system hands it out, cleared, page by page.
+template <class T>
+inline T* in_large_pages(T* map, const Shape& s, bool pooled) {
+  const int64_t pixels = pooled ? (s.height / 2) * (s.width / 2) : s.height * s.width;
+  if (map != nullptr) use_large_pages(map, s.images * pixels * s.channels * sizeof(T));
+  return map;
+}
+
+// Where a convolution's outputs go.
+inline Output output(float* y, uint8_t* winner, const float* bias, bool rectify, bool pool, const Shape& shape) {
+  return {in_large_pages(y, shape, pool), in_large_pages(winner, shape, pool), bias, rectify, pool, shape, true};
+}
+
 EXPORT void verydeep_use_pool(void* gomp_parallel) { pool = reinterpret_cast<Pool>(gomp_parallel); }
 
 EXPORT int verydeep_lanes() { return LANES; }
@@ -20,8 +33,8 @@ EXPORT int verydeep_lanes() { return LANES; }
 EXPORT void verydeep_convolve(const float* x, const float* weights, const float* bias, float* y, uint8_t* winner,
                               int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int rectify,
                               int pool_, int64_t tiles, int shared, int threads) {
-  const Output output{y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out}, true};
-  convolve(Map{x, {images, height, width, in}}, {weights, out, in, false}, output, {tiles, shared != 0}, threads);
+  const Output to = output(y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out});
+  convolve(Map{x, {images, height, width, in}}, {weights, out, in, false}, to, {tiles, shared != 0}, threads);
 }
 
 // `output` is the convolution's after the ReLU, or null where `winner` says where the pooling's gradient goes, or where
@@ -29,7 +42,7 @@ EXPORT void verydeep_convolve(const float* x, const float* weights, const float*
 EXPORT void verydeep_input_gradient(const float* gradient, const float* output, const uint8_t* winner,
                                     const float* weights, float* x, int64_t images, int64_t height, int64_t width,
                                     int64_t in, int64_t out, int64_t tiles, int shared, int threads) {
-  const Output to{x, nullptr, nullptr, false, false, {images, height, width, in}, true};
+  const Output to = ::output(x, nullptr, nullptr, false, false, {images, height, width, in});
   const Shape shape{images, height, width, out};
   const Weights rotated{weights, out, in, true};
   const Blocks blocks{tiles, shared != 0};
@@ -67,8 +80,8 @@ EXPORT void verydeep_weight_gradient(const float* x, const float* gradient, cons
 EXPORT void verydeep_convolve_directly(const float* x, const float* weights, const float* bias, float* y,
                                        uint8_t* winner, int64_t images, int64_t height, int64_t width, int64_t in,
                                        int64_t out, int rectify, int pool_, int threads) {
-  const Output output{y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out}, true};
-  convolve_directly(Map{x, {images, height, width, in}}, weights, output, threads);
+  const Output to = output(y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out});
+  convolve_directly(Map{x, {images, height, width, in}}, weights, to, threads);
 }
 
 EXPORT void verydeep_convolve_twice(const float* x, const float* weights, const float* bias, const float* second,

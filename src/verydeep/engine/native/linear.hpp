@@ -14,11 +14,14 @@ constexpr int GROUP = 8;  // rows that share a weight while it is in a register
 constexpr int SUMS = 12;
 constexpr int GROUP = 4;
 #endif
+constexpr int FEW = 4;  // rows for which weights are read in long pieces, as processors foresee; for more the rows, too,
+                        // have to be near, and pieces are short
 
 // Sums of OUT outputs for N rows, a vector each, over a piece of the depth: sums[o][n] += x[n][k] * weights[o][k].
+//   next is where the weights lie that are wanted afterwards: with short pieces they are asked for meanwhile.
 template <int N, int OUT>
-inline void dot_products(const float* x, const float* weights, int64_t depth, int64_t length, float* sums,
-                         int64_t sums_row) {
+inline void dot_products(const float* x, const float* weights, const float* next, int64_t depth, int64_t length,
+                         float* sums, int64_t sums_row) {
   vec sum[OUT][N];
 #pragma GCC unroll 8
   for (int o = 0; o < OUT; ++o)
@@ -30,7 +33,7 @@ inline void dot_products(const float* x, const float* weights, int64_t depth, in
 #pragma GCC unroll 8
     for (int o = 0; o < OUT; ++o) {
       w[o] = load(weights + o * depth + k);
-      __builtin_prefetch(weights + o * depth + k + 512);
+      if (N > FEW) __builtin_prefetch(next + o * depth + k);
     }
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
@@ -51,18 +54,21 @@ inline void dot_products(const float* x, const float* weights, int64_t depth, in
     for (int n = 0; n < N; ++n) store(sums + o * sums_row + n * LANES, sum[o][n]);
 }
 
+// The same for any number of outputs, with the weights at `next` wanted after the last of them.
 template <int N>
-void some_rows(int64_t rows, int64_t outputs, const float* x, const float* weights, int64_t depth, int64_t length,
-               float* sums, int64_t sums_row) {
+void some_rows(int64_t rows, int64_t outputs, const float* x, const float* weights, const float* next, int64_t depth,
+               int64_t length, float* sums, int64_t sums_row) {
   if (rows == N) {
     constexpr int OUT = SUMS / N > 8 ? 8 : SUMS / N;
+    const float* w = weights;
     int64_t o = 0;
-    for (; o + OUT <= outputs; o += OUT)
-      dot_products<N, OUT>(x, weights + o * depth, depth, length, sums + o * sums_row, sums_row);
-    for (; o < outputs; ++o)
-      dot_products<N, 1>(x, weights + o * depth, depth, length, sums + o * sums_row, sums_row);
+    for (; o + OUT <= outputs; o += OUT, w += OUT * depth)
+      dot_products<N, OUT>(x, w, o + OUT < outputs ? w + OUT * depth : next, depth, length, sums + o * sums_row,
+                           sums_row);
+    for (; o < outputs; ++o, w += depth)
+      dot_products<N, 1>(x, w, w + depth, depth, length, sums + o * sums_row, sums_row);
   } else if constexpr (N > 1) {
-    some_rows<N - 1>(rows, outputs, x, weights, depth, length, sums, sums_row);
+    some_rows<N - 1>(rows, outputs, x, weights, next, depth, length, sums, sums_row);
   }
 }
 
@@ -116,15 +122,18 @@ inline void fully_connected(const float* x, const float* weights, const float* b
                             int64_t depth, int64_t outputs, bool rectify, int threads) {
   if (rows > GROUP) return fully_connected_by_product(x, weights, bias, y, rows, depth, outputs, rectify, threads);
   constexpr int64_t STEP = 24;  // outputs of a piece of work; a multiple of how many are computed at once
-  constexpr int64_t PIECE = 4096;  // of the depth, for which the rows stay in the cache
+  const int64_t piece = rows > FEW ? 512 : 4096;  // of the depth
   parallel(parts(outputs, STEP), threads, [&](int64_t task) {
     static thread_local Scratch scratch;
     const int64_t first = task * STEP, count = outputs - first < STEP ? outputs - first : STEP;
     float* const sums = scratch.floats(STEP * rows * LANES);
     std::memset(sums, 0, STEP * rows * LANES * sizeof(float));
-    for (int64_t k = 0; k < depth; k += PIECE)
-      some_rows<GROUP>(rows, count, x + k, weights + first * depth + k, depth, depth - k < PIECE ? depth - k : PIECE,
-                       sums, rows * LANES);
+    for (int64_t k = 0; k < depth; k += piece) {
+      const float* const some = weights + first * depth + k;
+      const bool last = k + piece >= depth;
+      some_rows<GROUP>(rows, count, x + k, some, last ? some + count * depth - k : some + piece, depth,
+                       last ? depth - k : piece, sums, rows * LANES);
+    }
     for (int64_t o = 0; o < count; ++o)
       for (int64_t n = 0; n < rows; ++n) {
         const vec lanes = load(sums + (o * rows + n) * LANES);
