@@ -22,10 +22,6 @@ ILSVRC_MEAN = (123.68, 116.779, 103.939)
 mean of its own training set."""
 
 
-PART = 224 * 224
-"""Pixels of the images that pass through the first two blocks together, in testing with the engine."""
-
-
 class LocalResponseNormalisation(nn.Module):
     """Krizhevsky et al. (2012), Sect. 3.3: b = a / (k + alpha * sum of a^2 over n neighbouring channels) ^ beta.
 
@@ -132,8 +128,7 @@ class ConvNet(nn.Module):
             if (module := new_module(layer, dropout, position)) is not None:
                 self.add_module(layer.name, module)
         self.register_buffer("mean", torch.tensor(ILSVRC_MEAN))
-        # Channels last is the faster layout of 3 x 3 convolutions on CPUs and on GPUs alike.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.lay_out()
 
     def forward(
         self,
@@ -166,14 +161,10 @@ class ConvNet(nn.Module):
         """
         x = self._centred(images, self.crop, shift)
         keys = self._keys(x, keys)
-        blocks = list(self._blocks())
-        if len(x) > 1 and self._in_parts(x):
-            # Their maps are the largest, and stay in the processor's cache for as few images as this.
-            first, blocks = blocks[:2], blocks[2:]
-            parts = torch.split(x, max(1, PART // x[0, 0].numel()))
-            x = torch.cat([self._run(part, [*first[0], *first[1]], keys) for part in parts])
-        for block in blocks:
-            if self.recompute and torch.is_grad_enabled() and block[0].name.startswith("conv"):
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._run(x, self.layers, keys)
+        for block in self._blocks():
+            if block[0].name.startswith("conv"):
                 x = checkpoint(self._run, x, block, keys, use_reentrant=False)
             else:
                 x = self._run(x, block, keys)
@@ -209,18 +200,18 @@ class ConvNet(nn.Module):
                 found[layer.name] = x
         return found
 
+    def lay_out(self) -> None:
+        """Lay the weights out in memory as they are read fastest; for weights that came from elsewhere."""
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.data = engine.channels_last(parameter.data)
+
     def extra_repr(self) -> str:
         """What `print(net)` shows."""
         return (
             f"{self.configuration.name}, classes={self.classes}, crop={self.crop}, width={self.width}, "
             f"fully_connected={self.fully_connected}, dropout={self.dropout}"
         )
-
-    def _in_parts(self, x: Tensor) -> bool:
-        """Whether the first two blocks take a few images at a time: where the engine tests."""
-        testing = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        layer = self.get_submodule("conv1_1")
-        return testing and isinstance(layer, nn.Conv2d) and engine.serves(layer, x)
 
     def _blocks(self) -> Iterator[tuple[Layer, ...]]:
         """The layers cut after each pooling, where the least has to be kept."""
@@ -236,18 +227,11 @@ class ConvNet(nn.Module):
         at = 0
         while at < len(layers):
             module = getattr(self, layers[at].name, None)
-            if isinstance(module, nn.Conv2d) and engine.serves(module, x):
-                # The engine rectifies and pools on the way, and computes conv1_1 and conv1_2 in one.
-                following: Any = getattr(self, layers[at + 2].name, None) if at + 2 < len(layers) else None
-                pair = isinstance(following, nn.Conv2d) and engine.serves_pair(module, following, x)
-                at += 3 if pair else 1
-                kinds = [layer.kind for layer in layers[at : at + 2]]
-                rectify, pool = kinds[:1] == ["relu"], kinds == ["relu", "pool"]
-                if pair:
-                    x = engine.convolution_pair(module, following, x, rectify, pool)
-                else:
-                    x = engine.convolution(module, x, rectify, pool)
-                at += rectify + pool
+            # The engine takes as many convolutions at once as it can, and rectifies and pools on the way.
+            steps = self._steps(layers[at:])
+            if number := engine.served(steps, x):
+                x = engine.convolutions(steps[:number], x)
+                at += sum(1 + step.rectify + step.pool for step in steps[:number])
             elif isinstance(module, nn.Conv2d) and engine.serves_testing(module, x):
                 rectify = at + 1 < len(layers) and layers[at + 1].kind == "relu"
                 x = engine.fully_connected(module, x, rectify)
@@ -256,6 +240,16 @@ class ConvNet(nn.Module):
                 x = self._layer(layers[at], x, keys, in_place=True)
                 at += 1
         return x
+
+    def _steps(self, layers: Sequence[Layer]) -> list[engine.Step]:
+        """The convolutions that some layers begin with, up to the first layer that is neither ReLU nor pooling."""
+        steps: list[engine.Step] = []
+        at = 0
+        while at < len(layers) and isinstance(module := getattr(self, layers[at].name, None), nn.Conv2d):
+            kinds = [layer.kind for layer in layers[at + 1 : at + 3]]
+            steps.append(engine.Step(module, kinds[:1] == ["relu"], kinds == ["relu", "pool"]))
+            at += 1 + steps[-1].rectify + steps[-1].pool
+        return steps
 
     def _layer(self, layer: Layer, x: Tensor, keys: Tensor, in_place: bool) -> Tensor:
         """Output of one layer; `in_place` lets a ReLU overwrite its input, which spares its memory."""
@@ -271,8 +265,8 @@ class ConvNet(nn.Module):
                 y = engine.fully_connected(module, x, rectify=False)
             case "conv" if layer.fully_connected and x.shape[2:] == (layer.kernel, layer.kernel):
                 y = matrix_product(module, x)
-            case "conv" if engine.serves(module, x):
-                y = engine.convolution(module, x, rectify=False, pool=False)
+            case "conv" if engine.served([engine.Step(module, False, False)], x):
+                y = engine.convolutions([engine.Step(module, False, False)], x)
             case _:
                 y = module(x)
         return y

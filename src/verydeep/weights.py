@@ -127,7 +127,7 @@ def load(source: str | Path) -> ConvNet:
             card.dropout,
         )
     net.load_state_dict(tensors, assign=True)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.lay_out()
     net.requires_grad_(True)
     return net.eval()
 

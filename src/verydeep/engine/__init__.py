@@ -1,29 +1,23 @@
 """The convolution engine: 3x3 convolutions on CPUs by minimal filtering, with ReLU and pooling on the way.
 
-`network.py` asks `serves` whether the engine takes a layer, and calls `convolution`. What it computes is what
+`network.py` asks `served` how many layers the engine takes at once, and calls `convolutions`. What it computes is what
 torch's convolution, ReLU and max-pooling compute, to rounding; see docs/engine.md.
 """
 
 from verydeep.engine.choice import Blocks, Choice, blocks, chosen, pairs
-from verydeep.engine.operators import (
-    convolution,
-    convolution_pair,
-    fully_connected,
-    serves,
-    serves_pair,
-    serves_testing,
-)
+from verydeep.engine.memory import channels_last
+from verydeep.engine.operators import Step, convolutions, fully_connected, served, serves_testing
 
 __all__ = [
     "Blocks",
     "Choice",
+    "Step",
     "blocks",
+    "channels_last",
     "chosen",
-    "convolution",
-    "convolution_pair",
+    "convolutions",
     "fully_connected",
     "pairs",
-    "serves",
-    "serves_pair",
+    "served",
     "serves_testing",
 ]

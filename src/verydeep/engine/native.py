@@ -7,13 +7,15 @@ for AVX-512, for AVX2 and for any processor; torch says at run time what this on
 import ctypes
 import os
 import warnings
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from verydeep.engine.schedule import Program
 from verydeep.errors import UserError
 
 VARIABLE = "VERYDEEP_ENGINE"
@@ -26,9 +28,9 @@ _pointer, _size, _flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
     "convolve": [_pointer] * 5 + [_size] * 5 + [_flag] * 2 + [_size] + [_flag] * 2,
     "convolve_directly": [_pointer] * 5 + [_size] * 5 + [_flag] * 3,
-    "convolve_twice": [_pointer] * 6 + [_size] * 6 + [_flag] * 2 + [_size] + [_flag],
     "fully_connected": [_pointer] * 4 + [_size] * 3 + [_flag] * 2,
     "input_gradient": [_pointer] * 5 + [_size] * 5 + [_size] + [_flag] * 2,
+    "run": [_pointer] * 4 + [_size] * 3 + [_flag],
     "weight_gradient": [_pointer] * 6 + [_size] * 5 + [_flag, _size, _flag],
 }
 """Arguments of the functions in native/engine.cpp."""
@@ -44,6 +46,7 @@ class Library:
             found = getattr(self._functions, f"verydeep_{function}")
             found.argtypes, found.restype = arguments, None
         self._functions.verydeep_use_pool.argtypes = [_pointer]
+        self._functions.verydeep_use_large_pages.argtypes = [_pointer, _size]
         if (pool := _torch_pool()) is not None:
             self._functions.verydeep_use_pool(pool)
 
@@ -51,6 +54,30 @@ class Library:
         """Run a function on as many threads as torch uses."""
         plain = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
         getattr(self._functions, f"verydeep_{function}")(*plain, torch.get_num_threads())
+
+    def run(self, program: Program, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> None:
+        """Carry out a program: from x to y, with the weights and the bias of each layer."""
+        pointers = (_pointer * len(parameters))(*[tensor.data_ptr() for tensor in parameters])
+        rows, sizes = _rows(program), (len(program.calls), program.workspace, y.numel())
+        self.call("run", ctypes.addressof(rows), ctypes.addressof(pointers), x, y, *sizes)
+
+    def use_large_pages(self, memory: Tensor) -> None:
+        """Ask the system for large pages under a tensor that nothing was written to."""
+        self._functions.verydeep_use_large_pages(memory.data_ptr(), memory.nbytes)
+
+
+@lru_cache(maxsize=64)
+def _rows(program: Program) -> ctypes.Array[ctypes.c_int64]:
+    """A program as native/program.hpp reads it."""
+    memories = ("input", "workspace", "output")
+    numbers: list[int] = []
+    for call in program.calls:
+        stage = call.stage
+        numbers += [stage.pair, call.direct, stage.layer]
+        numbers += [memories.index(call.source.memory), call.source.at, memories.index(call.to.memory), call.to.at]
+        numbers += [call.images, stage.height, stage.width, stage.inputs, stage.between, stage.outputs]
+        numbers += [stage.rectify, stage.pool, call.cut.tiles, call.cut.shared]
+    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -5,6 +5,8 @@ torch's own. Where the native library is not there, or the tensors are not its (
 the same with torch.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,40 +14,52 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verydeep.engine.choice import ROWS, block_of_a_thread, blocks, chosen, direct, gradient_block, pairs
+from verydeep.engine.choice import ROWS, blocks, chosen, direct, gradient_block
 from verydeep.engine.native import available, library
+from verydeep.engine.schedule import Convolution, program
 
 
-def serves(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the engine computes this layer: 3x3, padding 1, in float32 on a CPU, and not for an export."""
-    if layer.kernel_size != (3, 3) or layer.padding != (1, 1) or not _here(layer, x):
-        return False
-    return chosen(3, layer.in_channels, x.shape[2], x.shape[3]).path != "torch"
+@dataclass(frozen=True)
+class Step:
+    """A 3x3 convolution with stride 1 and padding 1; whether a ReLU follows, and a 2x2 max-pooling with stride 2."""
+
+    layer: nn.Conv2d
+    rectify: bool
+    pool: bool
+
+
+def served(steps: Sequence[Step], x: Tensor) -> int:
+    """How many of these steps the engine computes in one, from the first one on: where gradients are needed one.
+
+    It computes 3x3 layers in float32 on a CPU, and not for an export; 0 where the first one is none of these.
+    """
+    height, width = x.shape[2:]
+    for number, step in enumerate(steps):
+        layer = step.layer
+        if layer.kernel_size != (3, 3) or layer.padding != (1, 1) or not (number or _here(x)):
+            return number
+        if layer.weight.dtype != x.dtype or chosen(3, layer.in_channels, height, width).path == "torch":
+            return number
+        if _differentiated(layer, x):
+            return max(1, number)
+        if step.pool:
+            height, width = height // 2, width // 2
+    return len(steps)
 
 
 def serves_testing(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the engine computes this fully connected layer: where no gradient is needed, else as `serves`."""
-    return layer.padding == (0, 0) and not _differentiated(layer, x) and _here(layer, x)
-
-
-def serves_pair(first: nn.Conv2d, second: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the engine computes two layers and the ReLU between them in one: conv1_1 and conv1_2, in testing."""
-    return (
-        pairs(3, first.in_channels, first.out_channels)
-        and not (_differentiated(first, x) or _differentiated(second, x))
-        and serves(first, x)
-        and serves(second, x)
-    )
+    """Whether the engine computes this fully connected layer: where no gradient is needed, else as `served`."""
+    return layer.padding == (0, 0) and not _differentiated(layer, x) and layer.weight.dtype == x.dtype and _here(x)
 
 
 def _differentiated(layer: nn.Conv2d, x: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *layer.parameters()))
 
 
-def _here(layer: nn.Conv2d, x: Tensor) -> bool:
+def _here(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
-        and x.dtype == layer.weight.dtype == torch.float32
+        and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not _leaves_this_process()
         and (torch.compiler.is_compiling() or not _differentiated_otherwise())
@@ -67,43 +81,23 @@ def _differentiated_otherwise() -> bool:
     return functions or torch.autograd.forward_ad._current_level >= 0
 
 
-def convolution(
-    layer: nn.Conv2d, x: Float[Tensor, "N C H W"], rectify: bool, pool: bool
-) -> Float[Tensor, "N D h w"]:
-    """A 3x3 convolution with stride 1 and padding 1, then a ReLU and a 2x2 max-pooling with stride 2.
+def convolutions(steps: Sequence[Step], x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+    """Convolutions that follow one another, as many as `served` says.
 
     Args:
-        layer: weights and bias.
-        x: its input.
-        rectify: whether the ReLU follows.
-        pool: whether the pooling follows the ReLU; a last odd row or column is dropped.
-    """
-    assert layer.bias is not None
-    assert rectify or not pool
-    if _differentiated(layer, x):
-        y: Tensor = convolution_for_training(x, layer.weight, layer.bias, rectify, pool)[0]
-        return y
-    z: Tensor = convolution_for_testing(x, layer.weight, layer.bias, rectify, pool)
-    return z
-
-
-def convolution_pair(
-    first: nn.Conv2d, second: nn.Conv2d, x: Float[Tensor, "N C H W"], rectify: bool, pool: bool
-) -> Float[Tensor, "N D h w"]:
-    """Two 3x3 convolutions with a ReLU between them; where `serves_pair` says yes.
-
-    Args:
-        first: weights and bias of the one.
-        second: of the other.
+        steps: each with what follows it; a pooling drops a last odd row or column.
         x: the first one's input.
-        rectify: whether a ReLU follows the second.
-        pool: whether a pooling follows that ReLU.
     """
-    assert first.bias is not None
-    assert second.bias is not None
-    parameters = (first.weight, first.bias, second.weight, second.bias)
-    y: Tensor = convolution_pair_for_testing(x, *parameters, rectify, pool)
-    return y
+    first = steps[0]
+    assert all(step.layer.bias is not None and step.rectify >= step.pool for step in steps)
+    if _differentiated(first.layer, x):
+        y: Tensor = convolution_for_training(x, first.layer.weight, first.layer.bias, first.rectify, first.pool)[0]
+        return y
+    weights, biases = [step.layer.weight for step in steps], [step.layer.bias for step in steps]
+    z: Tensor = convolutions_for_testing(
+        x, weights, biases, [step.rectify for step in steps], [step.pool for step in steps]
+    )
+    return z
 
 
 def fully_connected(layer: nn.Conv2d, x: Float[Tensor, "N C H W"], rectify: bool) -> Float[Tensor, "N D h w"]:
@@ -146,35 +140,45 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
     return _empty(x, len(x), len(weight), x.shape[2] - side + 1, x.shape[3] - side + 1)
 
 
-@torch.library.custom_op("verydeep::convolution_for_testing", mutates_args=(), device_types="cpu")
-def convolution_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool) -> Tensor:
-    """Nothing is kept for a backward pass."""
-    return _forward(x, weight, bias, rectify, pool, winners=False)[0]
-
-
-@torch.library.custom_op("verydeep::convolution_pair_for_testing", mutates_args=(), device_types="cpu")
-def convolution_pair_for_testing(
-    x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, bias: Tensor, rectify: bool, pool: bool
+@torch.library.custom_op(
+    "verydeep::convolutions_for_testing",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor x, Tensor[] weights, Tensor[] biases, bool[] rectify, bool[] pool) -> Tensor",
+)
+def convolutions_for_testing(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], rectify: list[bool], pool: list[bool]
 ) -> Tensor:
-    """The map between the two exists a few rows at a time, and never leaves the cache."""
+    """Nothing is kept for a backward pass; most maps never leave the cache (schedule.py)."""
     native = library()
-    if native is None or not _native_tensors(x, first, first_bias, second, bias):
-        middle = _forward_by_torch(x, first, first_bias, True, False, winners=False)[0]
-        return _forward_by_torch(middle, second, bias, rectify, pool, winners=False)[0]
-    (images, channels, height, width), (outputs, between) = x.shape, second.shape[:2]
-    x, first, second = _last(x), _last(first), _last(second)
-    y = _empty_output(x, outputs, pool)
-    tensors = (x, first, first_bias.contiguous(), second, bias.contiguous(), y)
-    shape = (images, height, width, channels, between, outputs)
-    native.call("convolve_twice", *tensors, *shape, rectify, pool, block_of_a_thread(between, outputs))
+    if native is None or not _native_tensors(x, *weights, *biases):
+        for layer in zip(weights, biases, rectify, pool, strict=True):
+            x = _forward_by_torch(x, *layer, winners=False)[0]
+        return x
+    x = _last(x)
+    layers = tuple(
+        Convolution(weight.shape[1], weight.shape[0], *after)
+        for weight, after in zip(weights, zip(rectify, pool, strict=True), strict=True)
+    )
+    y = _empty_chain(x, weights, pool)
+    kept = [
+        tensor
+        for weight, bias in zip(weights, biases, strict=True)
+        for tensor in (_last(weight), bias.contiguous())
+    ]
+    native.run(program(layers, len(x), *x.shape[2:], torch.get_num_threads()), kept, x, y)
     return y
 
 
-@convolution_pair_for_testing.register_fake
-def _(
-    x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, bias: Tensor, rectify: bool, pool: bool
-) -> Tensor:
-    return _empty_output(x, len(second), pool)
+@convolutions_for_testing.register_fake
+def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], rectify: list[bool], pool: list[bool]) -> Tensor:
+    return _empty_chain(x, weights, pool)
+
+
+def _empty_chain(x: Tensor, weights: Sequence[Tensor], pool: Sequence[bool]) -> Tensor:
+    n, _, h, w = x.shape
+    poolings = sum(pool)
+    return _empty(x, n, len(weights[-1]), h >> poolings, w >> poolings)
 
 
 @torch.library.custom_op("verydeep::convolution_for_training", mutates_args=(), device_types="cpu")
@@ -182,7 +186,21 @@ def convolution_for_training(
     x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool
 ) -> tuple[Tensor, Tensor]:
     """Output, and which of four pixels won in each pooling: all that the backward pass needs besides the input."""
-    return _forward(x, weight, bias, rectify, pool, winners=pool)
+    native = library()
+    if native is None or not _native_tensors(x, weight, bias):
+        return _forward_by_torch(x, weight, bias, rectify, pool, winners=pool)
+    (images, channels, height, width), outputs = x.shape, weight.shape[0]
+    x, weight, bias = _last(x), _last(weight), bias.contiguous()
+    y = _empty_output(x, outputs, pool)
+    won = torch.empty_like(y, dtype=torch.uint8) if pool else x.new_empty(0, dtype=torch.uint8)
+    tensors = (bias, y, won if pool else None)
+    shape = (images, height, width, channels, outputs)
+    if direct(channels):
+        native.call("convolve_directly", x, weight, *tensors, *shape, rectify, pool)
+    else:
+        cut = blocks(channels, outputs, images, height, width, torch.get_num_threads())
+        native.call("convolve", x, weight, *tensors, *shape, rectify, pool, cut.tiles, cut.shared)
+    return y, won
 
 
 @torch.library.custom_op("verydeep::convolution_backward", mutates_args=(), device_types="cpu")
@@ -218,26 +236,6 @@ def convolution_backward(
     block = blocks(outputs, channels, images, height, width, torch.get_num_threads())
     native.call("input_gradient", gradient, output, won, weight, of_inputs, *shape, block.tiles, block.shared)
     return of_inputs, of_weights, of_bias
-
-
-def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool, winners: bool
-) -> tuple[Tensor, Tensor]:
-    native = library()
-    if native is None or not _native_tensors(x, weight, bias):
-        return _forward_by_torch(x, weight, bias, rectify, pool, winners)
-    (images, channels, height, width), outputs = x.shape, weight.shape[0]
-    x, weight, bias = _last(x), _last(weight), bias.contiguous()
-    y = _empty_output(x, outputs, pool)
-    won = torch.empty_like(y, dtype=torch.uint8) if winners else x.new_empty(0, dtype=torch.uint8)
-    tensors = (bias, y, won if winners else None)
-    shape = (images, height, width, channels, outputs)
-    if direct(channels):
-        native.call("convolve_directly", x, weight, *tensors, *shape, rectify, pool)
-    else:
-        cut = blocks(channels, outputs, images, height, width, torch.get_num_threads())
-        native.call("convolve", x, weight, *tensors, *shape, rectify, pool, cut.tiles, cut.shared)
-    return y, won
 
 
 def _native_tensors(*tensors: Tensor) -> bool:
@@ -314,11 +312,6 @@ def _backward_by_torch(
         _last(of_weights) if parameters else x.new_empty(0),
         of_bias if parameters else x.new_empty(0),
     )
-
-
-@convolution_for_testing.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool) -> Tensor:
-    return _empty_output(x, weight.shape[0], pool)
 
 
 @convolution_for_training.register_fake

@@ -6,7 +6,7 @@
 
 #include "direct.hpp"
 #include "linear.hpp"
-#include "pair.hpp"
+#include "program.hpp"
 #include "winograd.hpp"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -27,6 +27,8 @@ inline Output output(float* y, uint8_t* winner, const float* bias, bool rectify,
 }
 
 EXPORT void verydeep_use_pool(void* gomp_parallel) { pool = reinterpret_cast<Pool>(gomp_parallel); }
+
+EXPORT void verydeep_use_large_pages(void* memory, int64_t bytes) { use_large_pages(memory, bytes); }
 
 EXPORT int verydeep_lanes() { return LANES; }
 
@@ -84,12 +86,10 @@ EXPORT void verydeep_convolve_directly(const float* x, const float* weights, con
   convolve_directly(Map{x, {images, height, width, in}}, weights, to, threads);
 }
 
-EXPORT void verydeep_convolve_twice(const float* x, const float* weights, const float* bias, const float* second,
-                                    const float* second_bias, float* y, int64_t images, int64_t height, int64_t width,
-                                    int64_t in, int64_t between, int64_t out, int rectify, int pool_, int64_t tiles,
-                                    int threads) {
-  const Output output{y, nullptr, second_bias, rectify != 0, pool_ != 0, {images, height, width, out}};
-  convolve_twice(Map{x, {images, height, width, in}}, weights, bias, {second, out, between, false}, output, tiles, threads);
+EXPORT void verydeep_run(const int64_t* program, const float* const* parameters, const float* x, float* y,
+                         int64_t calls, int64_t workspace, int64_t floats, int threads) {
+  use_large_pages(y, floats * sizeof(float));
+  run(reinterpret_cast<const Call*>(program), calls, parameters, x, y, workspace, threads);
 }
 
 EXPORT void verydeep_fully_connected(const float* x, const float* weights, const float* bias, float* y, int64_t rows,

@@ -20,7 +20,17 @@ namespace verydeep {
 using Pool = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
 inline Pool pool = nullptr;
 
+// A number of its own for each thread that computes here, from 0 on.
+inline unsigned thread_number() {
+  static std::atomic<unsigned> count{0};
+  static thread_local const unsigned number = count.fetch_add(1, std::memory_order_relaxed);
+  return number;
+}
+
 // Call body(i) once for each i in [0, n), on up to `threads` threads, in any order.
+//
+// Each thread has a share of the work, the same of every layer, so that it mostly reads what it wrote: that may be in its
+// cache, or in that of its part of the processor. Who is done with its share helps the others.
 template <class Body>
 void parallel(int64_t n, int threads, Body&& body) {
   if (threads > n) threads = static_cast<int>(n);
@@ -28,14 +38,26 @@ void parallel(int64_t n, int threads, Body&& body) {
     for (int64_t i = 0; i < n; ++i) body(i);
     return;
   }
+  struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
   struct Work {
     Body& body;
-    int64_t n;
-    std::atomic<int64_t> next{0};
+    unsigned threads;
+    std::vector<Share> shares;
     void run() {
-      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) body(i);
+      const unsigned own = thread_number();
+      for (unsigned t = 0; t < threads; ++t) {
+        Share& share = shares[(own + t) % threads];
+        for (int64_t i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) body(i);
+      }
     }
-  } work{body, n};
+  } work{body, static_cast<unsigned>(threads), std::vector<Share>(threads)};
+  for (int64_t t = 0; t < threads; ++t) {
+    work.shares[t].next = n * t / threads;
+    work.shares[t].end = n * (t + 1) / threads;
+  }
   if (pool != nullptr) {
     pool([](void* data) { static_cast<Work*>(data)->run(); }, &work, threads, 0);
     return;

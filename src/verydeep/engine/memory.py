@@ -1,0 +1,22 @@
+"""Where weights lie in memory."""
+
+import torch
+from torch import Tensor
+
+from verydeep.engine.native import library
+
+
+def channels_last(weights: Tensor) -> Tensor:
+    """A copy of weights with channels last, the faster layout of 3x3 convolutions on CPUs and on GPUs alike.
+
+    In memory of large pages, where the system has them: fc6 of most nets is 411 MB, and a pass over small pages looks
+    up a hundred thousand of them.
+
+    Args:
+        weights: (out, in, k, k), of any type and on any device.
+    """
+    copy = torch.empty_like(weights, memory_format=torch.channels_last)
+    native = library()
+    if native is not None and type(copy) is Tensor and copy.device.type == "cpu":
+        native.use_large_pages(copy)
+    return copy.copy_(weights)
