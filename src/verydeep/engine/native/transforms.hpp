@@ -14,13 +14,13 @@ constexpr int POINTS = WINDOW * WINDOW;
 // B' of one column of inputs.
 inline void input_transform(const vec d[WINDOW], vec v[WINDOW]) {
   const vec even = d[4] - 4.0f * d[2], odd = d[3] - 4.0f * d[1];
-  const vec even2 = d[4] - d[2], odd2 = 2.0f * (d[3] - d[1]);
-  v[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
+  const vec even2 = d[4] - d[2], odd2 = d[3] - d[1];
+  v[0] = even2 + 4.0f * (d[0] - d[2]);
   v[1] = even + odd;
   v[2] = even - odd;
-  v[3] = even2 + odd2;
-  v[4] = even2 - odd2;
-  v[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+  v[3] = even2 + 2.0f * odd2;
+  v[4] = even2 - 2.0f * odd2;
+  v[5] = (d[5] - d[3]) - 4.0f * odd2;
 }
 
 // A' of one column of products.
