@@ -49,7 +49,7 @@ def convolution(layer, side, pool, rounds):
     with torch.no_grad():
         runs = {
             "torch": lambda: by_torch(module, x, pool),
-            "engine": lambda: operators.convolution(module, x, True, pool),
+            "engine": lambda: operators.convolutions([operators.Step(module, True, pool)], x),
         }
         taken = in_turn(runs, rounds)
         y, winners = operators.convolution_for_training(x, module.weight, module.bias, True, pool)

@@ -228,10 +228,10 @@ class ConvNet(nn.Module):
         while at < len(layers):
             module = getattr(self, layers[at].name, None)
             # The engine takes as many convolutions at once as it can, and rectifies and pools on the way.
-            steps = self._steps(layers[at:])
+            steps, ends = self._steps(layers, at)
             if number := engine.served(steps, x):
                 x = engine.convolutions(steps[:number], x)
-                at += sum(1 + step.rectify + step.pool for step in steps[:number])
+                at = ends[number - 1]
             elif isinstance(module, nn.Conv2d) and engine.serves_testing(module, x):
                 rectify = at + 1 < len(layers) and layers[at + 1].kind == "relu"
                 x = engine.fully_connected(module, x, rectify)
@@ -241,15 +241,18 @@ class ConvNet(nn.Module):
                 at += 1
         return x
 
-    def _steps(self, layers: Sequence[Layer]) -> list[engine.Step]:
-        """The convolutions that some layers begin with, up to the first layer that is neither ReLU nor pooling."""
+    def _steps(self, layers: Sequence[Layer], at: int) -> tuple[list[engine.Step], list[int]]:
+        """The convolutions from a layer on, up to what is neither ReLU nor pooling; and where each ends."""
         steps: list[engine.Step] = []
-        at = 0
+        ends: list[int] = []
         while at < len(layers) and isinstance(module := getattr(self, layers[at].name, None), nn.Conv2d):
             kinds = [layer.kind for layer in layers[at + 1 : at + 3]]
             steps.append(engine.Step(module, kinds[:1] == ["relu"], kinds == ["relu", "pool"]))
             at += 1 + steps[-1].rectify + steps[-1].pool
-        return steps
+            if not self.training and at < len(layers) and layers[at].kind == "dropout":
+                at += 1
+            ends.append(at)
+        return steps, ends
 
     def _layer(self, layer: Layer, x: Tensor, keys: Tensor, in_place: bool) -> Tensor:
         """Output of one layer; `in_place` lets a ReLU overwrite its input, which spares its memory."""

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from verydeep.engine import native, operators
+from verydeep.engine import native, operators, schedule
 from verydeep.engine.choice import Blocks
 from verydeep.engine.native import LIBRARIES, Library
+from verydeep.engine.operators import Step
 from verydeep.errors import UserError
 from verydeep.network import ConvNet
 
@@ -37,6 +38,14 @@ def layer_and_input(images, inputs, outputs, height, width, seed=0):
     torch.manual_seed(seed)
     layer = nn.Conv2d(inputs, outputs, 3, padding=1)
     return layer, torch.randn(images, inputs, height, width)
+
+
+def convolution(layer, x, rectify, pool):
+    return operators.convolutions([Step(layer, rectify, pool)], x)
+
+
+def serves(layer, x):
+    return operators.served([Step(layer, False, False)], x) == 1
 
 
 def by_torch(layer, x, rectify, pool):
@@ -72,9 +81,9 @@ def test_output_and_gradients_are_those_of_torch_in_double(images, inputs, outpu
         return
     layer, x = layer_and_input(images, inputs, outputs, height, width)
     with torch.no_grad():
-        tested = operators.convolution(layer, x, rectify, pool)
+        tested = convolution(layer, x, rectify, pool)
     x.requires_grad_()
-    y = operators.convolution(layer, x, rectify, pool)
+    y = convolution(layer, x, rectify, pool)
     x64 = x.detach().double().requires_grad_()
     expected = by_torch(layer, x64, rectify, pool)
     assert y.shape == expected.shape
@@ -89,30 +98,56 @@ def test_output_and_gradients_are_those_of_torch_in_double(images, inputs, outpu
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(1, 3), st.integers(8, 40), channels, st.integers(4, 45), st.integers(4, 45), st.booleans())
+@given(
+    st.integers(1, 5),
+    st.lists(channels, min_size=2, max_size=6),
+    st.integers(16, 37),
+    st.integers(16, 37),
+    st.integers(0, 2**6),
+    st.sampled_from([0, 200, 3000, 2**22]),
+)
 @pytest.mark.usefixtures("library")
-def test_two_layers_in_one_are_the_two(images, between, outputs, height, width, pool):
-    first, x = layer_and_input(images, 3, between, height, width)
-    second, _ = layer_and_input(1, between, outputs, 1, 1, seed=1)
+def test_layers_in_one_are_those_of_torch_one_after_another(images, outputs, height, width, poolings, together):
+    torch.manual_seed(0)
+    steps, x64, inputs = [], torch.randn(images, 3, height, width, dtype=torch.float64), 3
+    x = x64.float()
     with torch.no_grad():
-        assert operators.serves_pair(first, second, x) == operators.available()
-        found = operators.convolution_pair(first, second, x, pool, pool)
-        expected = by_torch(second, by_torch(first, x.double(), True, False), pool, pool)
-        assert found.shape == expected.shape
-        assert error(found, expected) < 5e-6
+        for number, each in enumerate(outputs):
+            layer = nn.Conv2d(inputs, each, 3, padding=1)
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            rectify, pool = number % 3 < 2, bool(poolings >> number & 1) and number < 2
+            steps.append(Step(layer, rectify or pool, pool))
+            x64, inputs = by_torch(layer, x64, rectify or pool, pool), each
+        fully = nn.Conv2d(inputs, 7, x64.shape[2:])
+        steps.append(Step(fully, True, False))
+        expected = F.relu(F.conv2d(x64, fully.weight.double(), fully.bias.double()))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(schedule, "TOGETHER", together)
+            schedule.program.cache_clear()
+            assert operators.served(steps, x) == (len(steps) if operators.available() else 0)
+            found = operators.convolutions(steps, x)
+        schedule.program.cache_clear()
+    assert found.shape == expected.shape
+    assert error(found, expected) < 1e-5
 
 
-def test_layers_that_are_trained_are_not_computed_in_one():
+def test_layers_that_are_trained_are_computed_one_at_a_time():
     first, x = layer_and_input(1, 3, 16, 9, 9)
     second, _ = layer_and_input(1, 16, 8, 1, 1)
-    assert not operators.serves_pair(first, second, x)
-    assert not operators.serves_pair(second, second, torch.randn(1, 16, 9, 9))
+    steps = [Step(first, True, False), Step(second, True, False)]
+    one = 1 if operators.available() else 0
+    assert operators.served(steps, x) == one
+    first.requires_grad_(False)
+    assert operators.served(steps, x) == one  # the second is trained
+    second.requires_grad_(False)
+    assert operators.served(steps, x) == 2 * one
+    assert operators.served(steps, x.requires_grad_()) == one
 
 
 def assert_exact(layer, x, pool):
     """Output and gradients of a layer with its ReLU are those of torch in double."""
     x.requires_grad_()
-    y = operators.convolution(layer, x, True, pool)
+    y = convolution(layer, x, True, pool)
     expected = by_torch(layer, x.double(), True, pool)
     assert error(y, expected) < 5e-6
     along = torch.randn_like(y) * clear(layer, x, True, pool)
@@ -168,7 +203,7 @@ def test_the_same_bits_each_time_on_several_threads():
     torch.set_num_threads(3)
     try:
         layer, x = layer_and_input(4, 24, 40, 20, 20)
-        losses = [operators.convolution(layer, x, True, True).square().sum() for _ in range(3)]
+        losses = [convolution(layer, x, True, True).square().sum() for _ in range(3)]
         grads = [torch.autograd.grad(loss, list(layer.parameters())) for loss in losses]
         assert all(torch.equal(a, b) for other in grads[1:] for a, b in zip(grads[0], other, strict=True))
     finally:
@@ -199,7 +234,7 @@ def test_changed_weights_are_noticed():
         for change in changes:
             change(layer.weight)
             expected = by_torch(layer, x.double(), False, False)
-            assert error(operators.convolution(layer, x, False, False), expected) < 5e-6
+            assert error(convolution(layer, x, False, False), expected) < 5e-6
 
 
 @pytest.mark.usefixtures("library")
@@ -207,7 +242,7 @@ def test_what_is_not_finite_is_not_hidden():
     layer, x = layer_and_input(1, 9, 8, 8, 8)
     x[0, 0, 3, 3] = torch.nan
     with torch.no_grad():
-        assert operators.convolution(layer, x, True, True).isnan().any()
+        assert convolution(layer, x, True, True).isnan().any()
 
 
 @pytest.mark.usefixtures("library")
@@ -218,10 +253,11 @@ def test_torch_knows_the_operators():
         checks = ("test_schema", "test_autograd_registration", "test_faketensor")
         torch.library.opcheck(operators.convolution_for_training, arguments, test_utils=checks)
     first, image = layer_and_input(2, 3, 9, 6, 6)
-    arguments = (image, first.weight, first.bias, layer.weight, layer.bias, True, True)
+    parameters = ([first.weight, layer.weight], [first.bias, layer.bias])
+    arguments = (image, *parameters, [True, True], [False, True], [False, False])
     checks = ("test_schema", "test_faketensor")
     with torch.no_grad():
-        torch.library.opcheck(operators.convolution_pair_for_testing, arguments, test_utils=checks)
+        torch.library.opcheck(operators.convolutions_for_testing, arguments, test_utils=checks)
         fully = nn.Conv2d(9, 5, 3)
         arguments = (x.detach(), fully.weight, fully.bias, True)
         torch.library.opcheck(operators.fully_connected_for_testing, arguments, test_utils=checks)
@@ -230,18 +266,18 @@ def test_torch_knows_the_operators():
 @pytest.mark.usefixtures("library")
 def test_recomputation_gives_the_same_gradients():
     layer, x = layer_and_input(2, 9, 8, 6, 6)
-    plain = torch.autograd.grad(operators.convolution(layer, x, True, True).sum(), layer.weight)
-    again = checkpoint(operators.convolution, layer, x, True, True, use_reentrant=False)
+    plain = torch.autograd.grad(convolution(layer, x, True, True).sum(), layer.weight)
+    again = checkpoint(convolution, layer, x, True, True, use_reentrant=False)
     assert torch.equal(plain[0], torch.autograd.grad(again.sum(), layer.weight)[0])
 
 
 def test_half_precision_export_and_other_kernels_are_left_to_torch():
     layer, x = layer_and_input(1, 9, 8, 6, 6)
-    assert operators.serves(layer, x) == (native.library() is not None)
-    assert not operators.serves(layer.double(), x.double())
-    assert not operators.serves(nn.Conv2d(9, 8, 5, padding=2), x)
+    assert serves(layer, x) == (native.library() is not None)
+    assert not serves(layer.double(), x.double())
+    assert not serves(nn.Conv2d(9, 8, 5, padding=2), x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not operators.serves(nn.Conv2d(9, 8, 3, padding=1), x)
+        assert not serves(nn.Conv2d(9, 8, 3, padding=1), x)
 
 
 def test_what_leaves_the_process_has_no_operators_of_the_engine():
@@ -281,7 +317,7 @@ def test_the_derivative_of_a_derivative():
         (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         return torch.autograd.grad(gradient.square().sum(), layer.weight)[0]
 
-    found = penalty(operators.convolution(layer, x, True, True))
+    found = penalty(convolution(layer, x, True, True))
     assert error(found, penalty(by_torch(layer, x.double(), True, True))) < 1e-4
 
 
@@ -290,15 +326,15 @@ def test_a_layer_that_does_not_learn_passes_its_gradient_on():
     layer, x = layer_and_input(2, 9, 8, 8, 8)
     layer.requires_grad_(False)
     x.requires_grad_()
-    (found,) = torch.autograd.grad(operators.convolution(layer, x, True, False).sum(), x)
+    (found,) = torch.autograd.grad(convolution(layer, x, True, False).sum(), x)
     x64 = x.detach().double().requires_grad_()
     assert error(found, torch.autograd.grad(by_torch(layer, x64, True, False).sum(), x64)[0]) < 2e-5
 
 
 def test_tiny_maps_are_left_to_torch():
     layer, _ = layer_and_input(1, 9, 8, 1, 1)
-    assert not operators.serves(layer, torch.randn(1, 9, 2, 2))
-    assert operators.serves(layer, torch.randn(1, 9, 4, 4)) == operators.available()
+    assert not serves(layer, torch.randn(1, 9, 2, 2))
+    assert serves(layer, torch.randn(1, 9, 4, 4)) == operators.available()
 
 
 def test_a_library_that_cannot_be_loaded_is_said_and_done_without(monkeypatch, tmp_path):

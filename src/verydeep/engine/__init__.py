@@ -1,7 +1,7 @@
 """The convolution engine: 3x3 convolutions on CPUs by minimal filtering, with ReLU and pooling on the way.
 
-`network.py` asks `served` how many layers the engine takes at once, and calls `convolutions`. What it computes is what
-torch's convolution, ReLU and max-pooling compute, to rounding; see docs/engine.md.
+`network.py` asks `served` how many layers the engine takes in one, and calls `convolutions`. What it computes is
+what torch's convolution, ReLU and max-pooling compute, to rounding; see docs/engine.md.
 """
 
 from verydeep.engine.choice import Blocks, Choice, blocks, chosen, pairs

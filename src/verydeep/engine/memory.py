@@ -9,8 +9,8 @@ from verydeep.engine.native import library
 def channels_last(weights: Tensor) -> Tensor:
     """A copy of weights with channels last, the faster layout of 3x3 convolutions on CPUs and on GPUs alike.
 
-    In memory of large pages, where the system has them: fc6 of most nets is 411 MB, and a pass over small pages looks
-    up a hundred thousand of them.
+    In memory of large pages, where the system has them: fc6 is 411 MB, or a hundred thousand small pages to look
+    up in each pass.
 
     Args:
         weights: (out, in, k, k), of any type and on any device.

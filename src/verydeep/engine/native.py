@@ -69,11 +69,11 @@ class Library:
 @lru_cache(maxsize=64)
 def _rows(program: Program) -> ctypes.Array[ctypes.c_int64]:
     """A program as native/program.hpp reads it."""
-    memories = ("input", "workspace", "output")
+    paths, memories = ("winograd", "direct", "pair", "rows"), ("input", "workspace", "output")
     numbers: list[int] = []
     for call in program.calls:
         stage = call.stage
-        numbers += [stage.pair, call.direct, stage.layer]
+        numbers += [paths.index(stage.path), stage.layer]
         numbers += [memories.index(call.source.memory), call.source.at, memories.index(call.to.memory), call.to.at]
         numbers += [call.images, stage.height, stage.width, stage.inputs, stage.between, stage.outputs]
         numbers += [stage.rectify, stage.pool, call.cut.tiles, call.cut.shared]

@@ -21,29 +21,40 @@ from verydeep.engine.schedule import Convolution, program
 
 @dataclass(frozen=True)
 class Step:
-    """A 3x3 convolution with stride 1 and padding 1; whether a ReLU follows, and a 2x2 max-pooling with stride 2."""
+    """A convolution with stride 1; whether a ReLU follows, and a 2x2 max-pooling with stride 2."""
 
     layer: nn.Conv2d
     rectify: bool
     pool: bool
 
+    @property
+    def padded(self) -> bool:
+        """Whether it is 3x3 with padding 1."""
+        return self.layer.kernel_size == (3, 3) and self.layer.padding == (1, 1)
+
 
 def served(steps: Sequence[Step], x: Tensor) -> int:
-    """How many of these steps the engine computes in one, from the first one on: where gradients are needed one.
+    """How many of these steps the engine computes in one, from the first one on.
 
-    It computes 3x3 layers in float32 on a CPU, and not for an export; 0 where the first one is none of these.
+    In float32 on a CPU, and not for an export, it computes 3x3 layers: where gradients are needed one at a time,
+    else all of them, and the fully connected layers behind them where those are applied at one position. 0 where
+    the first step is not for the engine.
     """
     height, width = x.shape[2:]
     for number, step in enumerate(steps):
         layer = step.layer
-        if layer.kernel_size != (3, 3) or layer.padding != (1, 1) or not (number or _here(x)):
+        if layer.weight.dtype != x.dtype or not (number or _here(x)):
             return number
-        if layer.weight.dtype != x.dtype or chosen(3, layer.in_channels, height, width).path == "torch":
+        trained = _differentiated(layer, x)
+        if step.padded and chosen(3, layer.in_channels, height, width).path != "torch":
+            if trained:
+                return max(1, number)
+            if step.pool:
+                height, width = height // 2, width // 2
+        elif number and not trained and layer.padding == (0, 0) and layer.kernel_size == (height, width):
+            height, width = 1, 1
+        else:
             return number
-        if _differentiated(layer, x):
-            return max(1, number)
-        if step.pool:
-            height, width = height // 2, width // 2
     return len(steps)
 
 
@@ -93,9 +104,13 @@ def convolutions(steps: Sequence[Step], x: Float[Tensor, "N C H W"]) -> Float[Te
     if _differentiated(first.layer, x):
         y: Tensor = convolution_for_training(x, first.layer.weight, first.layer.bias, first.rectify, first.pool)[0]
         return y
-    weights, biases = [step.layer.weight for step in steps], [step.layer.bias for step in steps]
     z: Tensor = convolutions_for_testing(
-        x, weights, biases, [step.rectify for step in steps], [step.pool for step in steps]
+        x,
+        [step.layer.weight for step in steps],
+        [step.layer.bias for step in steps],
+        [step.rectify for step in steps],
+        [step.pool for step in steps],
+        [not step.padded for step in steps],
     )
     return z
 
@@ -144,41 +159,51 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
     "verydeep::convolutions_for_testing",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor x, Tensor[] weights, Tensor[] biases, bool[] rectify, bool[] pool) -> Tensor",
+    schema="(Tensor x, Tensor[] weights, Tensor[] biases, bool[] rectify, bool[] pool, bool[] whole) -> Tensor",
 )
 def convolutions_for_testing(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], rectify: list[bool], pool: list[bool]
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    rectify: list[bool],
+    pool: list[bool],
+    whole: list[bool],
 ) -> Tensor:
     """Nothing is kept for a backward pass; most maps never leave the cache (schedule.py)."""
     native = library()
     if native is None or not _native_tensors(x, *weights, *biases):
-        for layer in zip(weights, biases, rectify, pool, strict=True):
-            x = _forward_by_torch(x, *layer, winners=False)[0]
+        for weight, bias, rectified, pooled, unpadded in zip(weights, biases, rectify, pool, whole, strict=True):
+            padding = 0 if unpadded else 1
+            x = _forward_by_torch(x, weight, bias, rectified, pooled, winners=False, padding=padding)[0]
         return x
-    x = _last(x)
-    layers = tuple(
-        Convolution(weight.shape[1], weight.shape[0], *after)
-        for weight, after in zip(weights, zip(rectify, pool, strict=True), strict=True)
-    )
-    y = _empty_chain(x, weights, pool)
-    kept = [
-        tensor
-        for weight, bias in zip(weights, biases, strict=True)
-        for tensor in (_last(weight), bias.contiguous())
+    x, weights = _last(x), [_last(weight) for weight in weights]
+    shapes = [(weight.shape[1], weight.shape[0]) for weight in weights]
+    layers = tuple(map(Convolution, *zip(*shapes, strict=True), rectify, pool, whole))
+    y = _empty_chain(x, weights, pool, whole)
+    parameters = [
+        each for weight, bias in zip(weights, biases, strict=True) for each in (weight, bias.contiguous())
     ]
-    native.run(program(layers, len(x), *x.shape[2:], torch.get_num_threads()), kept, x, y)
+    native.run(program(layers, len(x), *x.shape[2:], torch.get_num_threads()), parameters, x, y)
     return y
 
 
 @convolutions_for_testing.register_fake
-def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], rectify: list[bool], pool: list[bool]) -> Tensor:
-    return _empty_chain(x, weights, pool)
+def _(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    rectify: list[bool],
+    pool: list[bool],
+    whole: list[bool],
+) -> Tensor:
+    return _empty_chain(x, weights, pool, whole)
 
 
-def _empty_chain(x: Tensor, weights: Sequence[Tensor], pool: Sequence[bool]) -> Tensor:
+def _empty_chain(x: Tensor, weights: Sequence[Tensor], pool: Sequence[bool], whole: Sequence[bool]) -> Tensor:
     n, _, h, w = x.shape
     poolings = sum(pool)
-    return _empty(x, n, len(weights[-1]), h >> poolings, w >> poolings)
+    sides = (1, 1) if whole[-1] else (h >> poolings, w >> poolings)
+    return _empty(x, n, len(weights[-1]), *sides)
 
 
 @torch.library.custom_op("verydeep::convolution_for_training", mutates_args=(), device_types="cpu")
@@ -261,10 +286,10 @@ def _empty(like: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
 
 
 def _forward_by_torch(
-    x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool, winners: bool
+    x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool, winners: bool, padding: int = 1
 ) -> tuple[Tensor, Tensor]:
     """What the native code computes, written with torch: the reference, in any precision."""
-    y = F.conv2d(x, weight, bias, padding=1)
+    y = F.conv2d(x, weight, bias, padding=padding)
     if rectify:
         y = F.relu(y)
     won = x.new_empty(0, dtype=torch.uint8)

@@ -1,9 +1,9 @@
 """In which order layers pass over the images of a mini-batch, in testing: a program for the native code.
 
-Layer by layer, the maps of a mini-batch would be written to memory and read back. So the layers up to a pooling are
-computed for as many images as have maps that fit into the processor's cache, and what follows waits for as many as
-fit there: some images up to pool1, more up to pool2, and so on, again and again. All maps but the last lie in one
-workspace, which does not grow with the mini-batch.
+Layer by layer, the maps of a mini-batch would be written to memory and read back. So the layers up to a pooling
+are computed for as many images as have maps that fit into the processor's cache, and what follows waits for as
+many as fit there: some images up to pool1, more up to pool2, and so on, again and again. All maps but the last
+lie in one workspace, which does not grow with the mini-batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,14 +20,19 @@ LINE = 16
 """Floats of a line of the cache: where maps begin."""
 
 
+Path = Literal["winograd", "direct", "pair", "rows"]
+
+
 @dataclass(frozen=True)
 class Convolution:
-    """A 3x3 layer: its channels, and what follows it."""
+    """A layer: its channels, and what follows it."""
 
     inputs: int
     outputs: int
     rectify: bool
     pool: bool
+    whole: bool
+    """Whether its kernel covers its whole input: a fully connected layer. Else it is 3x3 with padding 1."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,9 @@ class Place:
 class Stage:
     """A layer, or a pair of layers that is computed in one (`choice.pairs`), and the sizes of its maps."""
 
+    path: Path
     layer: int
     """Its number, that of the first of a pair."""
-    pair: bool
     inputs: int
     between: int
     """Channels of the map within a pair, else 0."""
@@ -56,10 +61,16 @@ class Stage:
     width: int
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of its output."""
+        if self.path == "rows":
+            return 1, 1
+        return (self.height // 2, self.width // 2) if self.pool else (self.height, self.width)
+
+    @property
     def size(self) -> int:
         """Floats of its output, an image."""
-        pixels = (self.height // 2) * (self.width // 2) if self.pool else self.height * self.width
-        return self.outputs * pixels
+        return self.outputs * self.sides[0] * self.sides[1]
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,6 @@ class Call:
     source: Place
     to: Place
     images: int
-    direct: bool
     cut: Blocks
 
 
@@ -87,30 +97,21 @@ def program(layers: tuple[Convolution, ...], images: int, height: int, width: in
     """How layers that follow one another are computed.
 
     Args:
-        layers: all of them 3x3 with stride 1 and padding 1.
+        layers: from the first to the last.
         images: size of the mini-batch.
         height: of its images, in pixels.
         width: of its images.
         threads: on which the native code works.
     """
     groups = list(_groups(list(_stages(layers, height, width))))
-    at_once: list[int] = []  # images that pass through a group together
-    asked = images
-    for group in reversed(groups):
-        before = group[0].inputs * group[0].height * group[0].width if group is not groups[0] else 0
-        largest = max([before, *(stage.size for stage in group[:-1])])
-        parts = -(-asked // max(1, TOGETHER // largest)) if largest else 1
-        asked = -(-asked // parts)
-        at_once.insert(0, asked)
-
+    at_once = _at_once(groups, images)
     # Two places by turns within a group, and one for what each group hands to the next.
     counted = zip(groups, at_once, strict=True)
-    inner = max((count * stage.size for group, count in counted for stage in group[:-1]), default=0)
-    inner = -(-inner // LINE) * LINE
+    inner = _lines(max((count * stage.size for group, count in counted for stage in group[:-1]), default=0))
     handed, end = [], 2 * inner
     for group, count in zip(groups, at_once[1:], strict=False):
         handed.append(Place("workspace", end))
-        end += -(-count * group[-1].size // LINE) * LINE
+        end += _lines(count * group[-1].size)
 
     def passed(number: int, first: int, count: int, to: Place) -> Iterator[Call]:
         """What takes `count` images through all groups up to this one."""
@@ -133,24 +134,47 @@ def program(layers: tuple[Convolution, ...], images: int, height: int, width: in
     return Program(tuple(passed(len(groups) - 1, 0, images, Place("output", 0))), end)
 
 
+def _at_once(groups: Sequence[Sequence[Stage]], images: int) -> list[int]:
+    """How many images pass through each group together: as many as fit, in parts as equal as can be."""
+    found: list[int] = []
+    asked = images
+    for number in reversed(range(len(groups))):
+        first = groups[number][0]
+        read = first.inputs * first.height * first.width if number else 0
+        largest = max([read, *(stage.size for stage in groups[number][:-1])])
+        parts = -(-asked // max(1, TOGETHER // largest)) if largest else 1
+        asked = -(-asked // parts)
+        found.insert(0, asked)
+    return found
+
+
+def _lines(size: int) -> int:
+    return -(-size // LINE) * LINE
+
+
 def _stages(layers: Sequence[Convolution], height: int, width: int) -> Iterator[Stage]:
     number = 0
     while number < len(layers):
-        first = last = layers[number]
-        pair = (
-            number + 1 < len(layers) and first.rectify and not first.pool and pairs(3, first.inputs, first.outputs)
-        )
-        if pair:
-            last = layers[number + 1]
-        between = first.outputs if pair else 0
-        yield Stage(number, pair, first.inputs, between, last.outputs, last.rectify, last.pool, height, width)
-        if last.pool:
-            height, width = height // 2, width // 2
-        number += 1 + pair
+        layer, after = layers[number], layers[number + 1 : number + 2]
+        rectified = layer.rectify and not layer.pool and after and not after[0].whole
+        between, path = 0, _path(layer)
+        if rectified and not layer.whole and pairs(3, layer.inputs, layer.outputs):
+            between, path = layer.outputs, "pair"
+        last = after[0] if between else layer
+        stage = Stage(path, number, layer.inputs, between, last.outputs, last.rectify, last.pool, height, width)
+        yield stage
+        height, width = stage.sides
+        number += 2 if between else 1
+
+
+def _path(layer: Convolution) -> Path:
+    if layer.whole:
+        return "rows"
+    return "direct" if direct(layer.inputs) else "winograd"
 
 
 def _groups(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
-    """The stages cut after each pooling, where the least has to wait."""
+    """The stages cut after each pooling: there the least has to wait."""
     group = []
     for stage in stages:
         group.append(stage)
@@ -160,7 +184,8 @@ def _groups(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
 
 
 def _call(stage: Stage, source: Place, to: Place, images: int, threads: int) -> Call:
-    cut = blocks(stage.inputs, stage.outputs, images, stage.height, stage.width, threads)
-    if stage.pair:
+    if stage.path == "pair":
         cut = Blocks(block_of_a_thread(stage.between, stage.outputs), False)
-    return Call(stage, source, to, images, not stage.pair and direct(stage.inputs), cut)
+    else:
+        cut = blocks(stage.inputs, stage.outputs, images, stage.height, stage.width, threads)
+    return Call(stage, source, to, images, cut)

@@ -2,14 +2,17 @@
 #pragma once
 
 #include "direct.hpp"
+#include "linear.hpp"
 #include "pair.hpp"
 #include "winograd.hpp"
 
 namespace verydeep {
 
+enum Path : int64_t { WINOGRAD, DIRECT, PAIR, WHOLE };
+
 // A layer, or two in one, for some images: a row of what schedule.py writes.
 struct Call {
-  int64_t pair, direct, layer;
+  int64_t path, layer;
   int64_t source, source_at, to, to_at;  // which memory: input, workspace or output; and after how many floats
   int64_t images, height, width, in, between, out;
   int64_t rectify, pool, tiles, shared;
@@ -28,22 +31,27 @@ inline void run(const Call* calls, int64_t count, const float* const* parameters
   float* const into[] = {nullptr, maps, y};
   for (int64_t i = 0; i < count; ++i) {
     const Call& call = calls[i];
-    const float *weights = parameters[2 * call.layer], *bias = parameters[2 * call.layer + 1];
-    const float* const second = call.pair ? parameters[2 * call.layer + 2] : nullptr;
-    const float* const last_bias = call.pair ? parameters[2 * call.layer + 3] : bias;
-    const Map source{from[call.source] + call.source_at, {call.images, call.height, call.width, call.in}};
-    const Output to{into[call.to] + call.to_at,
-                    nullptr,
-                    last_bias,
-                    call.rectify != 0,
-                    call.pool != 0,
-                    {call.images, call.height, call.width, call.out}};
-    if (call.pair) {
-      convolve_twice(source, weights, bias, {second, call.out, call.between, false}, to, call.tiles, threads);
-    } else if (call.direct) {
-      convolve_directly(source, weights, to, threads);
-    } else {
-      convolve(source, {weights, call.out, call.in, false}, to, {call.tiles, call.shared != 0}, threads);
+    const float* const* const given = parameters + 2 * call.layer;
+    const float *weights = given[0], *bias = given[1], *source = from[call.source] + call.source_at;
+    float* const to = into[call.to] + call.to_at;
+    const Map map{source, {call.images, call.height, call.width, call.in}};
+    const auto output = [&](const float* last_bias) {
+      const Shape shape{call.images, call.height, call.width, call.out};
+      return Output{to, nullptr, last_bias, call.rectify != 0, call.pool != 0, shape, true};
+    };
+    switch (call.path) {
+      case WINOGRAD:
+        convolve(map, {weights, call.out, call.in, false}, output(bias), {call.tiles, call.shared != 0}, threads);
+        break;
+      case DIRECT:
+        convolve_directly(map, weights, output(bias), threads);
+        break;
+      case PAIR:
+        convolve_twice(map, weights, bias, {given[2], call.out, call.between, false}, output(given[3]), call.tiles, threads);
+        break;
+      case WHOLE:
+        fully_connected(source, weights, bias, to, call.images, call.height * call.width * call.in, call.out,
+                        call.rectify != 0, threads);
     }
   }
 }

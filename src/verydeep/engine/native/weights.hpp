@@ -37,9 +37,13 @@ struct Weights {
 inline int64_t weight_matrix(int64_t depth) { return (depth + 1) * PANEL; }
 
 // The transformed weights of LANES outputs at one depth.
-inline void transform_filters(const vec filters[9], float* to, int64_t matrix) {
-  both_sides<3, WINDOW>(
-      weight_transform, [&](int i) { return filters[i]; }, [&](int p, vec u) { store(to + p * matrix, u); });
+inline void transform_filters(const vec filters[9], float* to, int64_t matrix, bool past_caches) {
+  const auto read = [&](int i) { return filters[i]; };
+  if (past_caches) {
+    both_sides<3, WINDOW>(weight_transform, read, [&](int p, vec u) { stream(to + p * matrix, u); });
+  } else {
+    both_sides<3, WINDOW>(weight_transform, read, [&](int p, vec u) { store(to + p * matrix, u); });
+  }
 }
 
 // Up to LANES rows of up to LANES floats, as columns.
@@ -53,7 +57,8 @@ inline void read_transposed(const float* from, int64_t row, int rows, int lanes,
 }
 
 // The weights of up to PANEL outputs at some depths, to [point][depth][PANEL].
-inline void transform_weights(const Weights& w, Channels outputs, Channels depths, float* to) {
+inline void transform_weights(const Weights& w, Channels outputs, Channels depths, float* to,
+                              bool past_caches = false) {
   const int64_t matrix = weight_matrix(depths.count());
   for (int64_t o = outputs.first; o < outputs.end; o += LANES, to += LANES) {
     const int there = static_cast<int>(outputs.end - o < LANES ? outputs.end - o : LANES);
@@ -61,7 +66,7 @@ inline void transform_weights(const Weights& w, Channels outputs, Channels depth
       for (int64_t k = depths.first; k < depths.end; ++k) {
         vec g[9];
         for (int i = 0; i < 9; ++i) g[8 - i] = load_some(w.weights + (k * 9 + i) * w.in + o, there);
-        transform_filters(g, to + (k - depths.first) * PANEL, matrix);
+        transform_filters(g, to + (k - depths.first) * PANEL, matrix, past_caches);
       }
       continue;
     }
@@ -81,18 +86,23 @@ inline void transform_weights(const Weights& w, Channels outputs, Channels depth
       for (int64_t k = c; k < end; ++k) {
         vec g[9];
         for (int i = 0; i < 9; ++i) g[i] = filters[i][k - c];
-        transform_filters(g, to + (k - depths.first) * PANEL, matrix);
+        transform_filters(g, to + (k - depths.first) * PANEL, matrix, past_caches);
       }
     }
   }
 }
 
+constexpr int64_t MANY = 4 << 20;  // floats of transformed weights that would push all else out of the caches
+
 // All of them, to [panel][point][depth][PANEL].
 inline const float* transform_weights(const Weights& w, Scratch& scratch, int threads) {
   const int64_t size = POINTS * weight_matrix(w.depth());
   float* const transformed = scratch.floats(w.panels() * size);
-  parallel(w.panels(), threads,
-           [&](int64_t panel) { transform_weights(w, w.panel(panel), {0, w.depth()}, transformed + panel * size); });
+  const bool past_caches = w.panels() * size > MANY;
+  parallel(w.panels(), threads, [&](int64_t panel) {
+    transform_weights(w, w.panel(panel), {0, w.depth()}, transformed + panel * size, past_caches);
+    finish_streams();
+  });
   return transformed;
 }
 
