@@ -1,8 +1,8 @@
 """Where the time of net D goes, layer by layer: the engine beside torch's channels-last convolutions.
 
-Each layer with its ReLU and pooling, at 224 and a mini-batch of 8, two threads, both sides in turn: testing (the
-first two blocks one image at a time, as a net computes them), and in training the forward pass, the weights' and
-the input's gradient. "products" is the rate of the 36 products as if all of the time were theirs, beside what the
+Each layer with its ReLU and pooling, at 224 and a mini-batch of 8, two threads, both sides in turn: testing (2 images
+at a time through the first two blocks and 4 through the third, as a net computes them), and in training the forward
+pass, the weights' and the input's gradient. "products" is the rate of the 36 products as if all of the time were theirs, beside what the
 processor was found to do; the rest of the time are transforms and memory. Writes JSON.
 
     python benchmarks/engine_layers.py
@@ -19,9 +19,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from verydeep.configurations import configuration, output_sides
-from verydeep.engine import native, operators
+from verydeep.engine import channels_last, native, operators
 
 THREADS, BATCH = 2, 8
+AT_ONCE = {"conv1": 2, "conv2": 2, "conv3": 4}
 
 
 def in_turn(runs, rounds):
@@ -36,6 +37,12 @@ def in_turn(runs, rounds):
     return {name: statistics.median(taken) for name, taken in found.items()}
 
 
+def laid_out(module):
+    """With its weights as a net has them."""
+    module.weight.data = channels_last(module.weight.data)
+    return module
+
+
 def by_torch(layer, x, pool):
     y = F.relu(layer(x), inplace=True)
     return F.max_pool2d(y, 2) if pool else y
@@ -43,8 +50,8 @@ def by_torch(layer, x, pool):
 
 def convolution(layer, side, pool, rounds):
     """Milliseconds an image of one 3x3 layer, by what is computed and by whom."""
-    images = 1 if layer.name[4] in "12" else BATCH
-    module = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1).to(memory_format=torch.channels_last)
+    images = AT_ONCE.get(layer.name[:5], BATCH)
+    module = laid_out(nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1))
     x = torch.randn(images, layer.in_channels, side, side).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         runs = {
@@ -73,7 +80,7 @@ def convolution(layer, side, pool, rounds):
 
 
 def fully_connected(layer, rounds):
-    module = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel).to(memory_format=torch.channels_last)
+    module = laid_out(nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel))
     x = torch.randn(BATCH, layer.in_channels, layer.kernel, layer.kernel)
     x = x.contiguous(memory_format=torch.channels_last)
     rows, weight = x.permute(0, 2, 3, 1).flatten(1), module.weight.permute(0, 2, 3, 1).flatten(1)
