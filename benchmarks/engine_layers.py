@@ -1,9 +1,10 @@
 """Where the time of net D goes, layer by layer: the engine beside torch's channels-last convolutions.
 
-Each layer with its ReLU and pooling, at 224 and a mini-batch of 8, two threads, both sides in turn: testing (2 images
-at a time through the first two blocks and 4 through the third, as a net computes them), and in training the forward
-pass, the weights' and the input's gradient. "products" is the rate of the 36 products as if all of the time were theirs, beside what the
-processor was found to do; the rest of the time are transforms and memory. Writes JSON.
+Each layer with its ReLU and pooling, at 224 and a mini-batch of 8, two threads, both sides in turn: testing
+(2 images at a time through the first two blocks and 4 through the third, as a net computes them), and in
+training the forward pass, the weights' and the input's gradient. "products" is the rate of the 36 products as
+if all of the time were theirs, beside what the processor was found to do; the rest of the time are transforms
+and memory. Writes JSON.
 
     python benchmarks/engine_layers.py
 """

@@ -329,10 +329,15 @@ torch.testing.assert_close(compiled(images, keys), expected, rtol=1e-4, atol=1e-
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_net_computes_the_same_with_the_engine_and_without(monkeypatch):
+@pytest.mark.parametrize("height", [32, 45])  # one position and several
+@pytest.mark.parametrize("name", ["A-LRN", "B-5x5", "C", "D"])
+def test_a_net_computes_the_same_with_the_engine_and_without(name, height, monkeypatch):
     torch.manual_seed(0)
-    net = ConvNet("D", classes=5, crop=32, width=0.25, fully_connected=32).eval()
-    images = torch.randint(0, 256, (3, 3, 45, 70), dtype=torch.uint8)
+    net = ConvNet(name, classes=5, crop=32, width=0.25, fully_connected=32).eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    images = torch.randint(0, 256, (3, 3, height, 32 if height == 32 else 70), dtype=torch.uint8)
     results = []
     for engine_on in (True, False):
         if not engine_on:
@@ -342,8 +347,20 @@ def test_a_net_computes_the_same_with_the_engine_and_without(monkeypatch):
             tested = net.score_map(images)
         trained = net.score_map(images)
         gradients = torch.autograd.grad(trained.square().sum(), list(net.parameters()))
-        results.append([tested, trained, *net.features(images, ["conv3_2", "pool4", "fc7"]).values(), *gradients])
+        results.append([tested, trained, *net.features(images, ["conv3_1", "pool4", "fc7"]).values(), *gradients])
     for number, (ours, torchs) in enumerate(zip(*results, strict=True)):
         # Rounding may open a ReLU or exchange two pixels of a pooling, which moves a gradient by more than itself.
         bound = 1e-4 if number < 5 else 2e-2
         assert ((ours - torchs).norm() / torchs.norm()).item() < bound
+
+
+def test_dropout_that_is_asked_for_in_testing_is_not_left_out():
+    """Monte Carlo dropout: the net tests, its dropout layers do not."""
+    torch.manual_seed(0)
+    net = net_of().eval()
+    images = images_of(2, 3, net.crop, net.crop)
+    with torch.no_grad():
+        assert torch.equal(net(images), net(images))
+        net.drop6.train()
+        one, other = (net(images, torch.full((2,), key)) for key in (1, 2))
+        assert not torch.equal(one, other)

@@ -226,15 +226,14 @@ class ConvNet(nn.Module):
     def _run(self, x: Tensor, layers: Sequence[Layer], keys: Tensor) -> Tensor:
         at = 0
         while at < len(layers):
-            module = getattr(self, layers[at].name, None)
             # The engine takes as many convolutions at once as it can, and rectifies and pools on the way.
             steps, ends = self._steps(layers, at)
             if number := engine.served(steps, x):
                 x = engine.convolutions(steps[:number], x)
                 at = ends[number - 1]
-            elif isinstance(module, nn.Conv2d) and engine.serves_testing(module, x):
+            elif layers[at].fully_connected and engine.serves_testing(getattr(self, layers[at].name), x):
                 rectify = at + 1 < len(layers) and layers[at + 1].kind == "relu"
-                x = engine.fully_connected(module, x, rectify)
+                x = engine.fully_connected(getattr(self, layers[at].name), x, rectify)
                 at += 1 + rectify
             else:
                 x = self._layer(layers[at], x, keys, in_place=True)
@@ -249,7 +248,11 @@ class ConvNet(nn.Module):
             kinds = [layer.kind for layer in layers[at + 1 : at + 3]]
             steps.append(engine.Step(module, kinds[:1] == ["relu"], kinds == ["relu", "pool"]))
             at += 1 + steps[-1].rectify + steps[-1].pool
-            if not self.training and at < len(layers) and layers[at].kind == "dropout":
+            if (
+                at < len(layers)
+                and layers[at].kind == "dropout"
+                and not self.get_submodule(layers[at].name).training
+            ):
                 at += 1
             ends.append(at)
         return steps, ends

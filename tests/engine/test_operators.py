@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from verydeep.engine import native, operators, schedule
+from verydeep.engine import channels_last, native, operators, schedule
 from verydeep.engine.choice import Blocks
 from verydeep.engine.native import LIBRARIES, Library
 from verydeep.engine.operators import Step
@@ -103,11 +103,14 @@ def test_output_and_gradients_are_those_of_torch_in_double(images, inputs, outpu
     st.lists(channels, min_size=2, max_size=6),
     st.integers(16, 37),
     st.integers(16, 37),
-    st.integers(0, 2**6),
+    st.integers(0, 3),
     st.sampled_from([0, 200, 3000, 2**22]),
+    st.sampled_from([1, 3]),
 )
 @pytest.mark.usefixtures("library")
-def test_layers_in_one_are_those_of_torch_one_after_another(images, outputs, height, width, poolings, together):
+def test_layers_in_one_are_those_of_torch_one_after_another(
+    images, outputs, height, width, poolings, together, threads
+):
     torch.manual_seed(0)
     steps, x64, inputs = [], torch.randn(images, 3, height, width, dtype=torch.float64), 3
     x = x64.float()
@@ -123,12 +126,30 @@ def test_layers_in_one_are_those_of_torch_one_after_another(images, outputs, hei
         expected = F.relu(F.conv2d(x64, fully.weight.double(), fully.bias.double()))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(schedule, "TOGETHER", together)
-            schedule.program.cache_clear()
+            patch.setattr(operators, "program", schedule.program.__wrapped__)
+            patch.setattr(torch, "get_num_threads", lambda: threads)
             assert operators.served(steps, x) == (len(steps) if operators.available() else 0)
             found = operators.convolutions(steps, x)
-        schedule.program.cache_clear()
     assert found.shape == expected.shape
     assert error(found, expected) < 1e-5
+
+
+@pytest.mark.usefixtures("library")
+def test_a_workspace_that_is_too_large_to_keep(monkeypatch):
+    monkeypatch.setattr(native, "KEPT", 100)
+    first, x = layer_and_input(3, 5, 9, 12, 14)
+    second, _ = layer_and_input(1, 9, 17, 1, 1)
+    with torch.no_grad():
+        found = operators.convolutions([Step(first, True, False), Step(second, True, True)], x)
+        expected = by_torch(second, by_torch(first, x.double(), True, False), True, True)
+    assert error(found, expected) < 1e-5
+
+
+def test_weights_are_laid_out_with_channels_last():
+    weights = torch.randn(1200, 512, 3, 3)  # large enough for large pages
+    found = channels_last(weights)
+    assert torch.equal(found, weights)
+    assert found.stride() == (512 * 9, 1, 3 * 512, 512)
 
 
 def test_layers_that_are_trained_are_computed_one_at_a_time():
@@ -144,8 +165,17 @@ def test_layers_that_are_trained_are_computed_one_at_a_time():
     assert operators.served(steps, x.requires_grad_()) == one
 
 
+def cut_in(monkeypatch, blocks):
+    """Let tiles be cut in a certain way, in testing and in training."""
+    monkeypatch.setattr(operators, "blocks", lambda *_: blocks)
+    monkeypatch.setattr(schedule, "blocks", lambda *_: blocks)
+    monkeypatch.setattr(operators, "program", schedule.program.__wrapped__)
+
+
 def assert_exact(layer, x, pool):
     """Output and gradients of a layer with its ReLU are those of torch in double."""
+    with torch.no_grad():
+        assert error(convolution(layer, x, True, pool), by_torch(layer, x.double(), True, pool)) < 5e-6
     x.requires_grad_()
     y = convolution(layer, x, True, pool)
     expected = by_torch(layer, x.double(), True, pool)
@@ -160,7 +190,7 @@ def assert_exact(layer, x, pool):
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.usefixtures("library")
 def test_however_the_tiles_are_cut(images, shared, monkeypatch):
-    monkeypatch.setattr(operators, "blocks", lambda *_: Blocks(7, shared))
+    cut_in(monkeypatch, Blocks(7, shared))
     monkeypatch.setattr(operators, "gradient_block", lambda *_: 5)
     layer, x = layer_and_input(images, 19, 35, 18, 13)
     assert_exact(layer, x, pool=True)
@@ -169,7 +199,7 @@ def test_however_the_tiles_are_cut(images, shared, monkeypatch):
 @pytest.mark.parametrize(("shared", "threads"), [(False, 1), (True, 1), (True, 3)])
 @pytest.mark.usefixtures("library")
 def test_many_channels_and_tiles(shared, threads, monkeypatch):
-    monkeypatch.setattr(operators, "blocks", lambda *_: Blocks(200, shared))
+    cut_in(monkeypatch, Blocks(200, shared))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     layer, x = layer_and_input(2, 300, 160, 40, 34)
     assert_exact(layer, x, pool=False)

@@ -33,7 +33,7 @@ def carried_out(found, layers, images, height, width):
         assert (images_read == images_read[:, :1]).all()
         first = images_read[0, 0] - marks(stage.layer - 1, 0)
         assert images_read[:, 0].tolist() == [marks(stage.layer - 1, first + i) for i in range(call.images)]
-        last = stage.layer + (stage.path == "pair")
+        last = stage.layer + (stage.kind == "pair")
         written = np.repeat([marks(last, first + i) for i in range(call.images)], stage.size)
         # A call may not write over what it reads.
         overlap = call.source.at < call.to.at + len(written) and call.to.at < call.source.at + len(source)

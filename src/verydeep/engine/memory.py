@@ -16,7 +16,6 @@ def channels_last(weights: Tensor) -> Tensor:
         weights: (out, in, k, k), of any type and on any device.
     """
     copy = torch.empty_like(weights, memory_format=torch.channels_last)
-    native = library()
-    if native is not None and type(copy) is Tensor and copy.device.type == "cpu":
+    if type(copy) is Tensor and copy.device.type == "cpu" and (native := library()) is not None:
         native.use_large_pages(copy)
     return copy.copy_(weights)

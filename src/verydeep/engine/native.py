@@ -8,14 +8,14 @@ import ctypes
 import os
 import warnings
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from verydeep.engine.schedule import Program
+from verydeep.engine.schedule import KEPT, Program
 from verydeep.errors import UserError
 
 VARIABLE = "VERYDEEP_ENGINE"
@@ -30,7 +30,7 @@ _SIGNATURES = {
     "convolve_directly": [_pointer] * 5 + [_size] * 5 + [_flag] * 3,
     "fully_connected": [_pointer] * 4 + [_size] * 3 + [_flag] * 2,
     "input_gradient": [_pointer] * 5 + [_size] * 5 + [_size] + [_flag] * 2,
-    "run": [_pointer] * 4 + [_size] * 3 + [_flag],
+    "run": [_pointer, _size] + [_pointer] * 3 + [_size, _pointer, _size, _flag],
     "weight_gradient": [_pointer] * 6 + [_size] * 5 + [_flag, _size, _flag],
 }
 """Arguments of the functions in native/engine.cpp."""
@@ -58,26 +58,13 @@ class Library:
     def run(self, program: Program, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> None:
         """Carry out a program: from x to y, with the weights and the bias of each layer."""
         pointers = (_pointer * len(parameters))(*[tensor.data_ptr() for tensor in parameters])
-        rows, sizes = _rows(program), (len(program.calls), program.workspace, y.numel())
-        self.call("run", ctypes.addressof(rows), ctypes.addressof(pointers), x, y, *sizes)
+        table, workspace = ctypes.addressof(program.table), program.workspace
+        own = x.new_empty(workspace) if workspace > KEPT else None
+        self.call("run", table, len(program.calls), ctypes.addressof(pointers), x, y, y.numel(), own, workspace)
 
     def use_large_pages(self, memory: Tensor) -> None:
         """Ask the system for large pages under a tensor that nothing was written to."""
         self._functions.verydeep_use_large_pages(memory.data_ptr(), memory.nbytes)
-
-
-@lru_cache(maxsize=64)
-def _rows(program: Program) -> ctypes.Array[ctypes.c_int64]:
-    """A program as native/program.hpp reads it."""
-    paths, memories = ("winograd", "direct", "pair", "rows"), ("input", "workspace", "output")
-    numbers: list[int] = []
-    for call in program.calls:
-        stage = call.stage
-        numbers += [paths.index(stage.path), stage.layer]
-        numbers += [memories.index(call.source.memory), call.source.at, memories.index(call.to.memory), call.to.at]
-        numbers += [call.images, stage.height, stage.width, stage.inputs, stage.between, stage.outputs]
-        numbers += [stage.rectify, stage.pool, call.cut.tiles, call.cut.shared]
-    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -59,7 +59,7 @@ def served(steps: Sequence[Step], x: Tensor) -> int:
 
 
 def serves_testing(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the engine computes this fully connected layer: where no gradient is needed, else as `served`."""
+    """Whether the engine computes this fully connected layer: in float32 on a CPU where no gradient is needed."""
     return layer.padding == (0, 0) and not _differentiated(layer, x) and layer.weight.dtype == x.dtype and _here(x)
 
 
@@ -169,7 +169,7 @@ def convolutions_for_testing(
     pool: list[bool],
     whole: list[bool],
 ) -> Tensor:
-    """Nothing is kept for a backward pass; most maps never leave the cache (schedule.py)."""
+    """Nothing is kept for a backward pass, and all maps but the last are a workspace's (schedule.py)."""
     native = library()
     if native is None or not _native_tensors(x, *weights, *biases):
         for weight, bias, rectified, pooled, unpadded in zip(weights, biases, rectify, pool, whole, strict=True):

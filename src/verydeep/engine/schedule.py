@@ -1,26 +1,30 @@
 """In which order layers pass over the images of a mini-batch, in testing: a program for the native code.
 
-Layer by layer, the maps of a mini-batch would be written to memory and read back. So the layers up to a pooling
-are computed for as many images as have maps that fit into the processor's cache, and what follows waits for as
-many as fit there: some images up to pool1, more up to pool2, and so on, again and again. All maps but the last
-lie in one workspace, which does not grow with the mini-batch.
+Layer by layer, the maps of a mini-batch would be new memory in each pass, as large as the mini-batch. So the
+layers up to a pooling are computed for a few images, and what follows waits for more of them: some images up
+to pool1, more up to pool2, and so on, again and again. All maps but the last lie in one workspace, which is
+used over and over.
 """
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from verydeep.engine.choice import Blocks, block_of_a_thread, blocks, direct, pairs
 
 TOGETHER = 4 * 2**20
-"""Floats of a map of some images that the next layer finds in the cache."""
+"""Floats of a map, of all images that are computed together. From 2 to 16 M a pass takes the same time."""
+
+KEPT = 20 * 2**20
+"""Floats of a workspace that is kept from pass to pass: enough for 224 x 224 at any mini-batch."""
 
 LINE = 16
 """Floats of a line of the cache: where maps begin."""
 
 
-Path = Literal["winograd", "direct", "pair", "rows"]
+Kind = Literal["winograd", "direct", "pair", "whole"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Place:
 class Stage:
     """A layer, or a pair of layers that is computed in one (`choice.pairs`), and the sizes of its maps."""
 
-    path: Path
+    kind: Kind
     layer: int
     """Its number, that of the first of a pair."""
     inputs: int
@@ -63,7 +67,7 @@ class Stage:
     @property
     def sides(self) -> tuple[int, int]:
         """Height and width of its output."""
-        if self.path == "rows":
+        if self.kind == "whole":
             return 1, 1
         return (self.height // 2, self.width // 2) if self.pool else (self.height, self.width)
 
@@ -91,6 +95,20 @@ class Program:
     calls: tuple[Call, ...]
     workspace: int
 
+    @cached_property
+    def table(self) -> ctypes.Array[ctypes.c_int64]:
+        """The calls as native/program.hpp reads them."""
+        kinds, memories = ("winograd", "direct", "pair", "whole"), ("input", "workspace", "output")
+        numbers: list[int] = []
+        for call in self.calls:
+            stage = call.stage
+            numbers += [kinds.index(stage.kind), stage.layer]
+            for place in (call.source, call.to):
+                numbers += [memories.index(place.memory), place.at]
+            numbers += [call.images, stage.height, stage.width, stage.inputs, stage.between, stage.outputs]
+            numbers += [stage.rectify, stage.pool, call.cut.tiles, call.cut.shared]
+        return (ctypes.c_int64 * len(numbers))(*numbers)
+
 
 @lru_cache(maxsize=64)
 def program(layers: tuple[Convolution, ...], images: int, height: int, width: int, threads: int) -> Program:
@@ -106,9 +124,11 @@ def program(layers: tuple[Convolution, ...], images: int, height: int, width: in
     groups = list(_groups(list(_stages(layers, height, width))))
     at_once = _at_once(groups, images)
     # Two places by turns within a group, and one for what each group hands to the next.
-    counted = zip(groups, at_once, strict=True)
-    inner = _lines(max((count * stage.size for group, count in counted for stage in group[:-1]), default=0))
-    handed, end = [], 2 * inner
+    inner = [0, 0]
+    for group, count in zip(groups, at_once, strict=True):
+        for turn, stage in enumerate(group[:-1]):
+            inner[turn % 2] = max(inner[turn % 2], _lines(count * stage.size))
+    handed, end = [], sum(inner)
     for group, count in zip(groups, at_once[1:], strict=False):
         handed.append(Place("workspace", end))
         end += _lines(count * group[-1].size)
@@ -126,7 +146,9 @@ def program(layers: tuple[Convolution, ...], images: int, height: int, width: in
             for turn, stage in enumerate(groups[number]):
                 last = stage is groups[number][-1]
                 target = (
-                    Place(to.memory, to.at + begin * stage.size) if last else Place("workspace", turn % 2 * inner)
+                    Place(to.memory, to.at + begin * stage.size)
+                    if last
+                    else Place("workspace", turn % 2 * inner[0])
                 )
                 yield _call(stage, source, target, after - begin, threads)
                 source = target
@@ -157,19 +179,19 @@ def _stages(layers: Sequence[Convolution], height: int, width: int) -> Iterator[
     while number < len(layers):
         layer, after = layers[number], layers[number + 1 : number + 2]
         rectified = layer.rectify and not layer.pool and after and not after[0].whole
-        between, path = 0, _path(layer)
+        between, kind = 0, _kind(layer)
         if rectified and not layer.whole and pairs(3, layer.inputs, layer.outputs):
-            between, path = layer.outputs, "pair"
+            between, kind = layer.outputs, "pair"
         last = after[0] if between else layer
-        stage = Stage(path, number, layer.inputs, between, last.outputs, last.rectify, last.pool, height, width)
+        stage = Stage(kind, number, layer.inputs, between, last.outputs, last.rectify, last.pool, height, width)
         yield stage
         height, width = stage.sides
         number += 2 if between else 1
 
 
-def _path(layer: Convolution) -> Path:
+def _kind(layer: Convolution) -> Kind:
     if layer.whole:
-        return "rows"
+        return "whole"
     return "direct" if direct(layer.inputs) else "winograd"
 
 
@@ -184,7 +206,7 @@ def _groups(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
 
 
 def _call(stage: Stage, source: Place, to: Place, images: int, threads: int) -> Call:
-    if stage.path == "pair":
+    if stage.kind == "pair":
         cut = Blocks(block_of_a_thread(stage.between, stage.outputs), False)
     else:
         cut = blocks(stage.inputs, stage.outputs, images, stage.height, stage.width, threads)

@@ -4,10 +4,7 @@
 // This file is compiled three times, for AVX-512, for AVX2 and for any processor; see vectors.hpp.
 // All tensors are float32 with channels last: images and maps [n][y][x][c], weights [out][3][3][in].
 
-#include "direct.hpp"
-#include "linear.hpp"
 #include "program.hpp"
-#include "winograd.hpp"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -29,8 +26,6 @@ inline Output output(float* y, uint8_t* winner, const float* bias, bool rectify,
 EXPORT void verydeep_use_pool(void* gomp_parallel) { pool = reinterpret_cast<Pool>(gomp_parallel); }
 
 EXPORT void verydeep_use_large_pages(void* memory, int64_t bytes) { use_large_pages(memory, bytes); }
-
-EXPORT int verydeep_lanes() { return LANES; }
 
 EXPORT void verydeep_convolve(const float* x, const float* weights, const float* bias, float* y, uint8_t* winner,
                               int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int rectify,
@@ -86,10 +81,17 @@ EXPORT void verydeep_convolve_directly(const float* x, const float* weights, con
   convolve_directly(Map{x, {images, height, width, in}}, weights, to, threads);
 }
 
-EXPORT void verydeep_run(const int64_t* program, const float* const* parameters, const float* x, float* y,
-                         int64_t calls, int64_t workspace, int64_t floats, int threads) {
-  use_large_pages(y, floats * sizeof(float));
-  run(reinterpret_cast<const Call*>(program), calls, parameters, x, y, workspace, threads);
+// `maps` is the workspace, or null for one that this thread keeps.
+EXPORT void verydeep_run(const int64_t* table, int64_t calls, const float* const* parameters, const float* x, float* y,
+                         int64_t outputs, float* maps, int64_t workspace, int threads) {
+  static thread_local Scratch kept;
+  use_large_pages(y, outputs * sizeof(float));
+  if (maps == nullptr) {
+    maps = kept.floats(workspace);
+  } else {
+    use_large_pages(maps, workspace * sizeof(float));
+  }
+  run(reinterpret_cast<const Call*>(table), calls, parameters, x, maps, y, threads);
 }
 
 EXPORT void verydeep_fully_connected(const float* x, const float* weights, const float* bias, float* y, int64_t rows,

@@ -14,8 +14,8 @@ constexpr int GROUP = 8;  // rows that share a weight while it is in a register
 constexpr int SUMS = 12;
 constexpr int GROUP = 4;
 #endif
-constexpr int FEW = 4;  // rows for which weights are read in long pieces, as processors foresee; for more the rows, too,
-                        // have to be near, and pieces are short
+constexpr int FEW = 4;  // rows for which weights are read in long pieces, as processors foresee; for more (with
+                        // AVX-512 alone) the rows, too, have to be near, and pieces are short
 
 // Sums of OUT outputs for N rows, a vector each, over a piece of the depth: sums[o][n] += x[n][k] * weights[o][k].
 //   next is where the weights lie that are wanted afterwards: with short pieces they are asked for meanwhile.
@@ -54,7 +54,7 @@ inline void dot_products(const float* x, const float* weights, const float* next
     for (int n = 0; n < N; ++n) store(sums + o * sums_row + n * LANES, sum[o][n]);
 }
 
-// The same for any number of outputs, with the weights at `next` wanted after the last of them.
+// The same for any number of outputs; after the last ones, where they are OUT, the weights at `next` are wanted.
 template <int N>
 void some_rows(int64_t rows, int64_t outputs, const float* x, const float* weights, const float* next, int64_t depth,
                int64_t length, float* sums, int64_t sums_row) {

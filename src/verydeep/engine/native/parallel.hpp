@@ -20,7 +20,7 @@ namespace verydeep {
 using Pool = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
 inline Pool pool = nullptr;
 
-// A number of its own for each thread that computes here, from 0 on.
+// A number of its own for each thread of the pool, from 0 on.
 inline unsigned thread_number() {
   static std::atomic<unsigned> count{0};
   static thread_local const unsigned number = count.fetch_add(1, std::memory_order_relaxed);
@@ -29,8 +29,8 @@ inline unsigned thread_number() {
 
 // Call body(i) once for each i in [0, n), on up to `threads` threads, in any order.
 //
-// Each thread has a share of the work, the same of every layer, so that it mostly reads what it wrote: that may be in its
-// cache, or in that of its part of the processor. Who is done with its share helps the others.
+// Each thread begins with a share of the work, as a rule the same part of every layer, so that it reads what it wrote:
+// that may be in its cache, or in that of its part of the processor. Who is done with a share helps with the others.
 template <class Body>
 void parallel(int64_t n, int threads, Body&& body) {
   if (threads > n) threads = static_cast<int>(n);
@@ -46,10 +46,9 @@ void parallel(int64_t n, int threads, Body&& body) {
     Body& body;
     unsigned threads;
     std::vector<Share> shares;
-    void run() {
-      const unsigned own = thread_number();
+    void run(unsigned number) {
       for (unsigned t = 0; t < threads; ++t) {
-        Share& share = shares[(own + t) % threads];
+        Share& share = shares[(number % threads + t) % threads];
         for (int64_t i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) body(i);
       }
     }
@@ -59,12 +58,12 @@ void parallel(int64_t n, int threads, Body&& body) {
     work.shares[t].end = n * (t + 1) / threads;
   }
   if (pool != nullptr) {
-    pool([](void* data) { static_cast<Work*>(data)->run(); }, &work, threads, 0);
+    pool([](void* data) { static_cast<Work*>(data)->run(thread_number()); }, &work, threads, 0);
     return;
   }
   std::vector<std::thread> started;
-  for (int i = 1; i < threads; ++i) started.emplace_back([&work] { work.run(); });
-  work.run();
+  for (int i = 1; i < threads; ++i) started.emplace_back([&work, i] { work.run(i); });
+  work.run(0);
   for (auto& thread : started) thread.join();
 }
 

@@ -8,25 +8,20 @@
 
 namespace verydeep {
 
-enum Path : int64_t { WINOGRAD, DIRECT, PAIR, WHOLE };
+enum Kind : int64_t { WINOGRAD, DIRECT, PAIR, WHOLE };
 
 // A layer, or two in one, for some images: a row of what schedule.py writes.
 struct Call {
-  int64_t path, layer;
+  int64_t kind, layer;
   int64_t source, source_at, to, to_at;  // which memory: input, workspace or output; and after how many floats
   int64_t images, height, width, in, between, out;
   int64_t rectify, pool, tiles, shared;
 };
-
-// Floats of a workspace that is kept from call to call.
-constexpr int64_t KEPT = 16 << 20;
+static_assert(sizeof(Call) == 16 * sizeof(int64_t), "schedule.py writes rows of 16 numbers");
 
 // parameters: the weights and the bias of each layer.
-inline void run(const Call* calls, int64_t count, const float* const* parameters, const float* x, float* y,
-                int64_t workspace, int threads) {
-  static thread_local Scratch kept;
-  Scratch large;
-  float* const maps = (workspace <= KEPT ? kept : large).floats(workspace);
+inline void run(const Call* calls, int64_t count, const float* const* parameters, const float* x, float* maps,
+                float* y, int threads) {
   const float* const from[] = {x, maps, y};
   float* const into[] = {nullptr, maps, y};
   for (int64_t i = 0; i < count; ++i) {
@@ -39,7 +34,7 @@ inline void run(const Call* calls, int64_t count, const float* const* parameters
       const Shape shape{call.images, call.height, call.width, call.out};
       return Output{to, nullptr, last_bias, call.rectify != 0, call.pool != 0, shape, true};
     };
-    switch (call.path) {
+    switch (call.kind) {
       case WINOGRAD:
         convolve(map, {weights, call.out, call.in, false}, output(bias), {call.tiles, call.shared != 0}, threads);
         break;
@@ -47,7 +42,8 @@ inline void run(const Call* calls, int64_t count, const float* const* parameters
         convolve_directly(map, weights, output(bias), threads);
         break;
       case PAIR:
-        convolve_twice(map, weights, bias, {given[2], call.out, call.between, false}, output(given[3]), call.tiles, threads);
+        convolve_twice(map, weights, bias, {given[2], call.out, call.between, false}, output(given[3]), call.tiles,
+                       threads);
         break;
       case WHOLE:
         fully_connected(source, weights, bias, to, call.images, call.height * call.width * call.in, call.out,

@@ -83,7 +83,7 @@ struct Output {
   const float* bias;  // or null
   bool rectify, pool;
   Shape shape;  // before the pooling
-  bool streams = false;  // whether it is not read again soon; finish_streams() is due at the end
+  bool streams = false;  // whether it is written past the caches; finish_streams() is due at the end
 
   // A square of outputs, the first one at (y0, x0), both even; those outside of the map are left out.
   template <int SIDE>

@@ -77,7 +77,6 @@ inline void store_bytes(uint8_t* p, bytes v, int n) {
   }
 }
 inline vec all(float x) { return x - vec{}; }
-inline vec larger(vec a, vec b) { return a > b ? a : b; }
 
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)

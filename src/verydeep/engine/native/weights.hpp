@@ -98,7 +98,7 @@ constexpr int64_t MANY = 4 << 20;  // floats of transformed weights that would p
 inline const float* transform_weights(const Weights& w, Scratch& scratch, int threads) {
   const int64_t size = POINTS * weight_matrix(w.depth());
   float* const transformed = scratch.floats(w.panels() * size);
-  const bool past_caches = w.panels() * size > MANY;
+  const bool past_caches = sizeof(vec) == 64 && w.panels() * size > MANY;  // where a vector is a line of the cache
   parallel(w.panels(), threads, [&](int64_t panel) {
     transform_weights(w, w.panel(panel), {0, w.depth()}, transformed + panel * size, past_caches);
     finish_streams();
