@@ -140,7 +140,7 @@ def engine(
 
     Args:
         net: a configuration of Table 1.
-        images: size of the mini-batch.
+        images: how many are computed at once; in testing the engine takes fewer through the first layers.
         crop: side of its images in pixels.
         width: multiplier of the channels.
     """

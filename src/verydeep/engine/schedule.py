@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from verydeep.engine.choice import Blocks, block_of_a_thread, blocks, direct, pairs
 
@@ -18,7 +18,7 @@ TOGETHER = 4 * 2**20
 """Floats of a map, of all images that are computed together. From 2 to 16 M a pass takes the same time."""
 
 KEPT = 20 * 2**20
-"""Floats of a workspace that is kept from pass to pass: enough for 224 x 224 at any mini-batch."""
+"""Floats of a workspace that is kept from pass to pass: enough for hundreds of images of 224 x 224."""
 
 LINE = 16
 """Floats of a line of the cache: where maps begin."""
@@ -27,8 +27,7 @@ LINE = 16
 Kind = Literal["winograd", "direct", "pair", "whole"]
 
 
-@dataclass(frozen=True)
-class Convolution:
+class Convolution(NamedTuple):
     """A layer: its channels, and what follows it."""
 
     inputs: int
