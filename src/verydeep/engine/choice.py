@@ -44,7 +44,7 @@ SMALL_GRADIENT_BLOCK, LARGE_GRADIENT_BLOCK = 256, 512
 has to stay in a cache. Never by the number of threads: blocks decide the order of additions."""
 
 WASTED = 0.9
-"""Share of a direct convolution's multiplications above which tiles save too little: on 2 x 2 they save none."""
+"""Share of a direct convolution's multiplications above which tiles save too little: on 1 x 1 they save none."""
 
 
 def chosen(kernel: int, inputs: int, height: int, width: int, fully_connected: bool = False) -> Choice:
@@ -63,8 +63,8 @@ def chosen(kernel: int, inputs: int, height: int, width: int, fully_connected: b
         return Choice("torch", f"{kernel}x{kernel}: the engine is for 3x3")
     if direct(inputs):
         return Choice("direct", f"{inputs} input channels are too few for transforms to pay")
-    if 36 * tiles(height, width) > WASTED * 9 * height * width:
-        return Choice("torch", f"a map of {height} x {width} leaves most of a tile of 4 x 4 empty")
+    if points(height) * points(width) > WASTED * 9 * height * width:
+        return Choice("torch", f"a map of {height} x {width} leaves most of a tile empty")
     return Choice("winograd", "3x3: F(4x4, 3x3) needs a quarter of the multiplications")
 
 
@@ -76,6 +76,11 @@ def direct(inputs: int) -> bool:
 def tiles(height: int, width: int) -> int:
     """Tiles of 4 x 4 outputs of a map."""
     return -(-height // 4) * -(-width // 4)
+
+
+def points(side: int) -> int:
+    """Points of the tiles along a side of a map: 6 of each, and 4 of a last one of up to two outputs."""
+    return 6 * (side // 4) + (0, 4, 4, 6)[side % 4]
 
 
 def block_of_a_thread(inputs: int, outputs: int) -> int:

@@ -32,7 +32,7 @@ inline void convolve_twice(const Map& image, const float* weights, const float* 
   const Shape map{image.shape.images, image.shape.height, image.shape.width, between};
   const float* const packed = pack_weights(weights, 9 * image.shape.channels, between, packing);
   const float* const transformed = transform_weights(second, all_weights, threads);
-  const Tiling tiling(map);
+  const Tiling tiling(map, false);
   const int64_t bands = parts(tiling.rows, BAND);
   parallel(map.images * bands, threads, [&](int64_t task) {
     static thread_local Scratch rows;

@@ -6,13 +6,12 @@
 namespace verydeep {
 
 // What is asked for from memory before it is read, so that it has come to the core's own cache by then. A product calls
-// ask() in each step, and between() before each of its parts. In floats.
+// ask() in each step.
 struct NothingAhead {  // where the processor's own guesses do as well
   void ask() {}
-  void between() {}
 };
 
-// Two streams, a little in each step.
+// Two streams, a little in each step. In floats.
 struct Streams {
   const float* first;
   const float* second;
@@ -24,32 +23,6 @@ struct Streams {
     first += first_step;
     second += second_step;
   }
-  void between() {}
-};
-
-// Rows of memory that do not follow one another.
-struct Rows {
-  const float* first;
-  int64_t count, width, stride;
-};
-
-// A stream, a little in each step, and rows, some of them before each part: this is the part-th of `parts`.
-struct StreamAndRows {
-  const float* stream;
-  int64_t step;
-  Rows rows;
-  int64_t part, parts;
-
-  void ask() {
-    __builtin_prefetch(stream, 0, 2);
-    stream += step;
-  }
-  void between() {
-    for (int64_t row = rows.count * part / parts; row < rows.count * (part + 1) / parts; ++row)
-      for (int64_t i = 0; i < rows.width; i += LINE) __builtin_prefetch(rows.first + row * rows.stride + i, 0, 2);
-    ++part;
-  }
-  static constexpr int64_t LINE = 64 / sizeof(float);  // of the cache
 };
 
 // sums[m][n] (+)= sum over k of a[m, k] * b[k, n], for m < M and V vectors of n.
@@ -100,12 +73,13 @@ void product_rows(int rows, int vectors, const float* a, int64_t a_row, int64_t 
 template <bool ADD, class Next = NothingAhead>
 void product(int64_t rows, int vectors, const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step,
              float* sums, int64_t row, int64_t depth, Next next = {}) {
-  const int64_t count = parts(rows, ROWS);
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t from = rows * i / count, to = rows * (i + 1) / count;
-    next.between();
-    product_rows<ROWS, ADD>(static_cast<int>(to - from), vectors, a + from * a_row, a_row, a_step, b, b_step,
-                            sums + from * row, row, depth, next);
+  int left = static_cast<int>(rows);
+  for (int count = (left + ROWS - 1) / ROWS; count > 0; --count) {
+    const int some = left / count;
+    product_rows<ROWS, ADD>(some, vectors, a, a_row, a_step, b, b_step, sums, row, depth, next);
+    a += some * a_row;
+    sums += some * row;
+    left -= some;
   }
 }
 

@@ -16,6 +16,11 @@ struct Call {
   int64_t source, source_at, to, to_at;  // which memory: input, workspace or output; and after how many floats
   int64_t images, height, width, in, between, out;
   int64_t rectify, pool, tiles, shared;
+
+  // Floats, where they are many.
+  int64_t weights() const {
+    return out * (kind == WINOGRAD ? 9 * in : kind == WHOLE ? height * width * in : 0);
+  }
 };
 static_assert(sizeof(Call) == 16 * sizeof(int64_t), "schedule.py writes rows of 16 numbers");
 
@@ -36,7 +41,8 @@ inline void run(const Call* calls, int64_t count, const float* const* parameters
     };
     switch (call.kind) {
       case WINOGRAD:
-        convolve(map, {weights, call.out, call.in, false}, output(bias), {call.tiles, call.shared != 0}, threads);
+        convolve(map, {weights, call.out, call.in, false}, output(bias), {call.tiles, call.shared != 0}, threads,
+                 i + 1 < count ? Following{parameters[2 * calls[i + 1].layer], calls[i + 1].weights()} : Following{});
         break;
       case DIRECT:
         convolve_directly(map, weights, output(bias), threads);

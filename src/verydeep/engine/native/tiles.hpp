@@ -6,20 +6,74 @@
 
 namespace verydeep {
 
-// The tiles of all images, row by row.
+// A tile's image and first output; whether it is of SHORT outputs down, and across.
+struct Tile {
+  int64_t n, y, x;
+  bool low, narrow;
+};
+
+// Which tiles of a block have a value at a point, counted from its first one on.
+struct TilesAtPoints {
+  struct Range {
+    int64_t from, to;
+
+    int64_t count() const { return to - from; }
+  };
+  Range ranges[2][2];  // by whether tiles that are low, and narrow, have one
+
+  // Of those points that any have.
+  int64_t fewest() const {
+    int64_t count = ranges[1][1].count();
+    for (const auto& pair : ranges)
+      for (const Range& range : pair) count = range.count() > 0 && range.count() < count ? range.count() : count;
+    return count;
+  }
+  const Range& operator()(int point) const { return ranges[has_short(point / WINDOW)][has_short(point % WINDOW)]; }
+};
+
+// The tiles of all images, in an order in which those that have a value at a point follow one another: the low ones, those
+// of full size, the narrow ones, and those that are both; and of each kind row by row.
 struct Tiling {
   Shape shape;
   int64_t rows, columns, count;
 
-  explicit Tiling(Shape s)
-      : shape(s), rows(parts(s.height, TILE)), columns(parts(s.width, TILE)), count(s.images * rows * columns) {}
+  // `shorten`: whether the last tiles are short where that is enough.
+  Tiling(Shape s, bool shorten)
+      : shape(s),
+        rows(parts(s.height, TILE)),
+        columns(parts(s.width, TILE)),
+        count(s.images * rows * columns),
+        low_(shorten && is_short(s.height)),
+        narrow_(shorten && is_short(s.width)),
+        full_begin_(low_ * s.images * (columns - narrow_)),
+        full_end_(s.images * rows * (columns - narrow_)) {}
 
-  struct Place {
-    int64_t n, y, x;
-  };
-  Place place(int64_t tile) const {
-    return {tile / (rows * columns), tile / columns % rows * TILE, tile % columns * TILE};
+  Tile tile(int64_t number) const {
+    const int64_t down = rows - low_, across = columns - narrow_;
+    if (number < full_begin_) return {number / across, down * TILE, number % across * TILE, true, false};
+    if (number < full_end_) {
+      number -= full_begin_;
+      return {number / (down * across), number / across % down * TILE, number % across * TILE, false, false};
+    }
+    number -= full_end_;
+    if (number < shape.images * down) return {number / down, number % down * TILE, across * TILE, false, true};
+    return {number - shape.images * down, down * TILE, across * TILE, true, true};
   }
+
+  // Which of the tiles [first, first + tiles) have a value at each point.
+  TilesAtPoints at_points(int64_t first, int64_t tiles) const {
+    const auto inside = [&](int64_t number) {
+      return number < first ? 0 : number < first + tiles ? number - first : tiles;
+    };
+    const int64_t begin = inside(full_begin_), end = inside(full_end_);
+    const int64_t narrow_end = inside(full_end_ + narrow_ * shape.images * (rows - low_));
+    return {{{{begin, end}, {begin, narrow_end}}, {{0, end}, {0, tiles}}}};
+  }
+
+ private:
+  int64_t low_, narrow_, full_begin_, full_end_;  // the first two are 0 or 1
+
+  static bool is_short(int64_t side) { return side % TILE != 0 && side % TILE <= SHORT; }
 };
 
 // Some of the channels of a map.
@@ -58,21 +112,37 @@ void transform_square(const Source& source, int64_t n, int64_t y, int64_t x, Cha
   }
 }
 
+// Some channels of one short tile of the input to values[point][tile][channel]. Apart, since there are few.
+template <class Source>
+__attribute__((noinline)) void transform_short_input(const Source& source, Tile tile, Channels channels,
+                                                     float* values, int64_t matrix) {
+  const auto along = [](bool is_short) {
+    return [is_short](const vec* d, vec* v) { is_short ? short_input_transform(d, v) : input_transform(d, v); };
+  };
+  const auto transform = [&](auto read, auto write) {
+    both_sides<WINDOW, WINDOW>(along(tile.low), along(tile.narrow), read, write);
+  };
+  transform_square<WINDOW>(source, tile.n, tile.y - 1, tile.x - 1, channels, values, matrix, transform);
+}
+
 // Some channels of one tile of the input to values[point][tile][channel].
 template <class Source>
-void transform_input(const Source& source, const Tiling& tiling, int64_t tile, Channels channels, float* values,
+void transform_input(const Source& source, const Tiling& tiling, int64_t number, Channels channels, float* values,
                      int64_t matrix) {
-  const auto [n, y, x] = tiling.place(tile);
-  transform_square<WINDOW>(source, n, y - 1, x - 1, channels, values, matrix, [](auto read, auto write) {
+  const Tile tile = tiling.tile(number);
+  if (tile.low || tile.narrow) return transform_short_input(source, tile, channels, values, matrix);
+  const auto transform = [](auto read, auto write) {
     both_sides<WINDOW, WINDOW>(input_transform, read, write);
-  });
+  };
+  transform_square<WINDOW>(source, tile.n, tile.y - 1, tile.x - 1, channels, values, matrix, transform);
 }
 
 // One tile of the output's gradient, all channels, to values[point][tile][channel].
 template <class Source>
-void transform_gradient(const Source& source, const Tiling& tiling, int64_t tile, float* values, int64_t matrix) {
-  const auto [n, y, x] = tiling.place(tile);
-  transform_square<TILE>(source, n, y, x, {0, source.shape.channels}, values, matrix, [](auto read, auto write) {
+void transform_gradient(const Source& source, const Tiling& tiling, int64_t number, float* values, int64_t matrix) {
+  const Tile tile = tiling.tile(number);
+  const Channels all{0, source.shape.channels};
+  transform_square<TILE>(source, tile.n, tile.y, tile.x, all, values, matrix, [](auto read, auto write) {
     both_sides<TILE, WINDOW>(gradient_transform, read, write);
   });
 }

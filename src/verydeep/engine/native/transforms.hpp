@@ -64,29 +64,58 @@ inline void weight_gradient_transform(const vec u[WINDOW], vec g[3]) {
   g[2] = u[5] - sum * (1.0f / 6) + sum2 * (1.0f / 6);
 }
 
-// The same transform along both sides of an IN x IN square, to one of OUT x OUT, both row by row.
+// F(2, 3) by interpolation at 0, 1, -1 and infinity, which are among the points of F(4, 3): for the last tile along a side
+// where no more than two of its outputs are inside of the map. Its factors are those that belong to F(4, 3)'s weights. The
+// other points are left at 0 and not read.
+constexpr int SHORT = 2;  // outputs of such a tile
+
+inline bool has_short(int point) { return point != 3 && point != 4; }
+
+// B' of F(2, 3).
+inline void short_input_transform(const vec d[WINDOW], vec v[WINDOW]) {
+  v[0] = 4.0f * (d[0] - d[2]);
+  v[1] = -3.0f * (d[1] + d[2]);
+  v[2] = 3.0f * (d[1] - d[2]);
+  v[3] = v[4] = vec{};
+  v[5] = d[3] - d[1];
+}
+
+// A' of F(2, 3).
+inline void short_output_transform(const vec m[WINDOW], vec y[TILE]) {
+  y[0] = m[0] + m[1] + m[2];
+  y[1] = m[1] - m[2] + m[5];
+  y[2] = y[3] = vec{};
+}
+
+// A transform down the columns and one across the rows of an IN x IN square, to one of OUT x OUT, both row by row.
 //   read(i) gives the i-th value, write(i, value) takes what comes out: each row as soon as it is there, since there are not
 //   registers enough for all of them.
-template <int IN, int OUT, class Transform, class Read, class Write>
-inline void both_sides(Transform transform, Read read, Write write) {
+template <int IN, int OUT, class Down, class Across, class Read, class Write>
+inline __attribute__((always_inline)) void both_sides(Down down, Across across, Read read, Write write) {
   vec half[OUT][IN];
 #pragma GCC unroll 6
   for (int x = 0; x < IN; ++x) {
     vec column[IN], transformed[OUT];
 #pragma GCC unroll 6
     for (int y = 0; y < IN; ++y) column[y] = read(y * IN + x);
-    transform(column, transformed);
+    down(column, transformed);
 #pragma GCC unroll 6
     for (int y = 0; y < OUT; ++y) half[y][x] = transformed[y];
   }
 #pragma GCC unroll 6
   for (int y = 0; y < OUT; ++y) {
     vec row[OUT];
-    transform(half[y], row);
+    across(half[y], row);
 #pragma GCC unroll 6
     for (int x = 0; x < OUT; ++x) write(y * OUT + x, row[x]);
     asm volatile("" ::: "memory");  // the compiler may not put them off
   }
+}
+
+// The same transform along both sides.
+template <int IN, int OUT, class Transform, class Read, class Write>
+inline __attribute__((always_inline)) void both_sides(Transform transform, Read read, Write write) {
+  both_sides<IN, OUT>(transform, transform, read, write);
 }
 
 }  // namespace verydeep

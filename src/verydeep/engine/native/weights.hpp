@@ -24,12 +24,12 @@ struct Weights {
     const int64_t end = (number + 1) * PANEL;
     return {number * PANEL, end < outputs() ? end : outputs()};
   }
-  // Where the weights of some outputs at some depths lie.
-  Rows rows(Channels outputs, Channels depths) const {
-    const Channels& along = rotated ? depths : outputs;
-    const Channels& across = rotated ? outputs : depths;
-    return {weights + along.first * 9 * in + across.first, 9 * along.count(), across.count(), in};
-  }
+};
+
+// Memory that is read after a layer, a share of it by each thread: the weights of the next one.
+struct Following {
+  const float* memory = nullptr;
+  int64_t floats = 0;
 };
 
 // Floats of one of the 36 matrices [depth][PANEL]: a row more than the depth, or all of them would compete for the same
@@ -56,7 +56,8 @@ inline void read_transposed(const float* from, int64_t row, int rows, int lanes,
   for (int k = 0; k < LANES; ++k) columns[k] = square[k];
 }
 
-// The weights of up to PANEL outputs at some depths, to [point][depth][PANEL].
+// The weights of up to PANEL outputs at some depths, to [point][depth][PANEL]. LANES outputs at two vectors of depths are a
+// group, two lines of the cache of each of its rows; while they are transformed, the next group's are asked for.
 inline void transform_weights(const Weights& w, Channels outputs, Channels depths, float* to,
                               bool past_caches = false) {
   const int64_t matrix = weight_matrix(depths.count());
@@ -83,9 +84,14 @@ inline void transform_weights(const Weights& w, Channels outputs, Channels depth
             read_transposed(rows, 9 * w.in, there, lanes, filters[i] + from - c);
           }
         }
+      const bool last = end == depths.end;
+      const float* const next = w.weights + (last ? o + LANES : o) * 9 * w.in + (last ? depths.first : end);
       for (int64_t k = c; k < end; ++k) {
         vec g[9];
-        for (int i = 0; i < 9; ++i) g[i] = filters[i][k - c];
+        for (int i = 0; i < 9; ++i) {
+          g[i] = filters[i][k - c];
+          __builtin_prefetch(next + ((k - c) / 2 * 9 + i) * w.in + (k - c) % 2 * LANES);
+        }
         transform_filters(g, to + (k - depths.first) * PANEL, matrix, past_caches);
       }
     }

@@ -9,27 +9,35 @@
 namespace verydeep {
 
 // The 36 products of the values of some tiles with a panel of weights.
-//   next(p) is what is asked for from memory while the point p is computed.
-template <bool ADD, class Next>
-inline void multiply(const float* values, int64_t row, int64_t matrix, int64_t tiles, const float* weights,
-                     int64_t depth, int vectors, float* products, int64_t product_matrix, const Next& next) {
-  for (int p = 0; p < POINTS; ++p)
-    product<ADD>(tiles, vectors, values + p * matrix, row, 1, weights + p * weight_matrix(depth), PANEL,
-                 products + p * product_matrix, PANEL, depth, next(p));
+//   ahead(p) is what is asked for from memory while the point p is computed.
+template <bool ADD, class Ahead>
+inline void multiply(const TilesAtPoints& tiles, const float* values, int64_t row, int64_t matrix,
+                     const float* weights, int64_t depth, int vectors, float* products, int64_t product_matrix,
+                     const Ahead& ahead) {
+  for (int p = 0; p < POINTS; ++p) {
+    const auto [from, to] = tiles(p);
+    product<ADD>(to - from, vectors, values + p * matrix + from * row, row, 1, weights + p * weight_matrix(depth),
+                 PANEL, products + p * product_matrix + from * PANEL, PANEL, depth, ahead(p));
+  }
 }
 
 // The 36 products of some tiles with a panel, transformed to the output.
 inline void finish(const Tiling& tiling, int64_t first, int64_t tiles, Channels panel, const float* products,
                    int64_t product_matrix, const Output& output) {
   for (int64_t t = 0; t < tiles; ++t) {
-    const auto [n, y, x] = tiling.place(first + t);
+    const auto [n, y, x, low, narrow] = tiling.tile(first + t);
     for (int64_t c = panel.first; c < panel.end; c += LANES) {
       const int lanes = static_cast<int>(panel.end - c < LANES ? panel.end - c : LANES);
       const float* const from = products + t * PANEL + c - panel.first;
       vec square[TILE * TILE];
-      both_sides<WINDOW, TILE>(
-          output_transform, [&](int p) { return load(from + p * product_matrix); },
-          [&](int i, vec v) { square[i] = v; });
+      const auto read = [&](int p) { return load(from + p * product_matrix); };
+      const auto write = [&](int i, vec v) { square[i] = v; };
+      if (low || narrow) {
+        both_sides<WINDOW, TILE>(low ? short_output_transform : output_transform,
+                                 narrow ? short_output_transform : output_transform, read, write);
+      } else {
+        both_sides<WINDOW, TILE>(output_transform, read, write);
+      }
       if (lanes == LANES) {
         output.put<TILE>(square, n, y, x, c, LANES);
       } else {
@@ -50,13 +58,14 @@ void block_of_tiles(const Source& source, const Tiling& tiling, int64_t first, i
   static thread_local Scratch values, products;
   const int64_t depth = source.shape.channels, row = row_length(depth), matrix = tiles * row + LANES;
   const int64_t length = products_length(tiles), groups = parts(tiles, ROWS);
+  const TilesAtPoints at_points = tiling.at_points(first, tiles);
   float* const v = values.floats(POINTS * matrix);
   float* const m = products.floats(POINTS * length);
   for (int64_t t = 0; t < tiles; ++t) transform_input(source, tiling, first + t, {0, depth}, v + t * row, matrix);
   for (int64_t number = 0; number < weights.panels(); ++number) {
     const Channels panel = weights.panel(number);
     const float* const w = transformed + number * POINTS * weight_matrix(depth);
-    multiply<false>(v, row, matrix, tiles, w, depth, panel.count() > LANES ? 2 : 1, m, length, [&](int p) {
+    multiply<false>(at_points, v, row, matrix, w, depth, panel.count() > LANES ? 2 : 1, m, length, [&](int p) {
       return Streams{w + (p + 1) * weight_matrix(depth), v + (p + 1) % POINTS * matrix, parts(PANEL, groups),
                      parts(tiles * row, groups * depth)};
     });
@@ -81,34 +90,37 @@ struct SharedBlock {
 constexpr int64_t SUB_BLOCK = 98;  // tiles whose 36 products with a panel stay in a core's own cache
 constexpr int64_t DEPTHS = 128;    // channels at which a panel's transformed weights do
 
-// A panel of output channels of the sub-blocks [from, to) of `subs` of a block, with the scratch of this thread.
+// A panel of output channels of the sub-blocks [from, to) of `subs` of a block, with the scratch of this thread. While it
+// is computed as many weights are asked for, from `next` on.
 inline void panel_of_block(const SharedBlock& block, const Weights& weights, int64_t number, int64_t from, int64_t to,
-                           int64_t subs, const Output& output) {
+                           int64_t subs, const float* next, const Output& output) {
   static thread_local Scratch transformed, products;
   const auto begin = [&](int64_t sub) { return block.tiles * sub / subs; };
   const int64_t length = products_length(parts(block.tiles, subs));
   const Channels panel = weights.panel(number);
   const int vectors = panel.count() > LANES ? 2 : 1;
+  const int64_t asked = parts(PANEL * 9 * weights.in, block.chunks * (to - from) * POINTS);  // while one product is computed
   float* const w = transformed.floats(POINTS * weight_matrix(block.row));
   float* const m = products.floats((to - from) * POINTS * length);
   for (int64_t chunk = 0; chunk < block.chunks; ++chunk) {
     const Channels depths = block.chunk(chunk);
     const int64_t depth = depths.count();
     transform_weights(weights, panel, depths, w);
-    const bool last = chunk + 1 == block.chunks;
-    const Rows after = weights.rows(weights.panel((number + last) % weights.panels()), block.chunk(last ? 0 : chunk + 1));
     for (int64_t sub = from; sub < to; ++sub) {
-      const int64_t tiles = begin(sub + 1) - begin(sub), groups = parts(tiles, ROWS);
+      const int64_t tiles = begin(sub + 1) - begin(sub);
       const float* const v = block.values + chunk * POINTS * block.matrix() + begin(sub) * block.row;
       float* const sums = m + (sub - from) * POINTS * length;
-      const auto next = [&](int p) {
-        return StreamAndRows{v + (p + 1) % POINTS * block.matrix(), parts(tiles * block.row, groups * depth), after,
-                             ((sub - from) * POINTS + p) * groups, (to - from) * POINTS * groups};
+      const TilesAtPoints at_points = block.tiling.at_points(block.first + begin(sub), tiles);
+      const int64_t steps = parts(at_points.fewest(), ROWS) * depth;  // of the shortest product
+      const auto ahead = [&](int p) {
+        const int64_t part = (chunk * (to - from) + sub - from) * POINTS + p;
+        return Streams{v + (p + 1) % POINTS * block.matrix(), next + part * asked, parts(tiles * block.row, steps),
+                       parts(asked, steps)};
       };
       if (chunk == 0) {
-        multiply<false>(v, block.row, block.matrix(), tiles, w, depth, vectors, sums, length, next);
+        multiply<false>(at_points, v, block.row, block.matrix(), w, depth, vectors, sums, length, ahead);
       } else {
-        multiply<true>(v, block.row, block.matrix(), tiles, w, depth, vectors, sums, length, next);
+        multiply<true>(at_points, v, block.row, block.matrix(), w, depth, vectors, sums, length, ahead);
       }
     }
   }
@@ -120,7 +132,7 @@ inline void panel_of_block(const SharedBlock& block, const Weights& weights, int
 // All output channels of some tiles, by all threads: they share out the transforms, then the panels of output channels.
 template <class Source>
 void shared_block(const Source& source, const Tiling& tiling, int64_t first, int64_t tiles, const Weights& weights,
-                  const Output& output, int threads) {
+                  const Output& output, int threads, Following following) {
   static thread_local Scratch values;
   const int64_t depth = source.shape.channels, chunks = parts(depth, DEPTHS);
   SharedBlock block{tiling, first, tiles, chunks, row_length(parts(parts(depth, LANES), chunks) * LANES), nullptr};
@@ -132,10 +144,18 @@ void shared_block(const Source& source, const Tiling& tiling, int64_t first, int
                       v + chunk * POINTS * block.matrix() + t * block.row, block.matrix());
   });
   const int64_t subs = parts(tiles, SUB_BLOCK);
-  const int64_t shares = weights.panels() < 2 * threads ? subs : 1;  // of a panel, where there are few of them
-  parallel(weights.panels() * shares, threads, [&](int64_t task) {
-    const int64_t share = task % shares;
-    panel_of_block(block, weights, task / shares, subs * share / shares, subs * (share + 1) / shares, subs, output);
+  const int64_t panels = weights.panels(), size = PANEL * 9 * weights.in;
+  const int64_t shares = panels < 2 * threads ? subs : 1;  // of a panel, where there are few of them
+  // What a thread reads after a panel: the next one, or the first one of its share of the next layer.
+  const auto next = [&](int64_t panel) {
+    const int64_t thread = ((panel + 1) * threads - 1) / panels;
+    if (panel + 1 < panels * (thread + 1) / threads) return weights.weights + (panel + 1) * size;
+    return (following.floats > 0 ? following.memory : weights.weights) + following.floats * thread / threads;
+  };
+  parallel(panels * shares, threads, [&](int64_t task) {
+    const int64_t panel = task / shares, share = task % shares;
+    const int64_t from = subs * share / shares, to = subs * (share + 1) / shares;
+    panel_of_block(block, weights, panel, from, to, subs, next(panel), output);
   });
 }
 
@@ -146,14 +166,16 @@ struct Blocks {
 };
 
 template <class Source>
-void convolve(const Source& source, const Weights& weights, const Output& output, Blocks blocks, int threads) {
+void convolve(const Source& source, const Weights& weights, const Output& output, Blocks blocks, int threads,
+              Following following = {}) {
   static thread_local Scratch all_weights;
-  const Tiling tiling(source.shape);
+  const Tiling tiling(source.shape, true);
   const int64_t count = parts(tiling.count, blocks.tiles);
   const auto begin = [&](int64_t block) { return tiling.count * block / count; };
   if (blocks.shared) {
     for (int64_t block = 0; block < count; ++block)
-      shared_block(source, tiling, begin(block), begin(block + 1) - begin(block), weights, output, threads);
+      shared_block(source, tiling, begin(block), begin(block + 1) - begin(block), weights, output, threads,
+                   following);
     return;
   }
   const float* const transformed = transform_weights(weights, all_weights, threads);
@@ -167,7 +189,7 @@ template <class Source>
 void weight_gradient(const Map& input, const Source& gradient, float* weights, float* bias, int64_t block_tiles,
                      int threads) {
   static thread_local Scratch shared_values, shared_gradients, shared_sums;
-  const Tiling tiling(input.shape);
+  const Tiling tiling(input.shape, false);
   const int64_t in = input.shape.channels, out = gradient.shape.channels;
   const int64_t row = row_length(in), gradient_row = row_length(out), width = rounded_up(in, LANES);
   const int64_t count = parts(tiling.count, block_tiles);
