@@ -48,7 +48,7 @@ inline void convolve_twice(const Map& image, const float* weights, const float* 
     const int64_t blocks = parts(tiles, block_tiles);
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t from = tiles * block / blocks, count = tiles * (block + 1) / blocks - from;
-      block_of_tiles(source, tiling, begin + from, count, second, transformed, output);
+      block_of_tiles(source, tiling, begin + from, count, second, transformed, output, {});
     }
   });
 }

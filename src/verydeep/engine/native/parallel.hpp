@@ -27,6 +27,15 @@ inline unsigned thread_number() {
   return number;
 }
 
+// The thread that begins with the i-th of n pieces of work, and whether that is its last one.
+struct Worker {
+  int64_t thread;
+  bool last;
+
+  Worker(int64_t i, int64_t n, int threads)
+      : thread(((i + 1) * threads - 1) / n), last(i + 1 == n * (thread + 1) / threads) {}
+};
+
 // Call body(i) once for each i in [0, n), on up to `threads` threads, in any order.
 //
 // Each thread begins with a share of the work, as a rule the same part of every layer, so that it reads what it wrote:

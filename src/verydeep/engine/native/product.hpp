@@ -6,22 +6,29 @@
 namespace verydeep {
 
 // What is asked for from memory before it is read, so that it has come to the core's own cache by then. A product calls
-// ask() in each step.
+// ask() in each step, and ask_piece() before each of its parts.
 struct NothingAhead {  // where the processor's own guesses do as well
   void ask() {}
+  void ask_piece() {}
 };
 
-// Two streams, a little in each step. In floats.
+// Two streams, a little in each step, and one in pieces. In floats.
 struct Streams {
   const float* first;
   const float* second;
-  int64_t first_step, second_step;
+  const float* third;
+  int64_t first_step, second_step, third_piece;
 
   void ask() {
     __builtin_prefetch(first, 0, 2);
     __builtin_prefetch(second, 0, 2);
     first += first_step;
     second += second_step;
+  }
+  void ask_piece() {
+    constexpr int64_t LINE = 64 / sizeof(float);  // of the cache
+    for (int64_t i = 0; i < third_piece; i += LINE) __builtin_prefetch(third + i, 0, 2);
+    third += third_piece;
   }
 };
 
@@ -76,6 +83,7 @@ void product(int64_t rows, int vectors, const float* a, int64_t a_row, int64_t a
   int left = static_cast<int>(rows);
   for (int count = (left + ROWS - 1) / ROWS; count > 0; --count) {
     const int some = left / count;
+    next.ask_piece();
     product_rows<ROWS, ADD>(some, vectors, a, a_row, a_step, b, b_step, sums, row, depth, next);
     a += some * a_row;
     sums += some * row;

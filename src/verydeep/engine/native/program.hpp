@@ -42,7 +42,7 @@ inline void run(const Call* calls, int64_t count, const float* const* parameters
     switch (call.kind) {
       case WINOGRAD:
         convolve(map, {weights, call.out, call.in, false}, output(bias), {call.tiles, call.shared != 0}, threads,
-                 i + 1 < count ? Following{parameters[2 * calls[i + 1].layer], calls[i + 1].weights()} : Following{});
+                 i + 1 < count ? Memory{parameters[2 * calls[i + 1].layer], calls[i + 1].weights()} : Memory{});
         break;
       case DIRECT:
         convolve_directly(map, weights, output(bias), threads);

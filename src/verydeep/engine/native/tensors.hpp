@@ -9,6 +9,14 @@ struct Shape {
   int64_t images, height, width, channels;
 };
 
+// Memory that is read before long.
+struct Memory {
+  const float* begin = nullptr;
+  int64_t floats = 0;
+
+  Memory share(int64_t thread, int threads) const { return {begin + floats * thread / threads, floats / threads}; }
+};
+
 // Pixels from a certain one on, down and to the right, all of them inside of the map.
 struct Window {
   int64_t at, row, pixel;  // in floats
@@ -26,6 +34,11 @@ struct Map {
   // All lanes of channel c of the pixel i below and j to the right of (y, x).
   auto window(int64_t n, int64_t y, int64_t x_) const {
     return [from = Window(shape, n, y, x_), x = x](int i, int j, int64_t c) { return load(x + from(i, j, c)); };
+  }
+
+  // So many pixels from one on.
+  Memory memory(int64_t n, int64_t y, int64_t x_, int64_t pixels) const {
+    return {x + Window(shape, n, y, x_).at, pixels * shape.channels};
   }
 
   vec at(int64_t n, int64_t y, int64_t x_, int64_t c, int lanes) const {
@@ -47,6 +60,10 @@ struct RectifiedGradient {
     };
   }
 
+  Memory memory(int64_t n, int64_t y, int64_t x, int64_t pixels) const {
+    return Map{gradient, shape}.memory(n, y, x, pixels);
+  }
+
   vec at(int64_t n, int64_t y, int64_t x, int64_t c, int lanes) const {
     const int64_t at = ((n * shape.height + y) * shape.width + x) * shape.channels + c;
     const vec g = load_some(gradient + at, lanes);
@@ -65,6 +82,11 @@ struct PooledGradient {
 
   auto window(int64_t n, int64_t y, int64_t x) const {
     return [n, y, x, this](int i, int j, int64_t c) { return at(n, y + i, x + j, c, LANES); };
+  }
+
+  Memory memory(int64_t n, int64_t y, int64_t x, int64_t pixels) const {
+    const Shape pooled{shape.images, shape.height / 2, shape.width / 2, shape.channels};
+    return Map{gradient, pooled}.memory(n, y / 2, x / 2, pixels / 4);
   }
 
   vec at(int64_t n, int64_t y, int64_t x, int64_t c, int lanes) const {

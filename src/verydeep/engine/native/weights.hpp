@@ -26,12 +26,6 @@ struct Weights {
   }
 };
 
-// Memory that is read after a layer, a share of it by each thread: the weights of the next one.
-struct Following {
-  const float* memory = nullptr;
-  int64_t floats = 0;
-};
-
 // Floats of one of the 36 matrices [depth][PANEL]: a row more than the depth, or all of them would compete for the same
 // places of the cache.
 inline int64_t weight_matrix(int64_t depth) { return (depth + 1) * PANEL; }

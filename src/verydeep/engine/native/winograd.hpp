@@ -51,14 +51,16 @@ inline void finish(const Tiling& tiling, int64_t first, int64_t tiles, Channels 
 // Floats between the products of two points, for some tiles.
 inline int64_t products_length(int64_t tiles) { return tiles * PANEL + LANES; }
 
-// All output channels of some tiles, with the scratch of this thread and all transformed weights.
+// All output channels of some tiles, with the scratch of this thread and all transformed weights. Meanwhile `next` is asked
+// for.
 template <class Source>
 void block_of_tiles(const Source& source, const Tiling& tiling, int64_t first, int64_t tiles, const Weights& weights,
-                    const float* transformed, const Output& output) {
+                    const float* transformed, const Output& output, Memory next) {
   static thread_local Scratch values, products;
   const int64_t depth = source.shape.channels, row = row_length(depth), matrix = tiles * row + LANES;
   const int64_t length = products_length(tiles), groups = parts(tiles, ROWS);
   const TilesAtPoints at_points = tiling.at_points(first, tiles);
+  const int64_t piece = next.floats / (weights.panels() * POINTS * groups);
   float* const v = values.floats(POINTS * matrix);
   float* const m = products.floats(POINTS * length);
   for (int64_t t = 0; t < tiles; ++t) transform_input(source, tiling, first + t, {0, depth}, v + t * row, matrix);
@@ -66,8 +68,9 @@ void block_of_tiles(const Source& source, const Tiling& tiling, int64_t first, i
     const Channels panel = weights.panel(number);
     const float* const w = transformed + number * POINTS * weight_matrix(depth);
     multiply<false>(at_points, v, row, matrix, w, depth, panel.count() > LANES ? 2 : 1, m, length, [&](int p) {
-      return Streams{w + (p + 1) * weight_matrix(depth), v + (p + 1) % POINTS * matrix, parts(PANEL, groups),
-                     parts(tiles * row, groups * depth)};
+      return Streams{w + (p + 1) * weight_matrix(depth), v + (p + 1) % POINTS * matrix,
+                     next.begin + (number * POINTS + p) * groups * piece, parts(PANEL, groups),
+                     parts(tiles * row, groups * depth), piece};
     });
     finish(tiling, first, tiles, panel, m, length, output);
   }
@@ -114,8 +117,8 @@ inline void panel_of_block(const SharedBlock& block, const Weights& weights, int
       const int64_t steps = parts(at_points.fewest(), ROWS) * depth;  // of the shortest product
       const auto ahead = [&](int p) {
         const int64_t part = (chunk * (to - from) + sub - from) * POINTS + p;
-        return Streams{v + (p + 1) % POINTS * block.matrix(), next + part * asked, parts(tiles * block.row, steps),
-                       parts(asked, steps)};
+        return Streams{v + (p + 1) % POINTS * block.matrix(), next + part * asked, nullptr,
+                       parts(tiles * block.row, steps), parts(asked, steps), 0};
       };
       if (chunk == 0) {
         multiply<false>(at_points, v, block.row, block.matrix(), w, depth, vectors, sums, length, ahead);
@@ -132,7 +135,7 @@ inline void panel_of_block(const SharedBlock& block, const Weights& weights, int
 // All output channels of some tiles, by all threads: they share out the transforms, then the panels of output channels.
 template <class Source>
 void shared_block(const Source& source, const Tiling& tiling, int64_t first, int64_t tiles, const Weights& weights,
-                  const Output& output, int threads, Following following) {
+                  const Output& output, int threads, Memory following) {
   static thread_local Scratch values;
   const int64_t depth = source.shape.channels, chunks = parts(depth, DEPTHS);
   SharedBlock block{tiling, first, tiles, chunks, row_length(parts(parts(depth, LANES), chunks) * LANES), nullptr};
@@ -146,11 +149,11 @@ void shared_block(const Source& source, const Tiling& tiling, int64_t first, int
   const int64_t subs = parts(tiles, SUB_BLOCK);
   const int64_t panels = weights.panels(), size = PANEL * 9 * weights.in;
   const int64_t shares = panels < 2 * threads ? subs : 1;  // of a panel, where there are few of them
-  // What a thread reads after a panel: the next one, or the first one of its share of the next layer.
+  // What a thread reads after a panel: the next one, or its share of the next layer.
   const auto next = [&](int64_t panel) {
-    const int64_t thread = ((panel + 1) * threads - 1) / panels;
-    if (panel + 1 < panels * (thread + 1) / threads) return weights.weights + (panel + 1) * size;
-    return (following.floats > 0 ? following.memory : weights.weights) + following.floats * thread / threads;
+    const Worker worker(panel, panels, threads);
+    if (worker.last && following.floats > 0) return following.share(worker.thread, threads).begin;
+    return weights.weights + (panel + 1) % panels * size;
   };
   parallel(panels * shares, threads, [&](int64_t task) {
     const int64_t panel = task / shares, share = task % shares;
@@ -167,7 +170,7 @@ struct Blocks {
 
 template <class Source>
 void convolve(const Source& source, const Weights& weights, const Output& output, Blocks blocks, int threads,
-              Following following = {}) {
+              Memory following = {}) {
   static thread_local Scratch all_weights;
   const Tiling tiling(source.shape, true);
   const int64_t count = parts(tiling.count, blocks.tiles);
@@ -180,7 +183,15 @@ void convolve(const Source& source, const Weights& weights, const Output& output
   }
   const float* const transformed = transform_weights(weights, all_weights, threads);
   parallel(count, threads, [&](int64_t block) {
-    block_of_tiles(source, tiling, begin(block), begin(block + 1) - begin(block), weights, transformed, output);
+    const int64_t first = begin(block), end = begin(block + 1);
+    // What this thread reads then: of the next block's tiles what this one's have not.
+    const auto next = [&] {
+      const Worker worker(block, count, threads);
+      if (worker.last) return Memory{};
+      const Tile tile = tiling.tile(end);
+      return source.memory(tile.n, tile.y + 1, tile.x, (begin(block + 2) - end) * TILE * TILE);
+    };
+    block_of_tiles(source, tiling, first, end - first, weights, transformed, output, next());
   });
 }
 
