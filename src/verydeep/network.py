@@ -244,15 +244,13 @@ class ConvNet(nn.Module):
         """The convolutions from a layer on, up to what is neither ReLU nor pooling; and where each ends."""
         steps: list[engine.Step] = []
         ends: list[int] = []
-        while at < len(layers) and isinstance(module := getattr(self, layers[at].name, None), nn.Conv2d):
-            kinds = [layer.kind for layer in layers[at + 1 : at + 3]]
-            steps.append(engine.Step(module, kinds[:1] == ["relu"], kinds == ["relu", "pool"]))
-            at += 1 + steps[-1].rectify + steps[-1].pool
-            if (
-                at < len(layers)
-                and layers[at].kind == "dropout"
-                and not self.get_submodule(layers[at].name).training
-            ):
+        modules, end = self._modules, len(layers)
+        while at < end and isinstance(module := modules.get(layers[at].name), nn.Conv2d):
+            rectify = at + 1 < end and layers[at + 1].kind == "relu"
+            pool = rectify and at + 2 < end and layers[at + 2].kind == "pool"
+            steps.append(engine.Step(module, rectify, pool))
+            at += 1 + rectify + pool
+            if at < end and layers[at].kind == "dropout" and not self.get_submodule(layers[at].name).training:
                 at += 1
             ends.append(at)
         return steps, ends

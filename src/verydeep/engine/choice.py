@@ -63,9 +63,14 @@ def chosen(kernel: int, inputs: int, height: int, width: int, fully_connected: b
         return Choice("torch", f"{kernel}x{kernel}: the engine is for 3x3")
     if direct(inputs):
         return Choice("direct", f"{inputs} input channels are too few for transforms to pay")
-    if points(height) * points(width) > WASTED * 9 * height * width:
+    if not faster(inputs, height, width):
         return Choice("torch", f"a map of {height} x {width} leaves most of a tile empty")
     return Choice("winograd", "3x3: F(4x4, 3x3) needs a quarter of the multiplications")
+
+
+def faster(inputs: int, height: int, width: int) -> bool:
+    """Whether the engine is faster than torch at a 3x3 layer."""
+    return direct(inputs) or points(height) * points(width) <= WASTED * 9 * height * width
 
 
 def direct(inputs: int) -> bool:

@@ -6,21 +6,19 @@ the same with torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verydeep.engine.choice import ROWS, blocks, chosen, direct, gradient_block
+from verydeep.engine.choice import ROWS, blocks, direct, faster, gradient_block
 from verydeep.engine.native import available, library
 from verydeep.engine.schedule import Convolution, program
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A convolution with stride 1; whether a ReLU follows, and a 2x2 max-pooling with stride 2."""
 
     layer: nn.Conv2d
@@ -40,13 +38,15 @@ def served(steps: Sequence[Step], x: Tensor) -> int:
     else all of them, and the fully connected layers behind them where those are applied at one position. 0 where
     the first step is not for the engine.
     """
+    if not (steps and _here(x)):
+        return 0
     height, width = x.shape[2:]
     for number, step in enumerate(steps):
         layer = step.layer
-        if layer.weight.dtype != x.dtype or not (number or _here(x)):
+        if layer.weight.dtype != x.dtype:
             return number
         trained = _differentiated(layer, x)
-        if step.padded and chosen(3, layer.in_channels, height, width).path != "torch":
+        if step.padded and faster(layer.in_channels, height, width):
             if trained:
                 return max(1, number)
             if step.pool:
@@ -265,9 +265,10 @@ def convolution_backward(
 
 def _native_tensors(*tensors: Tensor) -> bool:
     """Whether the native code takes them; there is nothing for it to do where there are no images."""
-    return all(
-        tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.numel() > 0 for tensor in tensors
-    )
+    for tensor in tensors:  # a loop, since it is walked in each pass over all weights, with cold caches
+        if tensor.dtype != torch.float32 or not tensor.is_cpu or not tensor.numel():
+            return False
+    return True
 
 
 def _last(x: Tensor) -> Tensor:
