@@ -3,6 +3,8 @@
 // The inputs of each output of a row are written side by side, and multiplied by the weights as a matrix.
 #pragma once
 
+#include <limits>
+
 #include "parallel.hpp"
 #include "product.hpp"
 #include "tensors.hpp"
@@ -48,6 +50,43 @@ inline const float* pack_weights(const float* weights, int64_t taps, int64_t out
   return packed;
 }
 
+// A panel of channels of a row of outputs, as a product's sums: they begin with the bias, and end rectified in the map.
+//   WHOLE: whether all channels of the panel are there.
+template <bool WHOLE>
+class Pixels {
+ public:
+  Pixels(const Output& output, int64_t n, int64_t y, int64_t channel)
+      : to_(output.y + Window(output.shape, n, y, 0).at + channel),
+        pixel_(output.shape.channels),
+        streams_(output.past_caches()),
+        least_(output.rectify ? vec{} : all(-std::numeric_limits<float>::infinity())) {
+    for (int v = 0; v < 2; ++v) {
+      const int64_t there = output.shape.channels - channel - v * LANES;
+      lanes_[v] = static_cast<int>(there < 0 ? 0 : there < LANES ? there : LANES);
+      bias_[v] = output.bias == nullptr ? vec{} : load_some(output.bias + channel + v * LANES, lanes_[v]);
+    }
+  }
+
+  vec begin(int, int v) const { return bias_[v]; }
+  void end(int m, int v, vec sum) const {
+    float* const to = to_ + m * pixel_ + v * LANES;
+    const vec y = sum < least_ ? least_ : sum;
+    if (streams_) {
+      stream(to, y);
+    } else {
+      store_some(to, y, WHOLE ? LANES : lanes_[v]);
+    }
+  }
+  void on(int rows) { to_ += rows * pixel_; }
+
+ private:
+  float* to_;
+  int64_t pixel_;
+  bool streams_;
+  vec least_, bias_[2];
+  int lanes_[2];
+};
+
 // One or two rows of outputs, from row y of image n on, to row y_to of image n_to; two where a pooling follows.
 inline void convolve_rows(const Map& input, const float* packed, const Output& output, int64_t n, int64_t y,
                           int64_t rows, int64_t n_to, int64_t y_to) {
@@ -59,25 +98,29 @@ inline void convolve_rows(const Map& input, const float* packed, const Output& o
   for (int64_t i = 0; i < rows; ++i) write_columns(input, n, y + i, col + i * s.width * (taps + 1));
   for (int64_t panel = 0; panel < parts(out, PANEL); ++panel) {
     const int vectors = out - panel * PANEL > LANES ? 2 : 1;
-    for (int64_t i = 0; i < rows; ++i)
-      product<false>(s.width, vectors, col + i * s.width * (taps + 1), taps + 1, 1, packed + panel * taps * PANEL,
-                     PANEL, sums + i * width * PANEL, PANEL, taps);
+    const auto multiply = [&](int64_t i, auto to) {
+      product(s.width, vectors, col + i * s.width * (taps + 1), taps + 1, 1, packed + panel * taps * PANEL, PANEL, to,
+              taps);
+    };
+    if (!output.pool) {
+      for (int64_t i = 0; i < rows; ++i)
+        if (out - panel * PANEL >= PANEL) {
+          multiply(i, Pixels<true>(output, n_to, y_to + i, panel * PANEL));
+        } else {
+          multiply(i, Pixels<false>(output, n_to, y_to + i, panel * PANEL));
+        }
+      continue;
+    }
+    for (int64_t i = 0; i < rows; ++i) multiply(i, Sums<false>{sums + i * width * PANEL, PANEL});
     for (int v = 0; v < vectors; ++v) {
       const int64_t c = panel * PANEL + v * LANES;
       const int lanes = static_cast<int>(out - c < LANES ? out - c : LANES);
       const float* const at = sums + v * LANES;
-      if (output.pool) {
-        for (int64_t x = 0; x < s.width; x += 2) {
-          const float* const corner = at + x * PANEL;
-          const vec square[] = {load(corner), load(corner + PANEL), load(corner + width * PANEL),
-                                load(corner + (width + 1) * PANEL)};
-          output.put<2>(square, n_to, y_to, x, c, lanes);
-        }
-        continue;
-      }
-      for (int64_t x = 0; x < s.width; ++x) {
-        const vec square[] = {load(at + x * PANEL)};
-        output.put<1>(square, n_to, y_to, x, c, lanes);
+      for (int64_t x = 0; x < s.width; x += 2) {
+        const float* const corner = at + x * PANEL;
+        const vec square[] = {load(corner), load(corner + PANEL), load(corner + width * PANEL),
+                              load(corner + (width + 1) * PANEL)};
+        output.put<2>(square, n_to, y_to, x, c, lanes);
       }
     }
   }
@@ -118,8 +161,8 @@ void weight_gradient_directly(const Map& input, const Source& gradient, float* w
         }
       for (int64_t panel = 0; panel < panels; ++panel) {
         const int vectors = out - panel * PANEL > LANES ? 2 : 1;
-        product<true>(taps + 1, vectors, col, 1, taps + 1, g + panel * PANEL, panels * PANEL,
-                      sums + n * size + panel * PANEL, panels * PANEL, s.width);
+        product(taps + 1, vectors, col, 1, taps + 1, g + panel * PANEL, panels * PANEL,
+                Sums<true>{sums + n * size + panel * PANEL, panels * PANEL}, s.width);
       }
     }
   });

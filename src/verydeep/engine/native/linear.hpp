@@ -106,8 +106,8 @@ inline void fully_connected_by_product(const float* x, const float* weights, con
         some = copied;
       }
       for (int64_t panel = 0; panel < panels; ++panel)
-        product<true>(count, rows - panel * PANEL > LANES ? 2 : 1, some, weights_row, 1,
-                      packed + (panel * depth + k) * PANEL, PANEL, sums + panel * STEP * PANEL, PANEL, length);
+        product(count, rows - panel * PANEL > LANES ? 2 : 1, some, weights_row, 1,
+                packed + (panel * depth + k) * PANEL, PANEL, Sums<true>{sums + panel * STEP * PANEL, PANEL}, length);
     }
     for (int64_t n = 0; n < rows; ++n)
       for (int64_t o = 0; o < count; ++o) {

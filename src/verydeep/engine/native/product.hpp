@@ -32,16 +32,27 @@ struct Streams {
   }
 };
 
-// sums[m][n] (+)= sum over k of a[m, k] * b[k, n], for m < M and V vectors of n.
-//   a[m, k] lies at a + m * a_row + k * a_step, b[k, .] at b + k * b_step, sums[m, .] at sums + m * row.
-template <int M, int V, bool ADD, class Next>
-inline void product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, float* sums,
-                    int64_t row, int64_t depth, Next& next) {
+// Where the sums of a product come from and go to, by row and vector; on() is called before the next rows.
+template <bool ADD>
+struct Sums {
+  float* sums;
+  int64_t row;
+
+  vec begin(int m, int v) const { return ADD ? load(sums + m * row + v * LANES) : vec{}; }
+  void end(int m, int v, vec sum) const { store(sums + m * row + v * LANES, sum); }
+  void on(int rows) { sums += rows * row; }
+};
+
+// For m < M and V vectors of n: begins with `to`, adds the sum over k of a[m, k] * b[k, n], and ends there.
+//   a[m, k] lies at a + m * a_row + k * a_step, b[k, .] at b + k * b_step.
+template <int M, int V, class To, class Next>
+inline void product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, const To& to,
+                    int64_t depth, Next& next) {
   vec sum[M][V];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) sum[m][v] = ADD ? load(sums + m * row + v * LANES) : vec{};
+    for (int v = 0; v < V; ++v) sum[m][v] = to.begin(m, v);
   for (int64_t k = 0; k < depth; ++k) {
     next.ask();
     vec right[V];
@@ -59,34 +70,34 @@ inline void product(const float* a, int64_t a_row, int64_t a_step, const float* 
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) store(sums + m * row + v * LANES, sum[m][v]);
+    for (int v = 0; v < V; ++v) to.end(m, v, sum[m][v]);
 }
 
-template <int M, bool ADD, class Next>
+template <int M, class To, class Next>
 void product_rows(int rows, int vectors, const float* a, int64_t a_row, int64_t a_step, const float* b,
-                  int64_t b_step, float* sums, int64_t row, int64_t depth, Next& next) {
+                  int64_t b_step, const To& to, int64_t depth, Next& next) {
   if (rows == M) {
     if (vectors == 2) {
-      product<M, 2, ADD>(a, a_row, a_step, b, b_step, sums, row, depth, next);
+      product<M, 2>(a, a_row, a_step, b, b_step, to, depth, next);
     } else {
-      product<M, 1, ADD>(a, a_row, a_step, b, b_step, sums, row, depth, next);
+      product<M, 1>(a, a_row, a_step, b, b_step, to, depth, next);
     }
   } else if constexpr (M > 1) {
-    product_rows<M - 1, ADD>(rows, vectors, a, a_row, a_step, b, b_step, sums, row, depth, next);
+    product_rows<M - 1>(rows, vectors, a, a_row, a_step, b, b_step, to, depth, next);
   }
 }
 
 // Any number of rows: cut into parts as equal as can be, so that none is left with few.
-template <bool ADD, class Next = NothingAhead>
+template <class To, class Next = NothingAhead>
 void product(int64_t rows, int vectors, const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step,
-             float* sums, int64_t row, int64_t depth, Next next = {}) {
+             To to, int64_t depth, Next next = {}) {
   int left = static_cast<int>(rows);
   for (int count = (left + ROWS - 1) / ROWS; count > 0; --count) {
     const int some = left / count;
     next.ask_piece();
-    product_rows<ROWS, ADD>(some, vectors, a, a_row, a_step, b, b_step, sums, row, depth, next);
+    product_rows<ROWS>(some, vectors, a, a_row, a_step, b, b_step, to, depth, next);
     a += some * a_row;
-    sums += some * row;
+    to.on(some);
     left -= some;
   }
 }

@@ -121,7 +121,7 @@ struct Output {
           for (int j = 0; j < SIDE; ++j)
             write(first + i * row + j * shape.channels, finished(square[i * SIDE + j] + b));
       };
-      if (past_caches(lanes)) {
+      if (past_caches()) {
         all_of_it(stream);
       } else {
         all_of_it(store);
@@ -134,17 +134,17 @@ struct Output {
           store_some(at(n, y0 + i, x0 + j, c), finished(square[i * SIDE + j] + b), lanes);
       return;
     }
-    if constexpr (SIDE > 1) put_pooled<SIDE>(square, n, y0, x0, c, lanes, b);
+    put_pooled<SIDE>(square, n, y0, x0, c, lanes, b);
   }
 
   vec finished(vec v) const { return rectify ? (v < 0.0f ? vec{} : v) : v; }
 
- private:
   // Whether vectors are whole lines of the cache, or halves, that need not be fetched to be overwritten.
-  bool past_caches(int lanes) const {
-    const bool aligned = reinterpret_cast<uintptr_t>(y) % sizeof(vec) == 0 && shape.channels % LANES == 0;
-    return streams && aligned && lanes == LANES;
+  bool past_caches() const {
+    return streams && reinterpret_cast<uintptr_t>(y) % sizeof(vec) == 0 && shape.channels % LANES == 0;
   }
+
+ private:
 
   float* at(int64_t n, int64_t y_, int64_t x, int64_t c) const {
     return y + ((n * shape.height + y_) * shape.width + x) * shape.channels + c;
@@ -166,7 +166,7 @@ struct Output {
           won = greater ? k - ivec{} : won;
         }
         most = finished(most + b);
-        past_caches(lanes) ? stream(y + at, most) : store_some(y + at, most, lanes);
+        past_caches() && lanes == LANES ? stream(y + at, most) : store_some(y + at, most, lanes);
         if (winner != nullptr) {
           won = most > 0.0f ? won : NONE - ivec{};
           store_bytes(winner + at, __builtin_convertvector(won, bytes), lanes);

@@ -16,8 +16,9 @@ inline void multiply(const TilesAtPoints& tiles, const float* values, int64_t ro
                      const Ahead& ahead) {
   for (int p = 0; p < POINTS; ++p) {
     const auto [from, to] = tiles(p);
-    product<ADD>(to - from, vectors, values + p * matrix + from * row, row, 1, weights + p * weight_matrix(depth),
-                 PANEL, products + p * product_matrix + from * PANEL, PANEL, depth, ahead(p));
+    const Sums<ADD> sums{products + p * product_matrix + from * PANEL, PANEL};
+    product(to - from, vectors, values + p * matrix + from * row, row, 1, weights + p * weight_matrix(depth), PANEL,
+            sums, depth, ahead(p));
   }
 }
 
@@ -234,9 +235,9 @@ void weight_gradient(const Map& input, const Source& gradient, float* weights, f
         const float* const right = v + p * matrix + c;
         float* const to = sums + (p * out + from) * width + c;
         if (block == 0) {
-          product<false>(rows, vectors, left, 1, gradient_row, right, row, to, width, tiles);
+          product(rows, vectors, left, 1, gradient_row, right, row, Sums<false>{to, width}, tiles);
         } else {
-          product<true>(rows, vectors, left, 1, gradient_row, right, row, to, width, tiles);
+          product(rows, vectors, left, 1, gradient_row, right, row, Sums<true>{to, width}, tiles);
         }
       }
     });
