@@ -2,7 +2,7 @@
 
 Each layer with its ReLU and pooling, at 224 and a mini-batch of 8, two threads, both sides in turn: testing
 (2 images at a time through the first two blocks and 4 through the third, as a net computes them), and in
-training the forward pass, the weights' and the input's gradient. "products" is the rate of the 36 products as
+training the forward pass, the weights' and the input's gradient. "products" is the rate of the matrix products as
 if all of the time were theirs, beside what the processor was found to do; the rest of the time are transforms
 and memory. Writes JSON.
 
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from verydeep.configurations import configuration, output_sides
 from verydeep.engine import channels_last, native, operators
+from verydeep.engine.choice import points
 
 THREADS, BATCH = 2, 8
 AT_ONCE = {"conv1": 2, "conv2": 2, "conv3": 4}
@@ -75,7 +76,7 @@ def convolution(layer, side, pool, rounds):
     row = {name: round(value / images, 3) for name, value in taken.items()}
     row["engine / torch"] = round(row["engine"] / row["torch"], 3)
     if layer.in_channels > 3:
-        products = 2 * 36 * (-(-side // 4)) ** 2 * layer.in_channels * layer.out_channels
+        products = 2 * points(side) ** 2 * layer.in_channels * layer.out_channels
         row["products, GFLOP/s"] = round(products / row["engine"] / 1e6)
     return row
 

@@ -98,3 +98,11 @@ EXPORT void verydeep_fully_connected(const float* x, const float* weights, const
                                      int64_t depth, int64_t outputs, int rectify, int threads) {
   fully_connected(x, weights, bias, y, rows, depth, outputs, rectify != 0, threads);
 }
+
+#ifdef VERYDEEP_PHASES
+// Nanoseconds by layer and phase since the last call.
+EXPORT void verydeep_phases(int64_t* to) {
+  for (int64_t layer = 0; layer < LAYERS; ++layer)
+    for (int phase = 0; phase < PHASES; ++phase) to[layer * PHASES + phase] = nanoseconds[layer][phase].exchange(0);
+}
+#endif

@@ -42,7 +42,10 @@ inline void convolve_twice(const Map& image, const float* weights, const float* 
     const int64_t end = bottom * TILE + 1 < map.height ? bottom * TILE + 1 : map.height;
     float* const between_rows = rows.floats((BAND * TILE + 2) * map.width * between);
     const Output to{between_rows, nullptr, bias, true, false, {1, end - first, map.width, between}};
-    for (int64_t y = first; y < end; ++y) convolve_rows(image, packed, to, n, y, 1, 0, y - first);
+    {
+      const Timed timed(FIRST_LAYER);
+      for (int64_t y = first; y < end; ++y) convolve_rows(image, packed, to, n, y, 1, 0, y - first);
+    }
     const Band source{between_rows, map, first};
     const int64_t begin = (n * tiling.rows + top) * tiling.columns, tiles = (bottom - top) * tiling.columns;
     const int64_t blocks = parts(tiles, block_tiles);

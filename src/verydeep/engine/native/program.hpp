@@ -31,6 +31,8 @@ inline void run(const Call* calls, int64_t count, const float* const* parameters
   float* const into[] = {nullptr, maps, y};
   for (int64_t i = 0; i < count; ++i) {
     const Call& call = calls[i];
+    time_layer(call.layer);
+    const Timed timed(WHOLE_LAYER);
     const float* const* const given = parameters + 2 * call.layer;
     const float *weights = given[0], *bias = given[1], *source = from[call.source] + call.source_at;
     float* const to = into[call.to] + call.to_at;

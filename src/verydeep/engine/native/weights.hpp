@@ -5,6 +5,7 @@
 #pragma once
 
 #include "parallel.hpp"
+#include "phases.hpp"
 #include "product.hpp"
 #include "tiles.hpp"
 
@@ -54,6 +55,7 @@ inline void read_transposed(const float* from, int64_t row, int rows, int lanes,
 // group, two lines of the cache of each of its rows; while they are transformed, the next group's are asked for.
 inline void transform_weights(const Weights& w, Channels outputs, Channels depths, float* to,
                               bool past_caches = false) {
+  const Timed timed(WEIGHTS);
   const int64_t matrix = weight_matrix(depths.count());
   for (int64_t o = outputs.first; o < outputs.end; o += LANES, to += LANES) {
     const int there = static_cast<int>(outputs.end - o < LANES ? outputs.end - o : LANES);

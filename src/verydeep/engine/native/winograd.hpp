@@ -14,6 +14,7 @@ template <bool ADD, class Ahead>
 inline void multiply(const TilesAtPoints& tiles, const float* values, int64_t row, int64_t matrix,
                      const float* weights, int64_t depth, int vectors, float* products, int64_t product_matrix,
                      const Ahead& ahead) {
+  const Timed timed(PRODUCTS);
   for (int p = 0; p < POINTS; ++p) {
     const auto [from, to] = tiles(p);
     const Sums<ADD> sums{products + p * product_matrix + from * PANEL, PANEL};
@@ -25,6 +26,7 @@ inline void multiply(const TilesAtPoints& tiles, const float* values, int64_t ro
 // The 36 products of some tiles with a panel, transformed to the output.
 inline void finish(const Tiling& tiling, int64_t first, int64_t tiles, Channels panel, const float* products,
                    int64_t product_matrix, const Output& output) {
+  const Timed timed(OUTPUTS);
   for (int64_t t = 0; t < tiles; ++t) {
     const auto [n, y, x, low, narrow] = tiling.tile(first + t);
     for (int64_t c = panel.first; c < panel.end; c += LANES) {
@@ -52,6 +54,14 @@ inline void finish(const Tiling& tiling, int64_t first, int64_t tiles, Channels 
 // Floats between the products of two points, for some tiles.
 inline int64_t products_length(int64_t tiles) { return tiles * PANEL + LANES; }
 
+// Some channels of some tiles to values[point][tile][channel].
+template <class Source>
+inline void transform_inputs(const Source& source, const Tiling& tiling, int64_t first, int64_t tiles,
+                             Channels channels, float* values, int64_t row, int64_t matrix) {
+  const Timed timed(VALUES);
+  for (int64_t t = 0; t < tiles; ++t) transform_input(source, tiling, first + t, channels, values + t * row, matrix);
+}
+
 // All output channels of some tiles, with the scratch of this thread and all transformed weights. Meanwhile `next` is asked
 // for.
 template <class Source>
@@ -64,7 +74,7 @@ void block_of_tiles(const Source& source, const Tiling& tiling, int64_t first, i
   const int64_t piece = next.floats / (weights.panels() * POINTS * groups);
   float* const v = values.floats(POINTS * matrix);
   float* const m = products.floats(POINTS * length);
-  for (int64_t t = 0; t < tiles; ++t) transform_input(source, tiling, first + t, {0, depth}, v + t * row, matrix);
+  transform_inputs(source, tiling, first, tiles, {0, depth}, v, row, matrix);
   for (int64_t number = 0; number < weights.panels(); ++number) {
     const Channels panel = weights.panel(number);
     const float* const w = transformed + number * POINTS * weight_matrix(depth);
@@ -144,8 +154,8 @@ void shared_block(const Source& source, const Tiling& tiling, int64_t first, int
   block.values = v;
   parallel(tiles, threads, [&](int64_t t) {
     for (int64_t chunk = 0; chunk < chunks; ++chunk)
-      transform_input(source, tiling, first + t, block.chunk(chunk),
-                      v + chunk * POINTS * block.matrix() + t * block.row, block.matrix());
+      transform_inputs(source, tiling, first + t, 1, block.chunk(chunk),
+                       v + chunk * POINTS * block.matrix() + t * block.row, block.row, block.matrix());
   });
   const int64_t subs = parts(tiles, SUB_BLOCK);
   const int64_t panels = weights.panels(), size = PANEL * 9 * weights.in;
