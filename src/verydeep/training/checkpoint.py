@@ -185,7 +185,9 @@ def record_environment(path: Path, execution: dict[str, Any]) -> None:
             "python": platform.python_version(),
             "system": platform.platform(),
             "processor": platform.processor() or platform.machine(),
-            "versions": {name: version(name) for name in ("verydeep", "torch", "numpy", "pillow", "simplejpeg")},
+            # Of torch its own word, which also names the build, as +cpu or +cu130.
+            "versions": {name: version(name) for name in ("verydeep", "numpy", "pillow", "simplejpeg")}
+            | {"torch": torch.__version__},
             "threads": torch.get_num_threads(),
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "engine": engine.name if (engine := library()) else None,
