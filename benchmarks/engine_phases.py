@@ -25,7 +25,8 @@ from verydeep import ConvNet
 from verydeep.configurations import configuration
 from verydeep.engine import native, operators
 
-THREADS, LAYERS = 2, 64
+THREADS = 2
+LAYERS = 64  # as in native/phases.hpp, and the phases in its order
 PHASES = ("values", "products", "outputs", "weights", "conv1_1", "all")
 PROJECT = Path(__file__).parent.parent
 

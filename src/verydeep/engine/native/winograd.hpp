@@ -160,7 +160,8 @@ void shared_block(const Source& source, const Tiling& tiling, int64_t first, int
   const int64_t subs = parts(tiles, SUB_BLOCK);
   const int64_t panels = weights.panels(), size = PANEL * 9 * weights.in;
   const int64_t shares = panels < 2 * threads ? subs : 1;  // of a panel, where there are few of them
-  // What a thread reads after a panel: the next one, or its share of the next layer.
+  // What a thread reads after a panel: the next one, or its share of the next layer. Panels of rotated weights are columns
+  // and do not lie together: of those it is no more than a guess.
   const auto next = [&](int64_t panel) {
     const Worker worker(panel, panels, threads);
     if (worker.last && following.floats > 0) return following.share(worker.thread, threads).begin;
