@@ -243,6 +243,15 @@ def test_dropout_masks_follow_the_image_and_not_its_batch():
     assert not torch.allclose(net(images, keys + 1), scores)
 
 
+def test_dropout_alone_may_be_training():
+    net, images = net_of(dropout=0.5).eval(), images_of(2, 3, 64, 64)
+    images[1] = images[0]
+    net.drop6.train()
+    one, other = net(images), net(images)
+    assert not torch.allclose(one, other)
+    assert not torch.allclose(one[0], one[1])
+
+
 def test_dropout_stands_after_relu6_and_relu7():
     net = net_of(dropout=0.5).train()
     found = net.features(images_of(4, 3, 64, 64), ["relu6", "drop6", "relu7", "drop7"])

@@ -51,10 +51,17 @@ class Dropout(nn.Module):
         super().__init__()
         self.ratio, self.stream = ratio, stream
 
-    def forward(self, x: Float[Tensor, "N C h w"], keys: Int64[Tensor, " N"]) -> Float[Tensor, "N C h w"]:
-        """Set each unit to zero with probability `ratio` and scale the others by 1 / (1 - ratio)."""
+    def forward(
+        self, x: Float[Tensor, "N C h w"], keys: Int64[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "N C h w"]:
+        """Set each unit to zero with probability `ratio` and scale the others by 1 / (1 - ratio).
+
+        Without keys they are drawn from torch's generator: dropout alone may be training, in a net that is not.
+        """
         if not self.training or self.ratio == 0:
             return x
+        if keys is None:
+            keys = new_keys(x)
         units = torch.arange(x[0].numel(), device=x.device) if len(x) else torch.zeros(0, device=x.device).long()
         bits = mix(mix(keys + self.stream)[:, None] + units)
         kept = (bits & 0xFFFFFF) >= int(self.ratio * 2**24)
@@ -63,6 +70,11 @@ class Dropout(nn.Module):
     def extra_repr(self) -> str:
         """What `print(net)` shows."""
         return f"ratio={self.ratio}"
+
+
+def new_keys(images: Tensor) -> Int64[Tensor, " N"]:
+    """A random integer an image."""
+    return torch.randint(-(2**63), 2**63 - 1, (len(images),), device=images.device)
 
 
 def mix(x: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
@@ -147,7 +159,10 @@ class ConvNet(nn.Module):
         Raises:
             UserError: for images of another shape, type or range.
         """
-        return self.score_map(images, keys, shift).mean((2, 3))
+        scores = self.score_map(images, keys, shift)
+        # Over one position it is the score itself, and a kernel that is not called spares its way into the caches,
+        # which are full of fc6's weights.
+        return scores.flatten(1) if scores.shape[2:] == (1, 1) else scores.mean((2, 3))
 
     def score_map(
         self,
@@ -160,7 +175,8 @@ class ConvNet(nn.Module):
         Takes and raises what `forward` does.
         """
         x = self._centred(images, self.crop, shift)
-        keys = self._keys(x, keys)
+        if keys is None and self.training:
+            keys = new_keys(x)
         if not (self.recompute and torch.is_grad_enabled()):
             return self._run(x, self.layers, keys)
         for block in self._blocks():
@@ -192,7 +208,7 @@ class ConvNet(nn.Module):
             )
         last = max(known.index(name) for name in layers)
         x = self._centred(images, self.crop if last >= known.index("fc6") else STRIDE)
-        keys = self._keys(x, None)
+        keys = new_keys(x) if self.training else None
         found = {}
         for layer in self.layers[: last + 1]:
             x = self._layer(layer, x, keys, in_place=False)
@@ -223,7 +239,7 @@ class ConvNet(nn.Module):
                 block = []
         yield tuple(block)
 
-    def _run(self, x: Tensor, layers: Sequence[Layer], keys: Tensor) -> Tensor:
+    def _run(self, x: Tensor, layers: Sequence[Layer], keys: Tensor | None) -> Tensor:
         at = 0
         while at < len(layers):
             # The engine takes as many convolutions at once as it can, and rectifies and pools on the way.
@@ -255,7 +271,7 @@ class ConvNet(nn.Module):
             ends.append(at)
         return steps, ends
 
-    def _layer(self, layer: Layer, x: Tensor, keys: Tensor, in_place: bool) -> Tensor:
+    def _layer(self, layer: Layer, x: Tensor, keys: Tensor | None, in_place: bool) -> Tensor:
         """Output of one layer; `in_place` lets a ReLU overwrite its input, which spares its memory."""
         module: Any = getattr(self, layer.name, None)
         match layer.kind:
@@ -281,11 +297,6 @@ class ConvNet(nn.Module):
         colour = self.mean if shift is None else self.mean - shift
         x = images.to(self.mean.dtype) - colour.view(-1, 3, 1, 1)
         return x.contiguous(memory_format=torch.channels_last)
-
-    def _keys(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        if keys is None and self.training:
-            return torch.randint(-(2**63), 2**63 - 1, (len(x),), device=x.device)
-        return x.new_zeros(len(x), dtype=torch.int64) if keys is None else keys
 
 
 def new_module(layer: Layer, dropout: float, position: int) -> nn.Module | None:

@@ -41,11 +41,12 @@ def served(steps: Sequence[Step], x: Tensor) -> int:
     if not (steps and _here(x)):
         return 0
     height, width = x.shape[2:]
+    with_gradients = torch.is_grad_enabled()
     for number, step in enumerate(steps):
         layer = step.layer
-        if layer.weight.dtype != x.dtype:
+        if layer.weight.dtype != torch.float32:
             return number
-        trained = _differentiated(layer, x)
+        trained = with_gradients and _differentiated(layer, x)
         if step.padded and faster(layer.in_channels, height, width):
             if trained:
                 return max(1, number)
@@ -155,13 +156,17 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
     return _empty(x, len(x), len(weight), x.shape[2] - side + 1, x.shape[3] - side + 1)
 
 
-@torch.library.custom_op(
+# custom_op's own checks of each call would take longer than all else that is done here before the native code.
+torch.library.define(
     "verydeep::convolutions_for_testing",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor x, Tensor[] weights, Tensor[] biases, bool[] rectify, bool[] pool, bool[] whole) -> Tensor",
+    "(Tensor x, Tensor[] weights, Tensor[] biases, bool[] rectify, bool[] pool, bool[] whole) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
 )
-def convolutions_for_testing(
+convolutions_for_testing = torch.ops.verydeep.convolutions_for_testing.default
+
+
+@torch.library.impl("verydeep::convolutions_for_testing", "cpu")
+def _(
     x: Tensor,
     weights: list[Tensor],
     biases: list[Tensor],
@@ -187,7 +192,7 @@ def convolutions_for_testing(
     return y
 
 
-@convolutions_for_testing.register_fake
+@torch.library.register_fake("verydeep::convolutions_for_testing")  # type: ignore[untyped-decorator]
 def _(
     x: Tensor,
     weights: list[Tensor],
