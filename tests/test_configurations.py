@@ -3,11 +3,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verydeep.configurations import CONFIGURATIONS, check_sizes, configuration, output_sides
+from verydeep.configurations import CONFIGURATIONS, check_sizes, configuration, output_sides, whole_number
 from verydeep.errors import UserError
 
 PARAMETERS = {
@@ -101,3 +102,10 @@ def test_an_unknown_name_is_refused_with_those_that_are_known():
 def test_tables_need_no_torch():
     code = "import sys, verydeep; verydeep.CONFIGURATIONS['D'].parameters(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sizes_are_whole_numbers():
+    assert whole_number("crop", np.int64(64)) == 64
+    for value in (64.0, "64", True, None):
+        with pytest.raises(UserError, match="crop is"):
+            whole_number("crop", value)

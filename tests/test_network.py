@@ -1,5 +1,6 @@
 """Sect. 2.1 and the map of Sect. 3.2."""
 
+import copy
 import subprocess
 import sys
 
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.nn.utils import prune
+from torch.utils.flop_counter import FlopCounterMode
 
 from verydeep.configurations import CONFIGURATIONS
 from verydeep.errors import UserError
@@ -334,6 +338,18 @@ images, keys = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.a
 expected = net(images, keys)
 compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
 torch.testing.assert_close(compiled(images, keys), expected, rtol=1e-4, atol=1e-5)
+
+# In testing one compilation serves all sizes that have several positions.
+from torch._dynamo.testing import CompileCounterWithBackend
+torch._dynamo.reset()
+net.eval()
+counter = CompileCounterWithBackend("eager")
+compiled = torch.compile(net, dynamic=True, backend=counter, fullgraph=True)
+with torch.no_grad():
+    for number in range(10):
+        images = torch.randint(0, 256, (2, 3, 97 + 7 * number, 98 + 5 * number), dtype=torch.uint8)
+        torch.testing.assert_close(compiled(images), net(images), rtol=1e-4, atol=1e-5)
+assert counter.frame_count == 1
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -373,3 +389,102 @@ def test_dropout_that_is_asked_for_in_testing_is_not_left_out():
         net.drop6.train()
         one, other = (net(images, torch.full((2,), key)) for key in (1, 2))
         assert not torch.equal(one, other)
+
+
+class Zero(nn.Conv2d):
+    """A convolution that another forward has been written for."""
+
+    def forward(self, x):
+        return 0 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "replacement",
+    [
+        nn.Conv2d(16, 32, 3, padding=2, dilation=2),
+        nn.Conv2d(16, 32, 3, padding=1, stride=2),
+        nn.Conv2d(16, 32, 3, padding=1, groups=2),
+        nn.Conv2d(16, 32, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False),
+        nn.Conv2d(16, 32, 3, padding="same"),
+        Zero(16, 32, 3, padding=1),
+        nn.Sequential(nn.Conv2d(16, 32, 3, padding=1)),
+    ],
+    ids=lambda module: " ".join(str(module).split()),
+)
+def test_what_takes_a_layers_place_is_called_as_it_is(replacement):
+    net, images = net_of(width=0.25).eval(), images_of(2, 3, 128, 128)
+    net.conv2_1 = replacement
+    with torch.no_grad():
+        found = net.features(images, ["pool1", "conv2_1"])
+        assert torch.equal(found["conv2_1"], replacement(found["pool1"]))
+        net(images)
+
+
+def test_a_fully_connected_layer_may_be_replaced():
+    net, images = net_of().eval(), images_of(2, 3, 64, 64)
+    for replacement in (nn.Identity(), nn.Conv2d(24, 7, 1, bias=False), nn.Sequential(nn.Conv2d(24, 7, 1))):
+        net.fc8 = replacement
+        with torch.no_grad():
+            before = net.features(images, ["drop7"])["drop7"]
+            torch.testing.assert_close(net(images), replacement(before).flatten(1), rtol=1e-4, atol=1e-5)
+    net.fc6.weight = nn.Parameter(net.fc6.weight[:, :, :1, :1].clone())
+    with torch.no_grad():
+        assert net.features(images, ["fc6"])["fc6"].shape[2:] == (2, 2)
+
+
+def test_hooks_on_layers_are_called():
+    net, images = net_of().eval(), images_of(2, 3, 64, 64)
+    computing = {module for module in net.children() if isinstance(module, nn.Conv2d)}
+    for differentiated in (True, False):
+        seen = []
+
+        def note(module, *_, seen=seen):
+            seen.append(module)
+
+        handles = [module.register_forward_hook(note) for module in net.children()]
+        with torch.set_grad_enabled(differentiated):
+            hooked = net(images)
+        for handle in handles:
+            handle.remove()
+        assert computing <= set(seen)
+        torch.testing.assert_close(hooked, net(images), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_a_hook_computes_are_those_used():
+    net, images = net_of().train(), images_of(2, 3, 64, 64)
+    mask = torch.zeros_like(net.conv2_1.weight)
+    prune.custom_from_mask(net.conv2_1, "weight", mask)
+    for _ in range(2):  # the weight is computed anew in each pass
+        net(images).sum().backward()
+    with torch.no_grad():
+        features = net.eval().features(images, ["conv2_1"])["conv2_1"]
+        torch.testing.assert_close(features, net.conv2_1.bias[:, None, None].expand_as(features))
+
+
+@pytest.mark.parametrize("differentiated", [True, False])
+def test_torch_counts_the_operations_of_a_net(differentiated):
+    net, images = net_of(), images_of(2, 3, 64, 64)
+    with torch.set_grad_enabled(differentiated), FlopCounterMode(display=False) as counter:
+        net(images)
+    assert counter.get_total_flops() == 2 * 2 * net.configuration.multiply_adds(7, 64, 0.125, 24)
+
+
+def test_images_without_values_are_taken():
+    net, images = net_of(), images_of(2, 3, 64, 64).float()
+    assert copy.deepcopy(net).to("meta")(images.to("meta")).shape == (2, 7)
+    parameters = dict(net.eval().named_parameters())
+
+    def loss(parameters, image):
+        return functional_call(net, parameters, (image[None],)).sum()
+
+    each = vmap(grad(loss), (None, 0))(parameters, images)
+    for name, found in grad(lambda p: sum(loss(p, image) for image in images))(parameters).items():
+        torch.testing.assert_close(each[name].sum(0), found, rtol=1e-3, atol=1e-4)
+
+
+def test_classes_are_a_number_or_a_list_of_names():
+    with pytest.raises(UserError, match="classes is 'cat'"):
+        ConvNet("A", classes="cat")
+    with pytest.raises(UserError, match="classes is True"):
+        ConvNet("A", classes=True)

@@ -4,6 +4,7 @@ Nothing here needs torch: a configuration is a list of layers, and parameters (T
 receptive fields are sums over that list. `verydeep.network` builds the very same list.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -174,6 +175,13 @@ def output_sides(layers: Sequence[Layer], side: int) -> list[int]:
         side = (side + 2 * layer.padding - layer.kernel) // layer.stride + 1
         sides.append(side)
     return sides
+
+
+def whole_number(name: str, value: object) -> int:
+    """A size as Python's own integer; a `UserError` that names it for anything but a whole number."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise UserError(f"{name} is {value!r}; it must be a whole number")
+    return operator.index(value)
 
 
 def check_sizes(classes: int, crop: int, width: float, fully_connected: int) -> None:

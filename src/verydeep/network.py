@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from verydeep import engine
-from verydeep.configurations import STRIDE, Layer, configuration
+from verydeep.configurations import STRIDE, Layer, configuration, whole_number
 from verydeep.errors import UserError
 
 ILSVRC_MEAN = (123.68, 116.779, 103.939)
@@ -129,12 +130,18 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         self.configuration = configuration(name)
-        self.class_names = None if isinstance(classes, int) else tuple(classes)
-        self.classes = classes if isinstance(classes, int) else len(classes)
-        self.crop, self.width, self.fully_connected, self.dropout = crop, width, fully_connected, dropout
+        if isinstance(classes, str):
+            raise UserError(f"classes is {classes!r}; give their number, or a list of their names")
+        self.class_names = tuple(classes) if isinstance(classes, Sequence) else None
+        self.classes = len(classes) if isinstance(classes, Sequence) else whole_number("classes", classes)
+        self.crop, self.fully_connected = (
+            whole_number("crop", crop),
+            whole_number("fully_connected", fully_connected),
+        )
+        self.width, self.dropout = width, dropout
         if not 0 <= dropout < 1:
             raise UserError(f"dropout is {dropout}; it is the ratio of units dropped, in [0, 1)")
-        self.layers = self.configuration.layers(self.classes, crop, width, fully_connected)
+        self.layers = self.configuration.layers(self.classes, self.crop, width, self.fully_connected)
         self.recompute = False
         for position, layer in enumerate(self.layers):
             if (module := new_module(layer, dropout, position)) is not None:
@@ -247,21 +254,20 @@ class ConvNet(nn.Module):
             if number := engine.served(steps, x):
                 x = engine.convolutions(steps[:number], x)
                 at = ends[number - 1]
-            elif layers[at].fully_connected and engine.serves_testing(getattr(self, layers[at].name), x):
-                rectify = at + 1 < len(layers) and layers[at + 1].kind == "relu"
-                x = engine.fully_connected(getattr(self, layers[at].name), x, rectify)
-                at += 1 + rectify
+            elif steps and layers[at].fully_connected and engine.serves_testing(steps[0].layer, x):
+                x = engine.fully_connected(steps[0].layer, x, steps[0].rectify)
+                at += 1 + steps[0].rectify
             else:
                 x = self._layer(layers[at], x, keys, in_place=True)
                 at += 1
         return x
 
     def _steps(self, layers: Sequence[Layer], at: int) -> tuple[list[engine.Step], list[int]]:
-        """The convolutions from a layer on, up to what is neither ReLU nor pooling; and where each ends."""
+        """The plain convolutions from a layer on, up to what is neither ReLU nor pooling; and where each ends."""
         steps: list[engine.Step] = []
         ends: list[int] = []
         modules, end = self._modules, len(layers)
-        while at < end and isinstance(module := modules.get(layers[at].name), nn.Conv2d):
+        while at < end and engine.plain(module := modules.get(layers[at].name)):
             rectify = at + 1 < end and layers[at + 1].kind == "relu"
             pool = rectify and at + 2 < end and layers[at + 2].kind == "pool"
             steps.append(engine.Step(module, rectify, pool))
@@ -281,22 +287,27 @@ class ConvNet(nn.Module):
                 y = F.max_pool2d(x, layer.kernel, layer.stride)
             case "dropout":
                 y = module(x, keys)
-            case "conv" if layer.fully_connected and engine.serves_testing(module, x):
-                y = engine.fully_connected(module, x, rectify=False)
-            case "conv" if layer.fully_connected and x.shape[2:] == (layer.kernel, layer.kernel):
-                y = matrix_product(module, x)
-            case "conv" if engine.served([engine.Step(module, False, False)], x):
-                y = engine.convolutions([engine.Step(module, False, False)], x)
+            case "conv" if engine.plain(module):
+                y = self._convolution(layer, module, x)
             case _:
                 y = module(x)
         return y
+
+    def _convolution(self, layer: Layer, module: nn.Conv2d, x: Tensor) -> Tensor:
+        if layer.fully_connected and engine.serves_testing(module, x):
+            return engine.fully_connected(module, x, rectify=False)
+        if layer.fully_connected and module.padding == (0, 0) and x.shape[2:] == module.weight.shape[2:]:
+            return matrix_product(module, x)
+        step = engine.Step(module, False, False)
+        return engine.convolutions([step], x) if engine.served([step], x) else module(x)
 
     def _centred(self, images: Tensor, smallest: int, shift: Tensor | None = None) -> Tensor:
         """Images less the mean colour, in the net's own precision."""
         check_images(images, smallest)
         colour = self.mean if shift is None else self.mean - shift
         x = images.to(self.mean.dtype) - colour.view(-1, 3, 1, 1)
-        return x.contiguous(memory_format=torch.channels_last)
+        # vmap knows no layouts.
+        return x if transformed() else x.contiguous(memory_format=torch.channels_last)
 
 
 def new_module(layer: Layer, dropout: float, position: int) -> nn.Module | None:
@@ -322,6 +333,12 @@ def matrix_product(convolution: nn.Conv2d, x: Float[Tensor, "N C k k"]) -> Float
     return F.linear(rows, weight, convolution.bias)[:, :, None, None]
 
 
+def transformed() -> bool:
+    """Whether vmap, grad or another transform of torch.func is at work."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
 def check_images(images: object, smallest: int) -> None:
     """Refuse what is not a batch of raw RGB images.
 
@@ -330,8 +347,9 @@ def check_images(images: object, smallest: int) -> None:
         smallest: least allowed height and width in pixels.
 
     Raises:
-        UserError: says what was given and what is wanted. The range is not looked at while torch compiles or
-            exports, since that would tie the graph to the values.
+        UserError: says what was given and what is wanted. The range is not looked at where there are no values to
+            look at, or what follows must not depend on them: on the meta device, in torch.compile, exports and
+            torch.func.
     """
     wanted = "wanted are RGB images in 0..255, uint8 or floating point, of shape (N, 3, H, W)"
     if not isinstance(images, Tensor):
@@ -353,7 +371,8 @@ def check_images(images: object, smallest: int) -> None:
         return
     if not images.is_floating_point():
         raise UserError(f"images are {images.dtype}; {wanted}: use images.float() or images.to(torch.uint8)")
-    if torch.compiler.is_compiling() or images.numel() == 0:
+    valueless = images.is_meta or isinstance(images, FakeTensor) or images.numel() == 0
+    if valueless or transformed() or torch.compiler.is_compiling():
         return
     low, high = (value.item() for value in torch.aminmax(images))
     if not (low >= 0 and high <= 255):  # also true for NaN

@@ -270,10 +270,37 @@ def test_changed_weights_are_noticed():
 
 @pytest.mark.usefixtures("library")
 def test_what_is_not_finite_is_not_hidden():
-    layer, x = layer_and_input(1, 9, 8, 8, 8)
-    x[0, 0, 3, 3] = torch.nan
-    with torch.no_grad():
-        assert convolution(layer, x, True, True).isnan().any()
+    for inputs in (3, 9):  # the direct path, and tiles, in which it spreads further
+        layer, x = layer_and_input(1, inputs, 8, 8, 8)
+        x[0, 0, 2, 2] = torch.nan
+        with torch.no_grad():
+            found, expected = convolution(layer, x, True, True), by_torch(layer, x.double(), True, True)
+        assert expected.isnan().sum() == 32
+        assert (found.isnan() >= expected.isnan()).all()
+
+
+def test_what_does_not_fit_is_refused_before_memory_is_read(library):
+    layer, x = layer_and_input(1, 9, 8, 6, 6)
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    bad = [(weight[:, :8], bias), (weight, bias[:2])]
+    if library is not None:  # torch has other kernels, too
+        bad.append((weight[:, :, :1], bias))
+    for pair in bad:
+        with pytest.raises((ValueError, RuntimeError)):
+            operators.convolution_for_training(x, *pair, True, False)
+        with pytest.raises((ValueError, RuntimeError)):
+            operators.convolutions_for_testing(x, *([each] for each in pair), [True], [False], [False])
+        with pytest.raises((ValueError, RuntimeError)):
+            operators.fully_connected_for_testing(x, *pair, True)
+    with pytest.raises((ValueError, RuntimeError)):
+        operators.convolution_for_training(x[:, :, :1, :1], weight, bias, True, True)
+
+
+@pytest.mark.usefixtures("library")
+def test_an_output_may_be_modified_in_place():
+    layer, x = layer_and_input(1, 9, 8, 6, 6)
+    changed = convolution(layer, x, False, False).relu_()
+    assert torch.equal(changed, convolution(layer, x, False, False).relu())
 
 
 @pytest.mark.usefixtures("library")

@@ -1,12 +1,13 @@
 """The convolution engine: 3x3 convolutions on CPUs by minimal filtering, with ReLU and pooling on the way.
 
 `network.py` asks `served` how many layers the engine takes in one, and calls `convolutions`. What it computes is
-what torch's convolution, ReLU and max-pooling compute, to rounding; see docs/engine.md.
+what torch's convolution, ReLU and max-pooling compute, to rounding, unless numbers come near the largest float;
+see docs/engine.md.
 """
 
 from verydeep.engine.choice import Blocks, Choice, blocks, chosen, pairs
 from verydeep.engine.memory import channels_last
-from verydeep.engine.operators import Step, convolutions, fully_connected, served, serves_testing
+from verydeep.engine.operators import Step, convolutions, fully_connected, plain, served, serves_testing
 
 __all__ = [
     "Blocks",
@@ -18,6 +19,7 @@ __all__ = [
     "convolutions",
     "fully_connected",
     "pairs",
+    "plain",
     "served",
     "serves_testing",
 ]

@@ -6,12 +6,13 @@ the same with torch.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from verydeep.engine.choice import ROWS, blocks, direct, faster, gradient_block
 from verydeep.engine.native import available, library
@@ -25,10 +26,22 @@ class Step(NamedTuple):
     rectify: bool
     pool: bool
 
-    @property
-    def padded(self) -> bool:
-        """Whether it is 3x3 with padding 1."""
-        return self.layer.kernel_size == (3, 3) and self.layer.padding == (1, 1)
+
+def plain(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """Whether to call this module is to convolve with stride 1 and a bias, zeros around, and nothing else.
+
+    What has taken a layer's place in a net, or hooks on to it, is called as torch calls it.
+    """
+    return (
+        isinstance(module, nn.Conv2d)
+        and type(module).forward is nn.Conv2d.forward
+        and module.stride == module.dilation == (1, 1)
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and module._parameters.get("bias") is not None
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
+    )
 
 
 def served(steps: Sequence[Step], x: Tensor) -> int:
@@ -40,28 +53,38 @@ def served(steps: Sequence[Step], x: Tensor) -> int:
     """
     if not (steps and _here(x)):
         return 0
-    height, width = x.shape[2:]
+    channels, height, width = x.shape[1:]
     with_gradients = torch.is_grad_enabled()
     for number, step in enumerate(steps):
-        layer = step.layer
-        if layer.weight.dtype != torch.float32:
+        layer, weight = step.layer, step.layer.weight
+        outputs, inputs, *kernel = weight.shape
+        if weight.dtype != torch.float32 or inputs != channels:
             return number
         trained = with_gradients and _differentiated(layer, x)
-        if step.padded and faster(layer.in_channels, height, width):
+        if kernel == [3, 3] and layer.padding == (1, 1) and faster(inputs, height, width):
             if trained:
                 return max(1, number)
             if step.pool:
                 height, width = height // 2, width // 2
-        elif number and not trained and layer.padding == (0, 0) and layer.kernel_size == (height, width):
+        elif number and not trained and kernel == [height, width] and layer.padding == (0, 0):
             height, width = 1, 1
         else:
             return number
+        channels = outputs
     return len(steps)
 
 
 def serves_testing(layer: nn.Conv2d, x: Tensor) -> bool:
     """Whether the engine computes this fully connected layer: in float32 on a CPU where no gradient is needed."""
-    return layer.padding == (0, 0) and not _differentiated(layer, x) and layer.weight.dtype == x.dtype and _here(x)
+    weight = layer.weight
+    return (
+        layer.padding == (0, 0)
+        and weight.shape[1] == x.shape[1]
+        and weight.shape[2] == weight.shape[3] <= min(x.shape[2:])
+        and not _differentiated(layer, x)
+        and weight.dtype == x.dtype
+        and _here(x)
+    )
 
 
 def _differentiated(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -74,6 +97,7 @@ def _here(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not _leaves_this_process()
+        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
         and (torch.compiler.is_compiling() or not _differentiated_otherwise())
         and available()
     )
@@ -101,7 +125,7 @@ def convolutions(steps: Sequence[Step], x: Float[Tensor, "N C H W"]) -> Float[Te
         x: the first one's input.
     """
     first = steps[0]
-    assert all(step.layer.bias is not None and step.rectify >= step.pool for step in steps)
+    assert all(step.rectify >= step.pool for step in steps)
     if _differentiated(first.layer, x):
         y: Tensor = convolution_for_training(x, first.layer.weight, first.layer.bias, first.rectify, first.pool)[0]
         return y
@@ -111,7 +135,7 @@ def convolutions(steps: Sequence[Step], x: Float[Tensor, "N C H W"]) -> Float[Te
         [step.layer.bias for step in steps],
         [step.rectify for step in steps],
         [step.pool for step in steps],
-        [not step.padded for step in steps],
+        [step.layer.padding == (0, 0) for step in steps],
     )
     return z
 
@@ -138,6 +162,7 @@ def fully_connected_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify
         return _last(F.relu(y) if rectify else y)
     weight, bias = _last(weight), bias.contiguous()
     outputs, side, depth = len(weight), weight.shape[2], weight[0].numel()
+    _fit(x.shape[1], weight, bias, (side, side))
     windows = x.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 4, 5, 1)
     n, h, w = windows.shape[:3]
     y = x.new_empty(n, h, w, outputs)
@@ -181,9 +206,8 @@ def _(
             padding = 0 if unpadded else 1
             x = _forward_by_torch(x, weight, bias, rectified, pooled, winners=False, padding=padding)[0]
         return x
+    layers = _layers(x, weights, biases, rectify, pool, whole)
     x, weights = _last(x), [_last(weight) for weight in weights]
-    shapes = [(weight.shape[1], weight.shape[0]) for weight in weights]
-    layers = tuple(map(Convolution, *zip(*shapes, strict=True), rectify, pool, whole))
     y = _empty_chain(x, weights, pool, whole)
     parameters = [
         each for weight, bias in zip(weights, biases, strict=True) for each in (weight, bias.contiguous())
@@ -204,6 +228,47 @@ def _(
     return _empty_chain(x, weights, pool, whole)
 
 
+def _layers(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    rectify: Sequence[bool],
+    pool: Sequence[bool],
+    whole: Sequence[bool],
+) -> tuple[Convolution, ...]:
+    """The convolutions for schedule.py; the native code itself looks at no shape.
+
+    Raises:
+        ValueError: where one does not fit what the one before gives.
+    """
+    found = []
+    channels, height, width = x.shape[1:]
+    for weight, bias, rectified, pooled, unpadded in zip(weights, biases, rectify, pool, whole, strict=True):
+        _fit(channels, weight, bias, (height, width) if unpadded else (3, 3))
+        found.append(Convolution(channels, len(weight), rectified, pooled, unpadded))
+        channels = len(weight)
+        if unpadded:
+            height, width = 1, 1
+        elif pooled:
+            height, width = _pooled(height, width)
+    return tuple(found)
+
+
+def _fit(channels: int, weight: Tensor, bias: Tensor, kernel: tuple[int, int]) -> None:
+    outputs = len(weight)
+    if weight.shape != (outputs, channels, *kernel) or bias.shape != (outputs,):
+        raise ValueError(
+            f"weights {tuple(weight.shape)} and biases {tuple(bias.shape)} do not fit an input of {channels} "
+            f"channels, with a kernel of {kernel}"
+        )
+
+
+def _pooled(height: int, width: int) -> tuple[int, int]:
+    if min(height, width) < 2:
+        raise ValueError(f"a map of {height} x {width} has no 2 x 2 pixels to pool")
+    return height // 2, width // 2
+
+
 def _empty_chain(x: Tensor, weights: Sequence[Tensor], pool: Sequence[bool], whole: Sequence[bool]) -> Tensor:
     n, _, h, w = x.shape
     poolings = sum(pool)
@@ -220,6 +285,7 @@ def convolution_for_training(
     if native is None or not _native_tensors(x, weight, bias):
         return _forward_by_torch(x, weight, bias, rectify, pool, winners=pool)
     (images, channels, height, width), outputs = x.shape, weight.shape[0]
+    _fit(channels, weight, bias, (3, 3))
     x, weight, bias = _last(x), _last(weight), bias.contiguous()
     y = _empty_output(x, outputs, pool)
     won = torch.empty_like(y, dtype=torch.uint8) if pool else x.new_empty(0, dtype=torch.uint8)
@@ -278,17 +344,17 @@ def _native_tensors(*tensors: Tensor) -> bool:
 
 def _last(x: Tensor) -> Tensor:
     """With channels last in memory, as the native code reads it; torch leaves the strides of sides of 1 open."""
-    _, c, h, w = x.shape
-    return x if x.stride() == (h * w * c, 1, w * c, c) else x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    n, c, h, w = x.shape
+    return x if x.stride() == (h * w * c, 1, w * c, c) else _empty(x, n, c, h, w).copy_(x)
 
 
 def _empty_output(x: Tensor, outputs: int, pool: bool) -> Tensor:
     n, _, h, w = x.shape
-    return _empty(x, n, outputs, h // 2 if pool else h, w // 2 if pool else w)
+    return _empty(x, n, outputs, *(_pooled(h, w) if pool else (h, w)))
 
 
 def _empty(like: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
-    return like.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
+    return like.new_empty_strided((n, c, h, w), (h * w * c, 1, w * c, c))
 
 
 def _forward_by_torch(
