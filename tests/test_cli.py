@@ -1,6 +1,8 @@
 """The command line as a user meets it: results, JSON, refusals in one line, exit codes."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,14 @@ def test_wrong_use_is_one_line_and_exit_code_2(verydeep, tmp_path):
     assert refused(verydeep("train", "digits", "--net", "VGG16"), "'VGG16'", "A-LRN")
     assert refused(verydeep("train", "digits", "--micro-batch", "-1"), "--micro-batch")
     assert refused(verydeep("train", "digits", "--workers", "-1"), "--workers")
+    assert refused(verydeep("train", "digits", "--workers", "100000"), "--workers is 100000", "at most")
+    assert refused(verydeep("train", "digits", "--epochs", "1.5"), "--epochs", "'1.5' is no whole number")
+    assert refused(verydeep("test", "runs/none", "digits", "--scales", "32", "32.5"), "'32.5' is no whole number")
+    assert refused(
+        verydeep("train", "digits", "--crop", "32", "--training-scale", "32", "36", "40"),
+        "training_scale",
+        "give one number, or Smin and Smax",
+    )
     assert refused(verydeep("train", "digits", "--device", "tpu"), "'tpu'", "cpu")
     assert refused(verydeep("train", "digits", "--recipe", "none.toml"), "none.toml")
     assert refused(verydeep("train", "digits", "--start-from", "runs/none"), "runs/none")
@@ -137,10 +147,12 @@ def test_train_test_and_predict(verydeep, folder):
     assert row["top-1 error"]["error"] in (0, 0.5, 1)
     low, high = row["top-1 error"]["interval95"]
     assert 0 <= low <= row["top-1 error"]["error"] <= high <= 1
-    code, out, err = verydeep("test", "a", "a", folder, "--scales", "32", "--method", "both")
+    shutil.copytree("a", "b")
+    code, out, err = verydeep("test", "a", "b", folder, "--scales", "32", "--method", "both")
     assert "dense & multi-crop, Q = 32" in out
     assert "A + A" in out
     assert "found stored" in err
+    assert refused(verydeep("test", "a", "./a", folder), "./a is given twice")
 
     image = folder / "train" / "cat" / "b.png"
     code, out, _ = verydeep("predict", "a", image, "--json")
@@ -156,6 +168,44 @@ def test_predict_names_what_it_cannot_read_and_goes_on(verydeep, folder):
     assert code == 2
     assert "gone.jpg" in err
     assert len(json.loads(out)) == 1
+
+
+def test_other_files_are_said_to_be_left_out(verydeep, folder):
+    (folder / "train" / "cat" / "notes.txt").write_text("nothing to see")
+    _, _, err = verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    assert "1 other files or folders left out, such as" in err
+    assert "notes.txt" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders")
+def test_predict_waits_for_no_pipe(verydeep, folder):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    os.mkfifo("pipe.jpg")
+    code, out, err = verydeep("predict", "a", "pipe.jpg")
+    assert (code, out) == (2, "")
+    assert "pipe.jpg: is no regular file" in err
+
+
+def test_a_start_that_came_to_nothing_does_not_stand_in_the_way(verydeep, folder):
+    words = ["train", folder, "--initialisation", "glorot", *SMALL, "--out", "a"]
+    assert refused(verydeep(*words, "--learning-rate", "1e30"), "diverged")
+    assert verydeep(*words)[0] == 0
+    assert refused(verydeep(*words, "--learning-rate", "1e-3"), "another recipe", "learning_rate")
+
+
+def test_ctrl_c_is_said(verydeep, folder, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("verydeep.survey.survey", interrupt)
+    code, _, err = verydeep("inspect", folder)
+    assert code == 130
+    assert "interrupted" in err
+
+
+def test_too_little_memory_is_said_in_a_sentence(verydeep, folder):
+    words = ["train", folder, "--crop", "32", "--workers", "0", "--fully-connected", str(10**13), "--out", "a"]
+    assert refused(verydeep(*words), "not enough memory", "--fully-connected")
 
 
 def test_the_recipe_of_another_run_with_other_flags(verydeep, folder):

@@ -57,6 +57,12 @@ def test_digits_are_split_without_shuffling():
 # Class folders
 
 
+def test_another_split_is_refused(folder):
+    unchecked = getattr(open_dataset, "__wrapped__", open_dataset)  # as it is where types are not checked
+    for data in (folder, "digits"):
+        assert "split is 'test'" in refusal(unchecked, data, "test")
+
+
 def test_folders_are_read_in_the_order_of_code_points(folder):
     train, val = open_dataset(folder, "train"), open_dataset(str(folder), "val")
     assert train.name == "pets/train"

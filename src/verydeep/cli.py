@@ -7,10 +7,11 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +31,7 @@ app = App(
     name="verydeep",
     help="Very Deep Convolutional Networks for Large-Scale Image Recognition: train, test and use the nets.",
     help_format="markdown",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -37,6 +39,21 @@ def _default(value: object) -> str:
     """How the help shows a default of `Recipe`."""
     shown = {None: "none", (recipes.PAPER_SCALE,): f"{recipes.PAPER_SCALE} crop / {recipes.PAPER_CROP}"}
     return shown.get(value, str(value))  # type: ignore[call-overload, no-any-return]
+
+
+def _whole(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
+    """Whole numbers off the command line; cyclopts itself would round 1.5."""
+    values = []
+    for token in tokens:
+        try:
+            values.append(int(token.value))
+        except ValueError as error:
+            raise ValueError(f"{token.value!r} is no whole number") from error
+    return values[0] if kind is int else tuple(values)
+
+
+def _converter(kind: object) -> dict[str, Any]:
+    return {"converter": _whole} if kind in (int, tuple[int, ...]) else {}
 
 
 RecipeFlags: Any = TypedDict(  # type: ignore[misc]
@@ -48,6 +65,7 @@ RecipeFlags: Any = TypedDict(  # type: ignore[misc]
                 help=f"{field.description} [default: {_default(field.default)}]",
                 consume_multiple=True,
                 negative_iterable=(),
+                **_converter(field.annotation),
             ),
         ]
         for name, field in Recipe.model_fields.items()
@@ -55,6 +73,12 @@ RecipeFlags: Any = TypedDict(  # type: ignore[misc]
     total=False,
 )
 """Every field of `Recipe` as a flag; a dict of those that were given."""
+
+MOST_WORKERS = 16
+"""Reading processes that a rank may have whatever its cores: they may wait for a slow disk."""
+
+FULL = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
+"""How torch says that there is not enough memory."""
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "remote process")
 
@@ -64,9 +88,17 @@ Device = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest 
 Precision = Annotated[
     Literal["fp32", "bf16"], Parameter(help="bf16 computes with bfloat16 where torch's autocast does")
 ]
-Scales = Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative_iterable=(), show_default=False)]
+Whole = Annotated[int, Parameter(converter=_whole)]
+Scales = Annotated[
+    tuple[int, ...],
+    Parameter(consume_multiple=True, negative_iterable=(), show_default=False, converter=_whole),
+]
 Workers = Annotated[
-    int | None, Parameter(help="processes that read images ahead, for each rank [default: by the number of cores]")
+    int | None,
+    Parameter(
+        help="processes that read images ahead, for each rank [default: by the number of cores]",
+        converter=lambda _, tokens: _whole(int, tokens),
+    ),
 ]
 
 
@@ -123,8 +155,8 @@ def engine(
     net: str = "D",
     /,
     *,
-    images: int = 1,
-    crop: int = recipes.PAPER_CROP,
+    images: Whole = 1,
+    crop: Whole = recipes.PAPER_CROP,
     width: float = 1.0,
     json_: Json = False,
 ) -> None:
@@ -190,7 +222,7 @@ def train(
     flags: Annotated[RecipeFlags | None, Parameter(name="*")] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
-    micro_batch: int = 0,
+    micro_batch: Whole = 0,
     workers: Workers = None,
     compile_: Annotated[bool, Parameter(name="--compile", negative=())] = False,
     recompute: Annotated[bool, Parameter(negative=())] = False,
@@ -329,6 +361,7 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
     from verydeep.evaluation.testing import test_scale
     from verydeep.images import rescale
     from verydeep.photographs import ImageError
+    from verydeep.progress import track
 
     if not images:
         raise UserError("predict takes a run and at least one image; no image was given")
@@ -340,7 +373,7 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
         _say(line)
     with ranks(device) as here, torch.no_grad():
         net.to(here.device)
-        for path in images:
+        for path in track(images, "predicting", total=len(images), enabled=here.first):
             try:
                 pixels = torch.from_numpy(rescale(path, test_scale(card))).to(here.device)
             except ImageError as error:
@@ -355,9 +388,11 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
                     "classes": [{"class": names[k], "posterior": float(posteriors[k])} for k in best],
                 }
             )
-    if json_:
+    if not here.first:
+        rows = []
+    elif json_:
         print(json.dumps(rows, indent=1))
-    else:
+    elif rows:
         shown = [
             {
                 "image": row["image"] if rank == 0 else "",
@@ -452,6 +487,11 @@ def _readable_set(
     if here.local_rank == 0:
         here.wait()
     if here.first:
+        if dataset.ignored:
+            _say(
+                f"{dataset.name}: {len(dataset.ignored)} other files or folders left out, such as "
+                f"{dataset.ignored[0]}; verydeep inspect lists them"
+            )
         for _, reason in found.unreadable if skip else ():
             _say(f"left out: {reason}")
         if skip and found.unreadable:
@@ -466,6 +506,9 @@ def _workers(given: int | None) -> int:
     if given is not None and given < 0:
         raise UserError(f"--workers is {given}; give a number of processes, or 0 for none")
     cores = local_cores()
+    most = max(MOST_WORKERS, 4 * cores)
+    if given is not None and given > most:
+        raise UserError(f"--workers is {given}; a rank has {cores} cores here, so give at most {most}")
     return (min(8, cores // 2) if cores >= 4 else 0) if given is None else given
 
 
@@ -521,7 +564,14 @@ def main() -> None:
     except Interrupted as stopped:
         _say(f"verydeep: {stopped}")
         sys.exit(128 + stopped.number)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or any(word in str(error) for word in FULL):
+            what = (str(error) or "Python's own").splitlines()[0]
+            _say(
+                f"verydeep: not enough memory ({what}); give a smaller --micro-batch, --crop, --width or "
+                "--fully-connected, or --recompute"
+            )
+            sys.exit(2)
         # How torch says that another rank is no more; that one has said why.
         if "RANK" not in os.environ or not any(word in str(error) for word in LOST):
             raise

@@ -84,9 +84,12 @@ def open_dataset(data: str | Path, split: Literal["train", "val"]) -> Dataset:
     their folder, sorted by name. Hidden files do not count; all else is left out and put in `ignored`.
 
     Raises:
-        UserError: where the folder has neither layout, where a class has no image in either split, where the
-            classes of train and val differ, and where the devkit's files are missing or contradict the images.
+        UserError: for another split, where the folder has neither layout, where a class has no image in either
+            split, where the classes of train and val differ, and where the devkit's files are missing or
+            contradict the images.
     """
+    if split not in ("train", "val"):
+        raise UserError(f"split is {split!r}; it is 'train' or 'val'")
     if data == "digits":
         return _digits(split)
     root = Path(data)

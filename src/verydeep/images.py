@@ -121,6 +121,6 @@ def _read_for(
         raise ImageError(
             photograph if isinstance(photograph, Path) else None,
             f"{width} x {height} pixels would become {size[0]} x {size[1]} at a shortest side of {shortest}, "
-            f"more than the {MAX_PIXELS} pixels allowed: cut the photograph or leave it out",
+            f"more than the {MAX_PIXELS} pixels allowed: give a smaller scale, or cut the photograph",
         )
     return pixels, (width, height), size

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -43,7 +43,7 @@ class Recipe(BaseModel):
         "four convolutional layers by their place and fc6 to fc8",
     )
 
-    training_scale: Annotated[tuple[int, ...], Field(min_length=1, max_length=2)] = Field(
+    training_scale: tuple[int, ...] = Field(
         (PAPER_SCALE,),
         description="S, the smallest side of the rescaled training image in pixels: one number, or Smin and Smax "
         "to draw from for each image each time",
@@ -80,6 +80,8 @@ class Recipe(BaseModel):
     @classmethod
     def _fixed_scale(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         """[S; S] is the fixed S."""
+        if len(value) not in (1, 2):
+            raise ValueError("give one number, or Smin and Smax")
         return value[:1] if value[0] == value[-1] else value
 
     @model_validator(mode="after")
@@ -192,5 +194,6 @@ def _sentence(error: ValidationError) -> str:
         elif not name:
             sentences.append(problem["msg"].removeprefix("Value error, "))
         else:
-            sentences.append(f"{name} is {problem['input']!r}: {problem['msg'].lower()}")
+            wanted = problem["msg"].removeprefix("Value error, ")
+            sentences.append(f"{name} is {problem['input']!r}: {wanted[0].lower()}{wanted[1:]}")
     return "; ".join(sentences)

@@ -13,13 +13,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from verydeep.configurations import configuration
+from verydeep.configurations import check_sizes, configuration
 from verydeep.errors import UserError
 from verydeep.files import written_aside
 from verydeep.network import ConvNet
 
 FILE_NAME = "weights.safetensors"
 """Name of the weight file in a run directory."""
+
+FLOATS = ("F32", "F16", "BF16", "F64")
+"""Types of tensors that are read, by safetensors' names; written is the first."""
 
 
 class Card(BaseModel):
@@ -113,6 +116,8 @@ def load(source: str | Path) -> ConvNet:
                     f"{card.configuration} wants {wanted.get(name, 'no such tensor')}; the file is not whole or "
                     "was made by something else"
                 )
+            if name in wanted and (kind := file.get_slice(name).get_dtype()) not in FLOATS:
+                raise UserError(f"{path}: tensor {name} is of type {kind}; weights are {', '.join(FLOATS)}")
         tensors = {name: file.get_tensor(name).float() for name in wanted}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -154,6 +159,11 @@ def read_card(source: str | Path) -> Card:
         raise UserError(f"{path}: its card cannot be read: {_first_line(error)}") from error
     if card.class_names is not None and len(card.class_names) != card.classes:
         raise UserError(f"{path}: its card names {len(card.class_names)} classes for a net of {card.classes}")
+    try:
+        configuration(card.configuration)
+        check_sizes(card.classes, card.crop, card.width, card.fully_connected)
+    except UserError as error:
+        raise UserError(f"{path}: its card names no net: {error}") from error
     return card
 
 
@@ -178,5 +188,5 @@ def weight_file(source: str | Path) -> Path:
 def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return ": ".join([".".join(map(str, first["loc"])), first["msg"]] if first["loc"] else [first["msg"]])
     return str(error).splitlines()[0]

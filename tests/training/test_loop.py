@@ -247,9 +247,28 @@ def test_two_trainings_in_one_directory_are_refused(tmp_path):
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
     train(tmp_path / "a")
     path = tmp_path / "a" / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"checkpoint.pt cannot be read.*move it away"):
+    for length in (1000, 0):
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(UserError, match=r"checkpoint.pt cannot be read.*move it and weights.safetensors away"):
+            train(tmp_path / "a")
+
+
+def test_weights_without_a_checkpoint_are_not_overwritten(tmp_path):
+    train(tmp_path / "a")
+    kept = (tmp_path / "a" / weights.FILE_NAME).read_bytes()
+    (tmp_path / "a" / "checkpoint.pt").unlink()
+    with pytest.raises(UserError, match=r"weights.safetensors but no checkpoint.pt"):
         train(tmp_path / "a")
+    assert (tmp_path / "a" / weights.FILE_NAME).read_bytes() == kept
+
+
+def test_an_ended_run_writes_weights_that_are_gone_again(tmp_path):
+    train(tmp_path / "a")
+    file = tmp_path / "a" / weights.FILE_NAME
+    kept = file.read_bytes()
+    file.unlink()
+    train(tmp_path / "a")
+    assert file.read_bytes() == kept
 
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_try_and_keeps_the_last_checkpoint(tmp_path):

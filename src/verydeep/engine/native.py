@@ -81,7 +81,7 @@ def library() -> Library | None:
         UserError: where the environment variable names a library that is not there or that the processor cannot
             run.
     """
-    wanted = os.environ.get(VARIABLE, "auto")
+    wanted = os.environ.get(VARIABLE) or "auto"
     if wanted == "off":
         return None
     runnable = LIBRARIES[{"AVX512": 0, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 2) :]

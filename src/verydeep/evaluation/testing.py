@@ -71,8 +71,12 @@ def test(setup: Setup, sources: Sequence[str], scales: Sequence[int], method: st
         A result a net, in order, and one of all together where there are several.
 
     Raises:
-        UserError: where a net's classes are not the data set's, and what loading and testing refuse.
+        UserError: for a net that is given twice, where a net's classes are not the data set's, and what loading
+            and testing refuse.
     """
+    files = [weights.weight_file(source).resolve() for source in sources]
+    if twice := next((source for at, source in enumerate(sources) if files[at] in files[:at]), None):
+        raise UserError(f"{twice} is given twice; give each net once")
     cards = [weights.read_card(source) for source in sources]
     for source, card in zip(sources, cards, strict=True):  # all of them before hours of work on the first
         _check(setup.dataset, source, card, scales, method)

@@ -18,11 +18,14 @@ from typing import Any
 import torch
 
 from verydeep import recipe as recipes
+from verydeep import weights
 from verydeep.engine.native import library
 from verydeep.errors import UserError
 from verydeep.files import written_aside
 from verydeep.network import ConvNet
 from verydeep.recipe import Recipe
+
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass
@@ -49,6 +52,9 @@ class Progress:
 def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], first: bool) -> Iterator[None]:
     """Make a run directory or enter an existing one, and keep other processes out of it meanwhile.
 
+    A run has begun when something trained is in its directory; before that another recipe takes the place of one
+    whose start was refused.
+
     Args:
         path: the directory.
         recipe: of this training.
@@ -63,7 +69,8 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], first: bool)
         yield
         return
     recipe_file, data_file = path / "recipe.toml", path / "data.json"
-    if recipe_file.exists():
+    begun = (path / CHECKPOINT).exists() or (path / weights.FILE_NAME).exists()
+    if recipe_file.exists() and begun:
         there = recipes.read(recipe_file)
         if differing := recipes.differences(recipe, there):
             raise UserError(
@@ -71,7 +78,11 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], first: bool)
                 "Name another directory with --out, or give the same recipe to go on"
             )
         _check_data(path, data, data_file)
-    elif path.exists() and not (path.is_dir() and all(_unfinished(file) for file in path.iterdir())):
+    elif (
+        path.exists()
+        and not recipe_file.exists()
+        and not (path.is_dir() and all(_unfinished(file) for file in path.iterdir()))
+    ):
         raise UserError(f"{path} exists and is no run directory (it has no recipe.toml); name another with --out")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -80,7 +91,7 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], first: bool)
     with _locked(path):
         for left in path.glob(".*.part"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
-        if not recipe_file.exists():
+        if not begun:  # also where a start that came to nothing left another recipe
             with written_aside(data_file) as aside:
                 aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
             recipes.write(recipe, recipe_file)
@@ -142,7 +153,7 @@ def save(path: Path, net: ConvNet, optimiser: torch.optim.Optimizer, progress: P
     Raises:
         UserError: where it cannot be written; the last good one is kept.
     """
-    with written_aside(path / "checkpoint.pt") as aside:
+    with written_aside(path / CHECKPOINT) as aside:
         state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "progress": asdict(progress)}
         try:
             with aside.open("wb") as file:
@@ -155,10 +166,15 @@ def restore(path: Path, net: ConvNet, optimiser: torch.optim.Optimizer) -> Progr
     """Take up the checkpoint of a run; None where it has none yet.
 
     Raises:
-        UserError: where the checkpoint cannot be read.
+        UserError: where the checkpoint cannot be read, or is gone where weights would be overwritten.
     """
-    file = path / "checkpoint.pt"
+    file = path / CHECKPOINT
     if not file.exists():
+        if (path / weights.FILE_NAME).exists():
+            raise UserError(
+                f"{path} holds {weights.FILE_NAME} but no {CHECKPOINT} to go on from; put that back, move "
+                "the weights away to start this run anew, or name another directory with --out"
+            )
         return None
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -167,7 +183,8 @@ def restore(path: Path, net: ConvNet, optimiser: torch.optim.Optimizer) -> Progr
         return Progress(**state["progress"])
     except (RuntimeError, KeyError, TypeError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{file} cannot be read ({str(error).splitlines()[0]}); move it away to start this run anew"
+            f"{file} cannot be read ({(str(error) or 'it is empty').splitlines()[0]}); move it and "
+            f"{weights.FILE_NAME} away to start this run anew"
         ) from error
 
 

@@ -84,6 +84,8 @@ def train(
     if progress.ended:
         if ranks.first:
             print(f"{run}: this training has ended ({progress.ended}); nothing is left to do", file=sys.stderr)
+            if not (run / weights.FILE_NAME).exists():
+                write_weights(recipe, dataset, validation, net, progress, run)
         return net.eval()
     refuse_different_starts(ranks, run, net, progress, dataset)
     if ranks.first:
@@ -251,7 +253,8 @@ class Training:
     def save(self) -> None:
         """Write the checkpoint and, after an epoch, the weight file.
 
-        The weight file first: a checkpoint that says "ended" promises that it is there.
+        The weight file first, so that it is never older than the checkpoint; but before it the first checkpoint,
+        as weights without one are not to be overwritten.
 
         Raises:
             UserError: where a weight is no longer finite, or the disk is full; what was saved before is kept.
@@ -261,21 +264,10 @@ class Training:
             return
         if not all(parameter.isfinite().all() for parameter in self.net.parameters()):
             raise UserError(self._diverged("a weight"))
-        errors = self.progress.validation_errors
-        if errors and not self.progress.images:
-            provenance = {
-                "recipe": self.recipe.model_dump(),
-                "data": self.dataset.name,
-                "images": len(self.dataset),
-                "epochs": len(errors),
-                "iterations": self.progress.iteration,
-                "validation_error": errors[-1],
-                "validation_protocol": self.validation.protocol,
-            }
-            card = weights.card_of(
-                self.net, training_scale=self.recipe.scales, flip=self.recipe.flip, provenance=provenance
-            )
-            weights.save(self.net, self.run / weights.FILE_NAME, card)
+        if not (self.run / checkpoint.CHECKPOINT).exists():
+            checkpoint.save(self.run, self.net, self.optimiser, self.progress)
+        if self.progress.validation_errors and not self.progress.images:
+            write_weights(self.recipe, self.dataset, self.validation, self.net, self.progress, self.run)
         checkpoint.save(self.run, self.net, self.optimiser, self.progress)
 
     def report_signal(self, colours: Colours) -> None:
@@ -292,6 +284,28 @@ class Training:
             f"{self.optimiser.param_groups[0]['lr']:.2g}); try a lower --learning-rate, another --initialisation "
             f"(glorot, he), or start from a shallower net (--start-from). What {self.run} holds is from before"
         )
+
+
+def write_weights(
+    recipe: Recipe, dataset: Dataset, validation: Validation, net: ConvNet, progress: Progress, run: Path
+) -> None:
+    """Write the weight file of a run after an epoch.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    errors = progress.validation_errors
+    provenance = {
+        "recipe": recipe.model_dump(),
+        "data": dataset.name,
+        "images": len(dataset),
+        "epochs": len(errors),
+        "iterations": progress.iteration,
+        "validation_error": errors[-1],
+        "validation_protocol": validation.protocol,
+    }
+    card = weights.card_of(net, training_scale=recipe.scales, flip=recipe.flip, provenance=provenance)
+    weights.save(net, run / weights.FILE_NAME, card)
 
 
 def refuse_stuck(losses: Sequence[float], classes: int, per_epoch: int) -> None:
