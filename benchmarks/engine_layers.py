@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from verydeep.configurations import configuration, output_sides
 from verydeep.engine import channels_last, native, operators
-from verydeep.engine.choice import points
 
 THREADS, BATCH = 2, 8
 AT_ONCE = {"conv1": 2, "conv2": 2, "conv3": 4}
@@ -48,6 +47,11 @@ def laid_out(module):
 def by_torch(layer, x, pool):
     y = F.relu(layer(x), inplace=True)
     return F.max_pool2d(y, 2) if pool else y
+
+
+def points(side):
+    """Points of the tiles along a side of a map: 6 of each, and 4 of a last one of up to two outputs."""
+    return 6 * (side // 4) + (0, 4, 4, 6)[side % 4]
 
 
 def convolution(layer, side, pool, rounds):

@@ -49,7 +49,7 @@ def _whole(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
             values.append(int(token.value))
         except ValueError as error:
             raise ValueError(f"{token.value!r} is no whole number") from error
-    return values[0] if kind is int else tuple(values)
+    return tuple(values) if kind == tuple[int, ...] else values[0]
 
 
 def _converter(kind: object) -> dict[str, Any]:
@@ -97,7 +97,7 @@ Workers = Annotated[
     int | None,
     Parameter(
         help="processes that read images ahead, for each rank [default: by the number of cores]",
-        converter=lambda _, tokens: _whole(int, tokens),
+        converter=_whole,
     ),
 ]
 
@@ -388,11 +388,9 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
                     "classes": [{"class": names[k], "posterior": float(posteriors[k])} for k in best],
                 }
             )
-    if not here.first:
-        rows = []
-    elif json_:
+    if here.first and json_:
         print(json.dumps(rows, indent=1))
-    elif rows:
+    elif here.first and rows:
         shown = [
             {
                 "image": row["image"] if rank == 0 else "",
@@ -566,7 +564,7 @@ def main() -> None:
         sys.exit(128 + stopped.number)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or any(word in str(error) for word in FULL):
-            what = (str(error) or "Python's own").splitlines()[0]
+            what = (str(error).splitlines() or ["MemoryError"])[0]
             _say(
                 f"verydeep: not enough memory ({what}); give a smaller --micro-batch, --crop, --width or "
                 "--fully-connected, or --recompute"

@@ -134,10 +134,8 @@ class ConvNet(nn.Module):
             raise UserError(f"classes is {classes!r}; give their number, or a list of their names")
         self.class_names = tuple(classes) if isinstance(classes, Sequence) else None
         self.classes = len(classes) if isinstance(classes, Sequence) else whole_number("classes", classes)
-        self.crop, self.fully_connected = (
-            whole_number("crop", crop),
-            whole_number("fully_connected", fully_connected),
-        )
+        self.crop = whole_number("crop", crop)
+        self.fully_connected = whole_number("fully_connected", fully_connected)
         self.width, self.dropout = width, dropout
         if not 0 <= dropout < 1:
             raise UserError(f"dropout is {dropout}; it is the ratio of units dropped, in [0, 1)")
@@ -307,7 +305,7 @@ class ConvNet(nn.Module):
         colour = self.mean if shift is None else self.mean - shift
         x = images.to(self.mean.dtype) - colour.view(-1, 3, 1, 1)
         # vmap knows no layouts.
-        return x if transformed() else x.contiguous(memory_format=torch.channels_last)
+        return x if engine.transformed() else x.contiguous(memory_format=torch.channels_last)
 
 
 def new_module(layer: Layer, dropout: float, position: int) -> nn.Module | None:
@@ -331,12 +329,6 @@ def matrix_product(convolution: nn.Conv2d, x: Float[Tensor, "N C k k"]) -> Float
     rows = x.permute(0, 2, 3, 1).flatten(1)
     weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)
     return F.linear(rows, weight, convolution.bias)[:, :, None, None]
-
-
-def transformed() -> bool:
-    """Whether vmap, grad or another transform of torch.func is at work."""
-    active: bool = torch._C._are_functorch_transforms_active()
-    return active
 
 
 def check_images(images: object, smallest: int) -> None:
@@ -372,7 +364,7 @@ def check_images(images: object, smallest: int) -> None:
     if not images.is_floating_point():
         raise UserError(f"images are {images.dtype}; {wanted}: use images.float() or images.to(torch.uint8)")
     valueless = images.is_meta or isinstance(images, FakeTensor) or images.numel() == 0
-    if valueless or transformed() or torch.compiler.is_compiling():
+    if valueless or engine.transformed() or torch.compiler.is_compiling():
         return
     low, high = (value.item() for value in torch.aminmax(images))
     if not (low >= 0 and high <= 255):  # also true for NaN

@@ -6,7 +6,6 @@ published results.
 
 import io
 import os
-import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -142,13 +141,11 @@ def _damage_named(path: Path, data: bytes, kind: str) -> Iterator[None]:
 
 
 def _contents(path: Path) -> bytes:
+    if not os.path.isfile(path) and os.path.exists(path) and not os.path.isdir(path):  # a pipe might never end
+        raise ImageError(path, "is no regular file: name an image file")
     try:
-        if not (stat.S_ISREG(mode := os.stat(path).st_mode) or stat.S_ISDIR(mode)):  # a pipe might never end
-            raise ImageError(path, "is no regular file: name an image file")
         with open(path, "rb", buffering=0) as file:
             data = file.readall()
-    except ImageError:
-        raise
     except FileNotFoundError as error:
         raise ImageError(path, "no such file") from error
     except IsADirectoryError as error:

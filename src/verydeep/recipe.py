@@ -79,7 +79,7 @@ class Recipe(BaseModel):
     @field_validator("training_scale")
     @classmethod
     def _fixed_scale(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        """[S; S] is the fixed S."""
+        """One number, or Smin and Smax; [S; S] is the fixed S."""
         if len(value) not in (1, 2):
             raise ValueError("give one number, or Smin and Smax")
         return value[:1] if value[0] == value[-1] else value

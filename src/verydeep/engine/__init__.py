@@ -7,7 +7,15 @@ see docs/engine.md.
 
 from verydeep.engine.choice import Blocks, Choice, blocks, chosen, pairs
 from verydeep.engine.memory import channels_last
-from verydeep.engine.operators import Step, convolutions, fully_connected, plain, served, serves_testing
+from verydeep.engine.operators import (
+    Step,
+    convolutions,
+    fully_connected,
+    plain,
+    served,
+    serves_testing,
+    transformed,
+)
 
 __all__ = [
     "Blocks",
@@ -22,4 +30,5 @@ __all__ = [
     "plain",
     "served",
     "serves_testing",
+    "transformed",
 ]

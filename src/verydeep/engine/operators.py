@@ -111,10 +111,15 @@ def _leaves_this_process() -> bool:
     return exporting or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
+def transformed() -> bool:
+    """Whether vmap, grad or another transform of torch.func is at work."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
 def _differentiated_otherwise() -> bool:
     """Whether torch.func or forward-mode derivatives are at work, which the operators have no rules for."""
-    functions: bool = torch._C._are_functorch_transforms_active()
-    return functions or torch.autograd.forward_ad._current_level >= 0
+    return transformed() or torch.autograd.forward_ad._current_level >= 0
 
 
 def convolutions(steps: Sequence[Step], x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:

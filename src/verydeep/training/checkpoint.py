@@ -69,21 +69,7 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], first: bool)
         yield
         return
     recipe_file, data_file = path / "recipe.toml", path / "data.json"
-    begun = (path / CHECKPOINT).exists() or (path / weights.FILE_NAME).exists()
-    if recipe_file.exists() and begun:
-        there = recipes.read(recipe_file)
-        if differing := recipes.differences(recipe, there):
-            raise UserError(
-                f"{path} holds a run of another recipe; these fields differ: {'; '.join(differing)}. "
-                "Name another directory with --out, or give the same recipe to go on"
-            )
-        _check_data(path, data, data_file)
-    elif (
-        path.exists()
-        and not recipe_file.exists()
-        and not (path.is_dir() and all(_unfinished(file) for file in path.iterdir()))
-    ):
-        raise UserError(f"{path} exists and is no run directory (it has no recipe.toml); name another with --out")
+    _refuse_another_run(path, recipe, data)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -91,11 +77,33 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], first: bool)
     with _locked(path):
         for left in path.glob(".*.part"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
-        if not begun:  # also where a start that came to nothing left another recipe
+        _refuse_another_run(path, recipe, data)  # it may have begun since
+        if not _begun(path):  # also where a start that came to nothing left another recipe
             with written_aside(data_file) as aside:
                 aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
             recipes.write(recipe, recipe_file)
         yield
+
+
+def _begun(path: Path) -> bool:
+    """Whether a directory holds something trained."""
+    return any((path / name).exists() for name in (CHECKPOINT, weights.FILE_NAME))
+
+
+def _refuse_another_run(path: Path, recipe: Recipe, data: dict[str, Any]) -> None:
+    recipe_file = path / "recipe.toml"
+    if not recipe_file.exists():
+        if path.exists() and not (path.is_dir() and all(_unfinished(file) for file in path.iterdir())):
+            raise UserError(
+                f"{path} exists and is no run directory (it has no recipe.toml); name another with --out"
+            )
+    elif _begun(path):
+        if differing := recipes.differences(recipe, recipes.read(recipe_file)):
+            raise UserError(
+                f"{path} holds a run of another recipe; these fields differ: {'; '.join(differing)}. "
+                "Name another directory with --out, or give the same recipe to go on"
+            )
+        _check_data(path, data, path / "data.json")
 
 
 def _unfinished(file: Path) -> bool:

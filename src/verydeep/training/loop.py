@@ -253,8 +253,8 @@ class Training:
     def save(self) -> None:
         """Write the checkpoint and, after an epoch, the weight file.
 
-        The weight file first, so that it is never older than the checkpoint; but before it the first checkpoint,
-        as weights without one are not to be overwritten.
+        The weight file first, so that it is never older than the checkpoint; only the first checkpoint goes before
+        it, as weights without one are not to be overwritten.
 
         Raises:
             UserError: where a weight is no longer finite, or the disk is full; what was saved before is kept.
@@ -264,11 +264,13 @@ class Training:
             return
         if not all(parameter.isfinite().all() for parameter in self.net.parameters()):
             raise UserError(self._diverged("a weight"))
-        if not (self.run / checkpoint.CHECKPOINT).exists():
+        first = not (self.run / checkpoint.CHECKPOINT).exists()
+        if first:
             checkpoint.save(self.run, self.net, self.optimiser, self.progress)
         if self.progress.validation_errors and not self.progress.images:
             write_weights(self.recipe, self.dataset, self.validation, self.net, self.progress, self.run)
-        checkpoint.save(self.run, self.net, self.optimiser, self.progress)
+        if not first:
+            checkpoint.save(self.run, self.net, self.optimiser, self.progress)
 
     def report_signal(self, colours: Colours) -> None:
         """Say how large the signal of some training images is at the output of the net."""
