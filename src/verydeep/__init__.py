@@ -10,31 +10,66 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verydeep.card import Card as Card
     from verydeep.configurations import CONFIGURATIONS as CONFIGURATIONS
+    from verydeep.configurations import Architecture as Architecture
+    from verydeep.datasets import Dataset as Dataset
     from verydeep.datasets import open_dataset as open_dataset
+    from verydeep.errors import Interrupted as Interrupted
     from verydeep.errors import UserError as UserError
     from verydeep.evaluation.posteriors import posteriors as posteriors
+    from verydeep.evaluation.testing import Result as Result
     from verydeep.network import ConvNet as ConvNet
+    from verydeep.procedures import Prediction as Prediction
+    from verydeep.procedures import predict as predict
+    from verydeep.procedures import test as test
+    from verydeep.procedures import train as train
     from verydeep.recipe import Recipe as Recipe
+    from verydeep.training.initialisation import initialise as initialise
+    from verydeep.training.run import Run as Run
+    from verydeep.training.run import read_run as read_run
     from verydeep.weights import load as load
     from verydeep.weights import save as save
 
+    __version__: str
+
 _HOMES = {
+    "Architecture": "configurations",
     "CONFIGURATIONS": "configurations",
+    "Card": "card",
     "ConvNet": "network",
+    "Dataset": "datasets",
+    "Interrupted": "errors",
+    "Prediction": "procedures",
     "Recipe": "recipe",
+    "Result": "evaluation.testing",
+    "Run": "training.run",
     "UserError": "errors",
+    "initialise": "training.initialisation",
     "load": "weights",
     "open_dataset": "datasets",
     "posteriors": "evaluation.posteriors",
+    "predict": "procedures",
+    "read_run": "training.run",
     "save": "weights",
+    "test": "procedures",
+    "train": "procedures",
 }
 
-__all__ = list(_HOMES)
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: torch takes seconds that `verydeep --help` should not."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("verydeep")
     if name not in _HOMES:
         raise AttributeError(f"module 'verydeep' has no attribute {name!r}")
     return getattr(import_module(f"verydeep.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -16,16 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from verydeep import recipe as recipes
-from verydeep.configurations import CONFIGURATIONS, configuration, output_sides
+from verydeep.configurations import CONFIGURATIONS, Architecture, output_sides
 from verydeep.errors import Interrupted, UserError
+from verydeep.progress import say
 from verydeep.recipe import Recipe
 
 if TYPE_CHECKING:
-    from verydeep.datasets import Dataset
-    from verydeep.distributed import Ranks
     from verydeep.evaluation.metrics import Error
     from verydeep.evaluation.testing import Result
-    from verydeep.survey import Survey
+    from verydeep.procedures import Prediction
 
 app = App(
     name="verydeep",
@@ -35,10 +34,14 @@ app = App(
 )
 
 
-def _default(value: object) -> str:
-    """How the help shows a default of `Recipe`."""
-    shown = {None: "none", (recipes.PAPER_SCALE,): f"{recipes.PAPER_SCALE} crop / {recipes.PAPER_CROP}"}
-    return shown.get(value, str(value))  # type: ignore[call-overload, no-any-return]
+def _default(name: str) -> str:
+    """How the help shows the default of a recipe's field."""
+    value = Recipe.model_fields[name].default
+    rules = {
+        "training_scale": f"{recipes.PAPER_SCALE} crop / {recipes.PAPER_CROP}",
+        "learning_rate": "by that rule",
+    }
+    return rules.get(name, "none" if value is None else str(value))
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
@@ -62,7 +65,7 @@ RecipeFlags: Any = TypedDict(  # type: ignore[misc]
         name: Annotated[
             field.annotation,
             Parameter(
-                help=f"{field.description} [default: {_default(field.default)}]",
+                help=f"{field.description} [default: {_default(name)}]",
                 consume_multiple=True,
                 negative_iterable=(),
                 **_converter(field.annotation),
@@ -73,9 +76,6 @@ RecipeFlags: Any = TypedDict(  # type: ignore[misc]
     total=False,
 )
 """Every field of `Recipe` as a flag; a dict of those that were given."""
-
-MOST_WORKERS = 16
-"""Reading processes that a rank may have whatever its cores: they may wait for a slow disk."""
 
 FULL = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
 """How torch says that there is not enough memory."""
@@ -132,8 +132,8 @@ def configurations(net: str | None = None, /, *, json_: Json = False) -> None:
 
 
 def _layer_rows(name: str) -> list[dict[str, Any]]:
-    net = configuration(name)
-    layers, fields = net.layers(), net.receptive_fields()
+    net = Architecture(name)
+    layers, fields = net.layers, net.receptive_fields()
     return [
         {
             "layer": layer.name,
@@ -184,7 +184,7 @@ def engine(
     if images < 1:
         raise UserError(f"--images is {images}; give a number of images, at least 1")
     threads, used = torch.get_num_threads(), library()
-    layers = configuration(net).layers(crop=crop, width=width)
+    layers = Architecture(net, crop=crop, width=width).layers
     rows = []
     for number, (layer, side) in enumerate(zip(layers, output_sides(layers, crop), strict=True)):
         if layer.kind != "conv":
@@ -246,53 +246,23 @@ def train(
         compile_: compile the net with torch.compile.
         recompute: keep less for the backward pass and compute it again (activation checkpointing), to save memory.
     """
-    from verydeep import weights
-    from verydeep.distributed import ranks
-    from verydeep.evaluation.metrics import top_error
-    from verydeep.evaluation.posteriors import Computing, Pass, one_pass, protocol
-    from verydeep.evaluation.testing import middle
-    from verydeep.network import ConvNet
-    from verydeep.survey import principal_components
-    from verydeep.training.augmentation import Colours
-    from verydeep.training.checkpoint import run_directory
-    from verydeep.training.loop import Validation
-    from verydeep.training.loop import train as train_net
-    from verydeep.training.step import Execution
+    from verydeep.procedures import train as train_net
 
-    if micro_batch < 0:
-        raise UserError(f"--micro-batch is {micro_batch}; give a number of images, or 0 for a rank's whole share")
     chosen = recipes.changed(recipes.read(recipe) if recipe else Recipe(), dict(flags or {}))
-    run = out or Path("runs") / chosen.net.lower()
-    chosen = _rate_of_start(chosen, run)
-    with ranks(device) as here:
-        reading = _workers(workers)
-        training_set, found = _readable_set(data, "train", skip_unreadable, here)
-        validation_set, sizes = _readable_set(data, "val", skip_unreadable, here)
-        colours = Colours(found.mean, *principal_components(found.covariance))
-        described = {
-            "path": str(Path(data).absolute()) if data != "digits" else data,
-            "classes": list(training_set.classes),
-            "images": len(training_set),
-            "validation_images": len(validation_set),
-            "mean": [round(value, 4) for value in colours.mean.tolist()],
-            "deviations": colours.deviations.tolist(),
-            "components": colours.components.tolist(),
-        }
-        scale = middle(*chosen.scales)
-
-        def top1_error(net: ConvNet) -> float:
-            centre_crop = Pass("centre-crop", scale, flip=False)
-            computing = Computing(precision, reading, progress=False)
-            matrix = one_pass(net, validation_set, centre_crop, here, computing, sizes.sizes)
-            return top_error(matrix, validation_set.labels, 1).value
-
-        validation = Validation(protocol("centre-crop", [scale], flip=False), top1_error)
-        execution = Execution(precision, micro_batch, reading, compile_, recompute)
-        with run_directory(run, chosen, described, here.first):
-            here.wait()
-            train_net(chosen, training_set, colours, validation, run, here, execution)
-        if here.first:
-            print(f"trained: {run / weights.FILE_NAME}; test it with: verydeep test {run} {data}")
+    run = train_net(
+        data,
+        chosen,
+        out or Path("runs") / chosen.net.lower(),
+        device=device,
+        precision=precision,
+        workers=workers,
+        micro_batch=micro_batch,
+        compile=compile_,
+        recompute=recompute,
+        skip_unreadable=skip_unreadable,
+    )
+    if _first():
+        print(f"trained: {run.path / 'weights.safetensors'}; test it with: verydeep test {run.path} {data}")
 
 
 @app.command
@@ -322,22 +292,24 @@ def test(
         scales: test scales Q in pixels [default: the training scale S, or the middle of its range].
         method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; or centre-crop.
     """
-    from verydeep.distributed import ranks
-    from verydeep.evaluation.posteriors import Computing
-    from verydeep.evaluation.testing import Setup
-    from verydeep.evaluation.testing import test as test_nets
+    from verydeep.procedures import test as test_nets
 
     if len(runs) < 2:
         raise UserError(f"test takes at least one run and a data set; given {' '.join(runs) or 'nothing'}")
     *sources, data = runs
-    with ranks(device) as here:
-        dataset, found = _readable_set(data, "val", skip_unreadable, here)
-        setup = Setup(dataset, found.sizes, here, Computing(precision, _workers(workers)), _say)
-        results = test_nets(setup, sources, scales, method)
-        if here.first:
-            _show(
-                [_result_row(result, json_) for result in results], json_, title=f"{len(dataset)} images of {data}"
-            )
+    results = test_nets(
+        sources,
+        data,
+        scales,
+        method,
+        device=device,
+        precision=precision,
+        workers=workers,
+        skip_unreadable=skip_unreadable,
+    )
+    if _first():
+        title = f"{results[0].top1.images} images of {data}"
+        _show([_result_row(result, json_) for result in results], json_, title)
 
 
 @app.command
@@ -352,55 +324,25 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
         run: a run directory or a weight file.
         images: photographs: JPEG, PNG or WebP.
     """
-    import numpy as np
-    import torch
-
     from verydeep import weights
-    from verydeep.distributed import ranks
-    from verydeep.evaluation.dense import dense_posteriors, left_out
-    from verydeep.evaluation.testing import test_scale
-    from verydeep.images import rescale
+    from verydeep.distributed import device_of
+    from verydeep.evaluation.posteriors import test_scale
     from verydeep.photographs import ImageError
+    from verydeep.procedures import predict as predict_classes
     from verydeep.progress import track
 
     if not images:
         raise UserError("predict takes a run and at least one image; no image was given")
-    card, net = weights.read_card(run), weights.load(run)
-    names = card.class_names or [f"class {number}" for number in range(card.classes)]
-    rows: list[dict[str, Any]] = []
-    failed = False
-    if line := left_out(test_scale(card)):
-        _say(line)
-    with ranks(device) as here, torch.no_grad():
-        net.to(here.device)
-        for path in track(images, "predicting", total=len(images), enabled=here.first):
-            try:
-                pixels = torch.from_numpy(rescale(path, test_scale(card))).to(here.device)
-            except ImageError as error:
-                _say(f"verydeep: {error}")
-                failed = True
-                continue
-            posteriors = dense_posteriors(net, pixels.permute(2, 0, 1)[None], card.flip)[0].cpu().numpy()
-            best = np.argsort(-posteriors, kind="stable")[:5]
-            rows.append(
-                {
-                    "image": str(path),
-                    "classes": [{"class": names[k], "posterior": float(posteriors[k])} for k in best],
-                }
-            )
-    if here.first and json_:
-        print(json.dumps(rows, indent=1))
-    elif here.first and rows:
-        shown = [
-            {
-                "image": row["image"] if rank == 0 else "",
-                "class": each["class"],
-                "posterior": f"{each['posterior']:.1%}",
-            }
-            for row in rows
-            for rank, each in enumerate(row["classes"])
-        ]
-        _show(shown, as_json=False, title=f"dense, Q = {test_scale(card)}")
+    net = weights.load(run).to(device_of(device))
+    predictions, failed = [], False
+    for path in track(images, "predicting", total=len(images), enabled=_first()):
+        try:
+            predictions += predict_classes(net, [path])
+        except ImageError as error:
+            say(f"verydeep: {error}")
+            failed = True
+    if _first():
+        _show_predictions(predictions, json_, title=f"dense, Q = {test_scale(net.card)}")
     if failed:
         sys.exit(2)
 
@@ -458,56 +400,31 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
         sys.exit(1)
 
 
-def _rate_of_start(chosen: Recipe, run: Path) -> Recipe:
-    """The recipe with the learning rate for what it starts from, unless one was given."""
-    from verydeep import weights
-
-    if chosen.start_from is None or "learning_rate" in chosen.model_fields_set:
-        return chosen
-    file = run / "recipe.toml"
-    if file.exists() and (there := recipes.read(file)).start_from == chosen.start_from:
-        # Its start lies behind it: what it started from may have changed since, or be gone.
-        return recipes.changed(chosen, {"learning_rate": there.learning_rate})
-    return recipes.fine_tuning(chosen, weights.read_card(chosen.start_from).configuration)
+def _first() -> bool:
+    """Whether this process prints for all that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def _readable_set(
-    data: str, split: Literal["train", "val"], skip: bool, here: "Ranks"
-) -> tuple["Dataset", "Survey"]:
-    """A split without what cannot be read, and what its survey found; one rank a machine surveys for all of it."""
-    from verydeep.datasets import open_dataset
-    from verydeep.survey import leave_out_unreadable, survey
-
-    dataset = open_dataset(data, split)
-    if here.local_rank > 0:
-        here.wait()
-    found = survey(dataset)
-    if here.local_rank == 0:
-        here.wait()
-    if here.first:
-        if dataset.ignored:
-            _say(
-                f"{dataset.name}: {len(dataset.ignored)} other files or folders left out, such as "
-                f"{dataset.ignored[0]}; verydeep inspect lists them"
-            )
-        for _, reason in found.unreadable if skip else ():
-            _say(f"left out: {reason}")
-        if skip and found.unreadable:
-            _say(f"{dataset.name}: {len(found.unreadable)} of {len(dataset)} images left out")
-    return leave_out_unreadable(dataset, found, skip)
-
-
-def _workers(given: int | None) -> int:
-    """Reading processes of a rank: for half of its cores; none where it has few and would wait for them."""
-    from verydeep.distributed import local_cores
-
-    if given is not None and given < 0:
-        raise UserError(f"--workers is {given}; give a number of processes, or 0 for none")
-    cores = local_cores()
-    most = max(MOST_WORKERS, 4 * cores)
-    if given is not None and given > most:
-        raise UserError(f"--workers is {given}; a rank has {cores} cores here, so give at most {most}")
-    return (min(8, cores // 2) if cores >= 4 else 0) if given is None else given
+def _show_predictions(predictions: Sequence["Prediction"], as_json: bool, title: str) -> None:
+    if as_json:
+        rows = [
+            {
+                "image": each.image,
+                "classes": [
+                    {"class": name, "posterior": share}
+                    for name, share in zip(each.classes, each.posteriors, strict=True)
+                ],
+            }
+            for each in predictions
+        ]
+        _show(rows, as_json, title)
+    elif predictions:
+        rows = [
+            {"image": each.image if rank == 0 else "", "class": name, "posterior": f"{share:.1%}"}
+            for each in predictions
+            for rank, (name, share) in enumerate(zip(each.classes, each.posteriors, strict=True))
+        ]
+        _show(rows, as_json, title)
 
 
 def _result_row(result: "Result", as_json: bool) -> dict[str, Any]:
@@ -544,28 +461,24 @@ def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
     Console(width=console.width if console.is_terminal else 200).print(table, markup=False)
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Run the command line; wrong use is one line and exit code 2, an interruption 128 and the signal's number."""
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (CycloptsError, UserError) as error:
         rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
-        _say(f"verydeep{rank}: {' '.join(str(error).split())}")
+        say(f"verydeep{rank}: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:
-        _say("verydeep: interrupted")
+        say("verydeep: interrupted")
         sys.exit(130)
     except Interrupted as stopped:
-        _say(f"verydeep: {stopped}")
+        say(f"verydeep: {stopped}")
         sys.exit(128 + stopped.number)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or any(word in str(error) for word in FULL):
             what = (str(error).splitlines() or ["MemoryError"])[0]
-            _say(
+            say(
                 f"verydeep: not enough memory ({what}); give a smaller --micro-batch, --crop, --width or "
                 "--fully-connected, or --recompute"
             )
@@ -573,5 +486,5 @@ def main() -> None:
         # How torch says that another rank is no more; that one has said why.
         if "RANK" not in os.environ or not any(word in str(error) for word in LOST):
             raise
-        _say(f"verydeep (rank {os.environ['RANK']}): another rank has stopped; see its message")
+        say(f"verydeep (rank {os.environ['RANK']}): another rank has stopped; see its message")
         sys.exit(2)

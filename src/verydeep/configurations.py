@@ -7,7 +7,8 @@ receptive fields are sums over that list. `verydeep.network` builds the very sam
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, SupportsFloat, TypedDict, Unpack
 
 from verydeep.errors import UserError
 
@@ -72,6 +73,15 @@ class ReceptiveField:
     stride: int
 
 
+class Sizes(TypedDict, total=False):
+    """Sizes of an `Architecture` by name, those that were given."""
+
+    crop: int
+    width: float
+    fully_connected: int
+    dropout: float
+
+
 @dataclass(frozen=True)
 class Configuration:
     """A column of Table 1."""
@@ -84,68 +94,21 @@ class Configuration:
         """Layers with weights, the number that the paper heads its columns with: 11 to 19."""
         return sum(word != "LRN" for word in self.column.replace("|", " ").split()) + 3
 
-    def layers(
-        self, classes: int = 1000, crop: int = 224, width: float = 1.0, fully_connected: int = 4096
-    ) -> tuple[Layer, ...]:
-        """All layers from the image to the class scores, in order.
+    def architecture(self, classes: int = 1000, **sizes: Unpack[Sizes]) -> "Architecture":
+        """A net of this column; see `Architecture` for the sizes and what is refused."""
+        return Architecture(self.name, classes, **sizes)
 
-        Args:
-            classes: number of classes, the channels of fc8.
-            crop: side of the square training crop in pixels, a multiple of 32.
-            width: multiplier of the channels of all convolutional layers.
-            fully_connected: channels of fc6 and fc7.
+    def parameters(self, classes: int = 1000) -> int:
+        """Number of parameters at full size, weights and biases (Table 2, exactly)."""
+        return self.architecture(classes).parameters()
 
-        Raises:
-            UserError: where a size is out of its range.
-        """
-        check_sizes(classes, crop, width, fully_connected)
-        layers: list[Layer] = []
-        channels = 3
-        for block, words in enumerate(self.column.split("|"), start=1):
-            number = 0
-            for word in words.split():
-                if word == "LRN":
-                    layers.append(Layer(f"lrn{block}_{number}", "lrn", channels, channels))
-                    continue
-                number += 1
-                kernel, full = map(int, word.split("-"))
-                out = scaled_channels(full, width)
-                layers.append(Layer(f"conv{block}_{number}", "conv", channels, out, kernel, padding=kernel // 2))
-                layers.append(Layer(f"relu{block}_{number}", "relu", out, out))
-                channels = out
-            layers.append(Layer(f"pool{block}", "pool", channels, channels, kernel=2, stride=2))
-        for name, kernel in (("6", crop // STRIDE), ("7", 1)):
-            layers.append(Layer(f"fc{name}", "conv", channels, fully_connected, kernel))
-            layers.append(Layer(f"relu{name}", "relu", fully_connected, fully_connected))
-            layers.append(Layer(f"drop{name}", "dropout", fully_connected, fully_connected))
-            channels = fully_connected
-        layers.append(Layer("fc8", "conv", channels, classes))
-        return tuple(layers)
+    def multiply_adds(self, classes: int = 1000) -> int:
+        """Multiply-adds of all convolutional and fully connected layers at full size, for one crop."""
+        return self.architecture(classes).multiply_adds()
 
-    def parameters(
-        self, classes: int = 1000, crop: int = 224, width: float = 1.0, fully_connected: int = 4096
-    ) -> int:
-        """Number of parameters, weights and biases (Table 2, exactly)."""
-        return sum(layer.parameters for layer in self.layers(classes, crop, width, fully_connected))
-
-    def multiply_adds(
-        self, classes: int = 1000, crop: int = 224, width: float = 1.0, fully_connected: int = 4096
-    ) -> int:
-        """Multiply-adds of all convolutional and fully connected layers for one crop."""
-        layers = self.layers(classes, crop, width, fully_connected)
-        return sum(
-            layer.multiply_adds(side) for layer, side in zip(layers, output_sides(layers, crop), strict=True)
-        )
-
-    def receptive_fields(self, crop: int = 224) -> dict[str, ReceptiveField]:
-        """Receptive field of every layer by name, in pixels of the image (Sect. 2.3)."""
-        size, stride = 1, 1
-        fields = {}
-        for layer in self.layers(crop=crop):
-            size += (layer.kernel - 1) * stride
-            stride *= layer.stride
-            fields[layer.name] = ReceptiveField(size, stride)
-        return fields
+    def receptive_fields(self) -> dict[str, ReceptiveField]:
+        """Receptive field of every layer by name at full size, in pixels of the image (Sect. 2.3)."""
+        return self.architecture().receptive_fields()
 
 
 CONFIGURATIONS = {name: Configuration(name, column) for name, column in TABLE_1.items()}
@@ -158,9 +121,96 @@ def configuration(name: str) -> Configuration:
     Raises:
         UserError: for a name that is not in Table 1.
     """
-    if name not in CONFIGURATIONS:
+    if not isinstance(name, str) or name not in CONFIGURATIONS:
         raise UserError(f"configuration {name!r} is not known; choose one of {', '.join(CONFIGURATIONS)}")
     return CONFIGURATIONS[name]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A net of Table 1 at certain sizes: all that decides the shapes of its layers.
+
+    Raises:
+        UserError: for an unknown configuration or a size out of its range.
+    """
+
+    configuration: str
+    """A, A-LRN, B, C, D, E or B-5x5."""
+    classes: int = 1000
+    """Channels of fc8."""
+    crop: int = 224
+    """Side of the square training crop in pixels, a multiple of 32; the smallest image that the net takes."""
+    width: float = 1.0
+    """Multiplier of the channels of all convolutional layers."""
+    fully_connected: int = 4096
+    """Channels of fc6 and fc7."""
+    dropout: float = 0.5
+    """Ratio of the units of relu6 and relu7 that are dropped in training."""
+
+    def __post_init__(self) -> None:
+        configuration(self.configuration)
+        for name in ("classes", "crop", "fully_connected"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        for name in ("width", "dropout"):
+            object.__setattr__(self, name, real_number(name, getattr(self, name)))
+        if self.crop < STRIDE or self.crop % STRIDE:
+            raise UserError(
+                f"crop is {self.crop} pixels; it must be a positive multiple of {STRIDE}, because five poolings "
+                f"halve it; try {max(1, round(self.crop / STRIDE)) * STRIDE}"
+            )
+        if not 0 < self.width <= 16:  # also refuses NaN
+            raise UserError(f"width is {self.width}; it multiplies the channels of Table 1 and must be in (0, 16]")
+        for name in ("classes", "fully_connected"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}; it is the ratio of units dropped, in [0, 1)")
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers from the image to the class scores, in order."""
+        layers: list[Layer] = []
+        channels = 3
+        for block, words in enumerate(CONFIGURATIONS[self.configuration].column.split("|"), start=1):
+            number = 0
+            for word in words.split():
+                if word == "LRN":
+                    layers.append(Layer(f"lrn{block}_{number}", "lrn", channels, channels))
+                    continue
+                number += 1
+                kernel, full = map(int, word.split("-"))
+                out = scaled_channels(full, self.width)
+                layers.append(Layer(f"conv{block}_{number}", "conv", channels, out, kernel, padding=kernel // 2))
+                layers.append(Layer(f"relu{block}_{number}", "relu", out, out))
+                channels = out
+            layers.append(Layer(f"pool{block}", "pool", channels, channels, kernel=2, stride=2))
+        hidden = self.fully_connected
+        for name, kernel in (("6", self.crop // STRIDE), ("7", 1)):
+            layers.append(Layer(f"fc{name}", "conv", channels, hidden, kernel))
+            layers.append(Layer(f"relu{name}", "relu", hidden, hidden))
+            layers.append(Layer(f"drop{name}", "dropout", hidden, hidden))
+            channels = hidden
+        layers.append(Layer("fc8", "conv", channels, self.classes))
+        return tuple(layers)
+
+    def parameters(self) -> int:
+        """Number of parameters, weights and biases."""
+        return sum(layer.parameters for layer in self.layers)
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds of all convolutional and fully connected layers for one crop."""
+        sides = output_sides(self.layers, self.crop)
+        return sum(layer.multiply_adds(side) for layer, side in zip(self.layers, sides, strict=True))
+
+    def receptive_fields(self) -> dict[str, ReceptiveField]:
+        """Receptive field of every layer by name, in pixels of the image (Sect. 2.3)."""
+        size, stride = 1, 1
+        fields = {}
+        for layer in self.layers:
+            size += (layer.kernel - 1) * stride
+            stride *= layer.stride
+            fields[layer.name] = ReceptiveField(size, stride)
+        return fields
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -184,19 +234,8 @@ def whole_number(name: str, value: object) -> int:
     return operator.index(value)
 
 
-def check_sizes(classes: int, crop: int, width: float, fully_connected: int) -> None:
-    """Refuse sizes of which no net can be made.
-
-    Raises:
-        UserError: names the size, what was given and what is allowed.
-    """
-    if crop < STRIDE or crop % STRIDE:
-        raise UserError(
-            f"crop is {crop} pixels; it must be a positive multiple of {STRIDE}, because five poolings halve it; "
-            f"try {max(1, round(crop / STRIDE)) * STRIDE}"
-        )
-    if not 0 < width <= 16:  # also refuses NaN
-        raise UserError(f"width is {width}; it multiplies the channels of Table 1 and must be in (0, 16]")
-    for name, value in (("classes", classes), ("fully_connected", fully_connected)):
-        if value < 1:
-            raise UserError(f"{name} is {value}; it must be at least 1")
+def real_number(name: str, value: object) -> float:
+    """A size as Python's own float; a `UserError` that names it for anything but a number."""
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        raise UserError(f"{name} is {value!r}; it must be a number")
+    return float(value)

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from verydeep.errors import UserError
-from verydeep.photographs import Photograph
+from verydeep.photographs import Photograph, decode
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 """What makes a file a photograph of its class, in any case."""
@@ -25,8 +25,19 @@ GROUND_TRUTH_FOLDERS = ("", "devkit", "devkit/data", "ILSVRC2012_devkit_t12/data
 DEVKIT_ORDER_FILES = ("synset_words_devkit_order.txt", "synsets.txt")
 ILSVRC_CLASSES = 1000
 
+Split = Literal["train", "val"]
+
 DIGITS_TRAIN = 1437
 """How many of the 1797 digits are for training: the first ones."""
+
+
+class Example(NamedTuple):
+    """A labelled photograph, opened."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    """RGB in 0..255."""
+    label: int
+    """Its class, as a position in `Dataset.classes`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +74,24 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.photographs)
 
+    def __getitem__(self, index: SupportsIndex) -> Example:
+        """The pixels of a photograph at full size, upright, and its label; as a map-style data set of torch.
+
+        Raises:
+            IndexError: beyond the last photograph.
+            ImageError: where it cannot be read.
+        """
+        photograph = self.photographs[index]
+        return Example(decode(photograph), int(self.labels[index]))
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
 
 # Opening
 
 
-def open_dataset(data: str | Path, split: Literal["train", "val"]) -> Dataset:
+def open_dataset(data: str | Path, split: Split) -> Dataset:
     """List one split of a data set.
 
     `data` is one of
@@ -155,7 +179,7 @@ def fingerprint(dataset: Dataset) -> str:
     return key.hexdigest()
 
 
-def _digits(split: Literal["train", "val"]) -> Dataset:
+def _digits(split: Split) -> Dataset:
     from sklearn.datasets import load_digits  # imported here: it takes a second, and folders do not need it
 
     digits = load_digits()

@@ -74,12 +74,15 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
     """
     world, local_world = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
-    chosen = _device(device, local_rank, local_world)
+    chosen = device_of(device, local_rank, local_world)
     if chosen.type == "cpu" and local_world > 1:
         # torchrun would give every rank one thread, and torch alone would give every rank all cores.
         torch.set_num_threads(max(1, cores() // local_world))
     if world == 1:
         yield Ranks(device=chosen)
+        return
+    if dist.is_initialized():  # by the program that calls this as a library
+        yield Ranks(rank, world, local_rank, chosen)
         return
     # Its functions take the group of all ranks as a default when it is first imported, as an optimiser does. Were
     # that later, the group's threads would live on to the end, and now and then abort the process that is ending.
@@ -172,8 +175,17 @@ def local_cores() -> int:
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _device(name: str, local_rank: int, local_world: int) -> torch.device:
-    """The device of a rank: of several GPUs each rank takes its own."""
+def device_of(name: str, local_rank: int = 0, local_world: int = 1) -> torch.device:
+    """The device of a rank: of several GPUs each rank takes its own.
+
+    Args:
+        name: cpu, cuda, mps, or auto for the fastest that is there.
+        local_rank: which of the ranks of this machine.
+        local_world: how many those are.
+
+    Raises:
+        UserError: where the device is not there.
+    """
     there = ["cpu"]
     if torch.backends.mps.is_available():
         there.insert(0, "mps")

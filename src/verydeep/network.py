@@ -4,23 +4,30 @@ Images are RGB in 0..255, (N, 3, H, W). The mean colour is a buffer of the netwo
 convolutions, so that a net trained on crops is applied densely to whole images (Sect. 3.2) as it is.
 """
 
+import warnings
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Unpack
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from verydeep import engine
-from verydeep.configurations import STRIDE, Layer, configuration, whole_number
+from verydeep.card import Card
+from verydeep.configurations import STRIDE, Architecture, Configuration, Layer, Sizes, configuration
 from verydeep.errors import UserError
+from verydeep.torch_internals import exporting, observed, transformed, untouched, valueless
 
 ILSVRC_MEAN = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set, as published with the authors' models; training replaces it by the
 mean of its own training set."""
+
+
+WANTED = "RGB images in 0..255, uint8 or floating point, of shape (N, 3, H, W)"
+"""What a net takes."""
 
 
 class LocalResponseNormalisation(nn.Module):
@@ -33,12 +40,15 @@ class LocalResponseNormalisation(nn.Module):
     k, n, alpha, beta = 2.0, 5, 1e-4, 0.75
 
     def forward(self, a: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        """Normalise each unit by its neighbours at the same position; channels beyond the ends count as 0."""
-        half = self.n // 2
-        squares = F.pad(a.float().square(), (0, 0, 0, 0, half, half))
-        channels = a.shape[1]
+        """Normalise each unit by its neighbours at the same position; channels beyond the ends count as 0.
+
+        Computed in float32 at least: the squares of a half type would overflow or lose their digits.
+        """
+        half, channels = self.n // 2, a.shape[1]
+        wide = a.to(torch.promote_types(a.dtype, torch.float32))
+        squares = F.pad(wide.square(), (0, 0, 0, 0, half, half))
         total = sum((squares[:, i : i + channels] for i in range(1, self.n)), squares[:, :channels])
-        return a * (self.k + self.alpha * total).pow(-self.beta).to(a.dtype)
+        return (wide * (self.k + self.alpha * total).pow(-self.beta)).to(a.dtype)
 
 
 class Dropout(nn.Module):
@@ -97,19 +107,20 @@ def shifted_right(x: Int64[Tensor, "*shape"], bits: int) -> Int64[Tensor, "*shap
 class ConvNet(nn.Module):
     """A net of Table 1.
 
+    Its weights are random: those that torch draws for a new `nn.Conv2d`. `verydeep.initialise` draws the paper's,
+    Glorot and Bengio's or He et al.'s.
+
+    Every layer is a submodule under the field's name (`net.conv1_1`, `net.relu1_1`, `net.pool1`, `net.fc6`,
+    `net.drop6`), so that hooks, pruning, parametrizations and replaced layers act as in any net of torch.
+
     Args:
-        name: the configuration: A, A-LRN, B, C, D, E or B-5x5.
-        classes: their number, or their names in the order of the class scores.
-        crop: side of the training crop in pixels, a multiple of 32; the smallest image that the net takes.
-        width: multiplier of the channels of all convolutional layers.
-        fully_connected: channels of fc6 and fc7.
-        dropout: ratio of the units of relu6 and relu7 that are dropped in training.
+        architecture: a configuration's name (A, A-LRN, B, C, D, E or B-5x5), or an `Architecture` with all sizes.
+        classes: their number, or their names in the order of the class scores; 1000 where not given.
+        sizes: `crop`, `width`, `fully_connected` and `dropout` of the `Architecture`, those that are not the
+            paper's.
 
     Attributes:
-        layers: the layers, in order, as `Configuration.layers` lists them. Each layer that computes is a
-            submodule of the same name: `net.conv1_1.weight`, `net.fc6.weight`.
         mean: mean colour, RGB in 0..255, subtracted from every pixel; a buffer.
-        class_names: names of the classes, or None where only their number is known.
         recompute: keep only the poolings' outputs for the backward pass and compute the rest again
             (activation checkpointing): less memory for about a third more time.
 
@@ -121,31 +132,76 @@ class ConvNet(nn.Module):
 
     def __init__(
         self,
-        name: str,
-        classes: int | Sequence[str] = 1000,
-        crop: int = 224,
-        width: float = 1.0,
-        fully_connected: int = 4096,
-        dropout: float = 0.5,
+        architecture: str | Architecture,
+        classes: int | Sequence[str] | None = None,
+        **sizes: Unpack[Sizes],
     ) -> None:
         super().__init__()
-        self.configuration = configuration(name)
         if isinstance(classes, str):
             raise UserError(f"classes is {classes!r}; give their number, or a list of their names")
-        self.class_names = tuple(classes) if isinstance(classes, Sequence) else None
-        self.classes = len(classes) if isinstance(classes, Sequence) else whole_number("classes", classes)
-        self.crop = whole_number("crop", crop)
-        self.fully_connected = whole_number("fully_connected", fully_connected)
-        self.width, self.dropout = width, dropout
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout is {dropout}; it is the ratio of units dropped, in [0, 1)")
-        self.layers = self.configuration.layers(self.classes, self.crop, width, self.fully_connected)
+        names = tuple(classes) if isinstance(classes, Sequence) else None
+        count = len(classes) if isinstance(classes, Sequence) else classes
+        base = architecture if isinstance(architecture, Architecture) else Architecture(architecture)
+        made = replace(base, classes=base.classes if count is None else count, **sizes)
+        self._card = Card(made, names)
         self.recompute = False
-        for position, layer in enumerate(self.layers):
-            if (module := new_module(layer, dropout, position)) is not None:
-                self.add_module(layer.name, module)
+        self._range_seen = False
+        for position, layer in enumerate(made.layers):
+            self.add_module(layer.name, new_module(layer, made.dropout, position))
         self.register_buffer("mean", torch.tensor(ILSVRC_MEAN))
         self.lay_out()
+
+    @property
+    def card(self) -> Card:
+        """What is known of the net besides its numbers; may be set, to one of the same sizes.
+
+        Its classes are those of fc8 as it is, also where another layer was put in its place.
+        """
+        weight = getattr(self.fc8, "weight", None)
+        classes = (
+            len(weight) if isinstance(weight, Tensor) and weight.ndim == 4 else self._card.architecture.classes
+        )
+        if classes == self._card.architecture.classes:
+            return self._card
+        return replace(
+            self._card, architecture=replace(self._card.architecture, classes=classes), class_names=None
+        )
+
+    @card.setter
+    def card(self, card: Card) -> None:
+        if card.architecture != self.card.architecture:
+            raise UserError(f"the card is one of {card.architecture}; this net is {self.card.architecture}")
+        self._card = card
+
+    @property
+    def architecture(self) -> Architecture:
+        """Configuration and sizes."""
+        return self.card.architecture
+
+    @property
+    def configuration(self) -> Configuration:
+        """The column of Table 1."""
+        return configuration(self._card.architecture.configuration)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in order, as `Architecture.layers` lists them."""
+        return self._card.architecture.layers
+
+    @property
+    def crop(self) -> int:
+        """Side of the training crop in pixels; the smallest image that the net takes."""
+        return self._card.architecture.crop
+
+    @property
+    def classes(self) -> int:
+        """Number of class scores."""
+        return self.architecture.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of the scores, or None where only their number is known."""
+        return self.card.class_names
 
     def forward(
         self,
@@ -156,13 +212,15 @@ class ConvNet(nn.Module):
         """Class scores before the soft-max: the score map averaged over positions (Sect. 3.2).
 
         Args:
-            images: RGB in 0..255, uint8 or floating point; both sides at least `crop`.
+            images: RGB in 0..255, uint8 or floating point; both sides at least `crop`. Values outside of 0..255
+                are taken as they are; where the first images of a net look as if they had been divided by 255,
+                normalised or centred, a warning says so.
             keys: a random integer an image that its dropout masks follow from; drawn from torch's generator
                 where None. Only training uses them.
             shift: added to all pixels of an image, RGB in 0..255: the colour shift of Sect. 3.1.
 
         Raises:
-            UserError: for images of another shape, type or range.
+            UserError: for images of another shape or type.
         """
         scores = self.score_map(images, keys, shift)
         # Over one position it is the score itself, and a kernel that is not called spares its way into the caches,
@@ -205,33 +263,33 @@ class ConvNet(nn.Module):
             UserError: for a name that the net has not, and for what `forward` refuses.
         """
         known = [layer.name for layer in self.layers]
-        if isinstance(layers, str) or not layers:
+        if isinstance(layers, str) or not isinstance(layers, Collection) or not layers:
             raise UserError(f"layers is {layers!r}; it must be a list of names such as ['conv3_3', 'fc7']")
-        if unknown := sorted(set(layers) - set(known)):
+        if unknown := [name for name in layers if name not in known]:
             raise UserError(
                 f"net {self.configuration.name} has no layer {unknown[0]!r}; it has {', '.join(known)}"
             )
-        last = max(known.index(name) for name in layers)
-        x = self._centred(images, self.crop if last >= known.index("fc6") else STRIDE)
+        ends = sorted({known.index(name) + 1 for name in layers})
+        x = self._centred(images, self.crop if ends[-1] > known.index("fc6") else STRIDE)
         keys = new_keys(x) if self.training else None
         found = {}
-        for layer in self.layers[: last + 1]:
-            x = self._layer(layer, x, keys, in_place=False)
-            if layer.name in layers:
-                found[layer.name] = x
+        for start, end in zip([0, *ends], ends, strict=False):
+            x = self._run(x, self.layers[start:end], keys)
+            found[known[end - 1]] = x
         return found
 
     def lay_out(self) -> None:
-        """Lay the weights out in memory as they are read fastest; for weights that came from elsewhere."""
+        """Put the weights into large pages of memory, which are read fastest; for weights from elsewhere."""
         for parameter in self.parameters():
             if parameter.ndim == 4:
-                parameter.data = engine.channels_last(parameter.data)
+                parameter.data = engine.in_large_pages(parameter.data)
 
     def extra_repr(self) -> str:
         """What `print(net)` shows."""
+        made = self.architecture
         return (
-            f"{self.configuration.name}, classes={self.classes}, crop={self.crop}, width={self.width}, "
-            f"fully_connected={self.fully_connected}, dropout={self.dropout}"
+            f"{made.configuration}, classes={made.classes}, crop={made.crop}, width={made.width}, "
+            f"fully_connected={made.fully_connected}, dropout={made.dropout}"
         )
 
     def _blocks(self) -> Iterator[tuple[Layer, ...]]:
@@ -245,6 +303,11 @@ class ConvNet(nn.Module):
         yield tuple(block)
 
     def _run(self, x: Tensor, layers: Sequence[Layer], keys: Tensor | None) -> Tensor:
+        """Output of some layers: by the engine where nobody can tell the difference, else as torch calls them."""
+        if observed():
+            for layer in layers:
+                x = self._call(layer, x, keys)
+            return x
         at = 0
         while at < len(layers):
             # The engine takes as many convolutions at once as it can, and rectifies and pools on the way.
@@ -255,8 +318,13 @@ class ConvNet(nn.Module):
             elif steps and layers[at].fully_connected and engine.serves_testing(steps[0].layer, x):
                 x = engine.fully_connected(steps[0].layer, x, steps[0].rectify)
                 at += 1 + steps[0].rectify
+            elif steps:
+                x = by_torch(steps[0].layer, x, layers[at].fully_connected)
+                if steps[0].rectify:  # in place: what a convolution gives to an untouched ReLU nobody else sees
+                    x = F.relu(x, inplace=True)
+                at += 1 + steps[0].rectify
             else:
-                x = self._layer(layers[at], x, keys, in_place=True)
+                x = self._call(layers[at], x, keys)
                 at += 1
         return x
 
@@ -266,84 +334,92 @@ class ConvNet(nn.Module):
         ends: list[int] = []
         modules, end = self._modules, len(layers)
         while at < end and engine.plain(module := modules.get(layers[at].name)):
-            rectify = at + 1 < end and layers[at + 1].kind == "relu"
-            pool = rectify and at + 2 < end and layers[at + 2].kind == "pool"
+            rectify = at + 1 < end and untouched(modules.get(layers[at + 1].name), nn.ReLU)
+            pool = rectify and at + 2 < end and halves(modules.get(layers[at + 2].name))
             steps.append(engine.Step(module, rectify, pool))
             at += 1 + rectify + pool
-            if at < end and layers[at].kind == "dropout" and not self.get_submodule(layers[at].name).training:
+            if at < end and idle(modules.get(layers[at].name)):
                 at += 1
             ends.append(at)
         return steps, ends
 
-    def _layer(self, layer: Layer, x: Tensor, keys: Tensor | None, in_place: bool) -> Tensor:
-        """Output of one layer; `in_place` lets a ReLU overwrite its input, which spares its memory."""
-        module: Any = getattr(self, layer.name, None)
-        match layer.kind:
-            case "relu":
-                y = F.relu(x, inplace=in_place)
-            case "pool":
-                y = F.max_pool2d(x, layer.kernel, layer.stride)
-            case "dropout":
-                y = module(x, keys)
-            case "conv" if engine.plain(module):
-                y = self._convolution(layer, module, x)
-            case _:
-                y = module(x)
+    def _call(self, layer: Layer, x: Tensor, keys: Tensor | None) -> Tensor:
+        """Output of one layer, called as any module of torch."""
+        module = self.get_submodule(layer.name)
+        y: Tensor = module(x, keys) if keys is not None and isinstance(module, Dropout) else module(x)
         return y
-
-    def _convolution(self, layer: Layer, module: nn.Conv2d, x: Tensor) -> Tensor:
-        if layer.fully_connected and engine.serves_testing(module, x):
-            return engine.fully_connected(module, x, rectify=False)
-        if layer.fully_connected and module.padding == (0, 0) and x.shape[2:] == module.weight.shape[2:]:
-            return matrix_product(module, x)
-        step = engine.Step(module, False, False)
-        return engine.convolutions([step], x) if engine.served([step], x) else module(x)
 
     def _centred(self, images: Tensor, smallest: int, shift: Tensor | None = None) -> Tensor:
         """Images less the mean colour, in the net's own precision."""
         check_images(images, smallest)
+        if not self._range_seen and images.is_floating_point() and looks_at_values(images):
+            self._range_seen = True  # once: later ones may come from an algorithm that walks through colours
+            warn_of_range(images)
         colour = self.mean if shift is None else self.mean - shift
         x = images.to(self.mean.dtype) - colour.view(-1, 3, 1, 1)
         # vmap knows no layouts.
-        return x if engine.transformed() else x.contiguous(memory_format=torch.channels_last)
+        return x if transformed() else x.contiguous(memory_format=torch.channels_last)
 
 
-def new_module(layer: Layer, dropout: float, position: int) -> nn.Module | None:
-    """The module of a layer; None for those that have neither parameters nor a state."""
+def new_module(layer: Layer, dropout: float, position: int) -> nn.Module:
+    """The module of a layer."""
     match layer.kind:
         case "conv":
             return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel, padding=layer.padding)
+        case "relu":
+            return nn.ReLU()
         case "lrn":
             return LocalResponseNormalisation()
+        case "pool":
+            return nn.MaxPool2d(layer.kernel, layer.stride)
         case "dropout":
             return Dropout(dropout, position)
-        case _:
-            return None
+
+
+def halves(module: nn.Module | None) -> bool:
+    """Whether this is an untouched 2 x 2 max-pooling with stride 2, as all of Table 1."""
+    return (
+        untouched(module, nn.MaxPool2d)
+        and isinstance(module, nn.MaxPool2d)
+        and module.kernel_size == module.stride == 2
+        and module.padding == 0
+        and module.dilation == 1
+        and not (module.ceil_mode or module.return_indices)
+    )
+
+
+def idle(module: nn.Module | None) -> bool:
+    """Whether this is an untouched dropout that lets everything pass."""
+    return untouched(module, Dropout) and module is not None and not module.training
+
+
+def by_torch(convolution: nn.Conv2d, x: Tensor, fully_connected: bool) -> Tensor:
+    """Output of a plain convolution by torch; as a matrix product where its kernel covers all of its input."""
+    if fully_connected and convolution.padding == (0, 0) and x.shape[2:] == convolution.weight.shape[2:]:
+        return matrix_product(convolution, x)
+    y: Tensor = convolution(x)
+    return y
 
 
 def matrix_product(convolution: nn.Conv2d, x: Float[Tensor, "N C k k"]) -> Float[Tensor, "N D 1 1"]:
     """A convolution whose kernel covers its whole input: a matrix product.
 
-    Rows are flattened with channels last, as both operands lie in memory.
+    The map is rearranged, which is small, and not the weights.
     """
-    rows = x.permute(0, 2, 3, 1).flatten(1)
-    weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)
-    return F.linear(rows, weight, convolution.bias)[:, :, None, None]
+    return F.linear(x.flatten(1), convolution.weight.flatten(1), convolution.bias)[:, :, None, None]
 
 
 def check_images(images: object, smallest: int) -> None:
-    """Refuse what is not a batch of raw RGB images.
+    """Refuse what is not a batch of RGB images.
 
     Args:
         images: anything that was given as images.
         smallest: least allowed height and width in pixels.
 
     Raises:
-        UserError: says what was given and what is wanted. The range is not looked at where there are no values to
-            look at, or what follows must not depend on them: on the meta device, in torch.compile, exports and
-            torch.func.
+        UserError: says what was given and what is wanted.
     """
-    wanted = "wanted are RGB images in 0..255, uint8 or floating point, of shape (N, 3, H, W)"
+    wanted = f"wanted are {WANTED}"
     if not isinstance(images, Tensor):
         raise UserError(f"images are a {type(images).__name__}; {wanted}, as a torch tensor")
     shape = tuple(images.shape)
@@ -359,18 +435,30 @@ def check_images(images: object, smallest: int) -> None:
             f"images are {shape[2]} x {shape[3]} pixels (height x width); this net needs at least "
             f"{smallest} x {smallest}: rescale them"
         )
-    if images.dtype == torch.uint8:
-        return
-    if not images.is_floating_point():
+    if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"images are {images.dtype}; {wanted}: use images.float() or images.to(torch.uint8)")
-    valueless = images.is_meta or isinstance(images, FakeTensor) or images.numel() == 0
-    if valueless or engine.transformed() or torch.compiler.is_compiling():
-        return
-    low, high = (value.item() for value in torch.aminmax(images))
-    if not (low >= 0 and high <= 255):  # also true for NaN
-        raise UserError(
-            f"images lie in {low:.4g}..{high:.4g}; {wanted}: the net itself subtracts the mean colour, so give "
-            "raw pixels, neither normalised nor centred"
+
+
+def looks_at_values(images: Tensor) -> bool:
+    """Whether values may be looked at: not on the meta device, in torch.compile, exports and torch.func."""
+    return not (
+        images.numel() == 0 or torch.compiler.is_compiling() or exporting() or transformed() or valueless(images)
+    )
+
+
+def warn_of_range(images: Tensor) -> None:
+    """Warn where images look as if they were not raw pixels.
+
+    That is where all of them lie in -3..3, as after a division by 255 or a normalisation, and are not just black
+    and white; or below -100, as after a subtraction of the mean colour. A few values outside of 0..255 are pixels
+    that an algorithm has moved.
+    """
+    low, high = (value.item() for value in torch.aminmax(images.detach()))
+    divided = low >= -3 and high <= 3 and bool((images != images.round()).any())
+    if divided or low < -100:
+        what = "divided by 255 or normalised" if divided else "centred"
+        warnings.warn(
+            f"images lie in {low:.4g}..{high:.4g}, it seems that they were {what}; wanted are {WANTED}: the net "
+            "itself subtracts the mean colour. (This is said once a net, and nothing was changed.)",
+            stacklevel=2,
         )
-    if 0 < high <= 1 and bool((images != images.round()).any()):
-        raise UserError(f"images lie in {low:.4g}..{high:.4g}, it seems that they were divided by 255; {wanted}")

@@ -15,6 +15,11 @@ LINE_SECONDS = 15.0
 """How often a plain line is written where there is no terminal; shorter work stays silent."""
 
 
+def say(line: str) -> None:
+    """Write a line for people, on standard error: standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
 class Meter:
     """Counts `total` things, of which an earlier process has `done` some.
 
@@ -54,12 +59,12 @@ class Meter:
             self._spoke = now
             left = (now - self._started) / max(self.done - self._before, 1) * (self.total - self.done)
             text = f"{self.description}: {self.done}/{self.total}, {left:.0f} s left"
-            print(f"{text} {note}".rstrip(), file=sys.stderr, flush=True)
+            say(f"{text} {note}".rstrip())
 
     def say(self, line: str) -> None:
         """Write a line that stays: above the bar on a terminal."""
         if self._bar.disable:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
         else:
             self._bar.console.print(line, markup=False, highlight=False)
 

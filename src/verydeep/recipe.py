@@ -1,19 +1,21 @@
 """Sect. 3.1: every number of a training, with its unit and the paper's value as the default."""
 
+import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from verydeep.configurations import CONFIGURATIONS, check_sizes
+from verydeep.configurations import Architecture
 from verydeep.errors import UserError
 from verydeep.files import written_aside
 
 PAPER_CROP = 224
 """The crop that the paper's S and Q are given for; with another crop they scale by crop / 224."""
 PAPER_SCALE = 256
+PAPER_RATE = 1e-2
 FINE_TUNING_RATE = 1e-3
 """Initial rate of a net that starts from one of its own configuration: S = 384 from S = 256 (Sect. 3.1)."""
 
@@ -22,51 +24,67 @@ class Recipe(BaseModel):
     """One training. The defaults are the paper's; sizes in pixels scale with `crop`.
 
     Raises:
-        pydantic.ValidationError: for a value out of its range; `recipe()` and `read()` make it a `UserError`.
+        UserError: for an unknown field or a value out of its range; names the field and what is allowed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    net: str = Field("A", description="configuration of Table 1: A, A-LRN, B, C, D, E or B-5x5")
-    crop: int = Field(PAPER_CROP, description="side of the training crop in pixels, a multiple of 32")
-    width: float = Field(1.0, description="multiplier of the channels of all convolutional layers")
-    fully_connected: int = Field(4096, description="channels of fc6 and fc7")
-    dropout: float = Field(0.5, ge=0, lt=1, description="ratio of units of relu6 and relu7 dropped")
+    net: str = Field(default="A", description="configuration of Table 1: A, A-LRN, B, C, D, E or B-5x5")
+    crop: int = Field(default=PAPER_CROP, description="side of the training crop in pixels, a multiple of 32")
+    width: float = Field(default=1.0, description="multiplier of the channels of all convolutional layers")
+    fully_connected: int = Field(default=4096, description="channels of fc6 and fc7")
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="ratio of units of relu6 and relu7 dropped")
 
     initialisation: Literal["normal", "glorot", "he"] = Field(
-        "normal", description="distribution of random weights: N(0, std), Glorot and Bengio's, or He et al.'s"
+        default="normal",
+        description="distribution of random weights: N(0, std), Glorot and Bengio's, or He et al.'s",
     )
-    std: float = Field(0.01, gt=0, description="standard deviation of the weights for `normal`")
+    std: float = Field(default=0.01, gt=0, description="standard deviation of the weights for `normal`")
     start_from: str | None = Field(
-        None,
+        default=None,
         description="run or weight file to start from: of the same net all layers, of a shallower one the first "
         "four convolutional layers by their place and fc6 to fc8",
     )
 
     training_scale: tuple[int, ...] = Field(
-        (PAPER_SCALE,),
+        default=(PAPER_SCALE,),
         description="S, the smallest side of the rescaled training image in pixels: one number, or Smin and Smax "
         "to draw from for each image each time",
     )
-    flip: bool = Field(True, description="mirror every other crop at random; testing then averages both")
+    flip: bool = Field(default=True, description="mirror every other crop at random; testing then averages both")
     colour_shift: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         description="random RGB shift, in standard deviations along the training set's principal components",
     )
 
-    batch: int = Field(256, ge=1, description="images of a mini-batch, over all ranks")
-    learning_rate: float = Field(1e-2, gt=0, description="initial learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty multiplier of the weights; biases have none")
-    rate_drops: int = Field(3, ge=0, description="how often the rate is divided before the end")
-    rate_divisor: float = Field(10.0, gt=1, description="what the rate is divided by")
-    patience: int = Field(
-        5, ge=1, description="epochs without a lower validation error after which the rate is divided"
+    batch: int = Field(default=256, ge=1, description="images of a mini-batch, over all ranks")
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description=f"initial learning rate; where not given {PAPER_RATE}, or {FINE_TUNING_RATE} for a net that "
+        "starts from one of its own configuration",
     )
-    epochs: int = Field(74, ge=1, description="limit of epochs")
-    iterations: int = Field(370_000, ge=1, description="limit of iterations (mini-batches)")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything that is drawn")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum")
+    weight_decay: float = Field(
+        default=5e-4, ge=0, description="L2 penalty multiplier of the weights; biases have none"
+    )
+    rate_drops: int = Field(default=3, ge=0, description="how often the rate is divided before the end")
+    rate_divisor: float = Field(default=10.0, gt=1, description="what the rate is divided by")
+    patience: int = Field(
+        default=5, ge=1, description="epochs without a lower validation error after which the rate is divided"
+    )
+    epochs: int = Field(default=74, ge=1, description="limit of epochs")
+    iterations: int = Field(default=370_000, ge=1, description="limit of iterations (mini-batches)")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of everything that is drawn")
+
+    if not TYPE_CHECKING:  # type checkers see the fields
+
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise UserError(_sentence(error)) from error
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +93,16 @@ class Recipe(BaseModel):
         if isinstance(values, dict) and "training_scale" not in values and isinstance(values.get("crop"), int):
             return values | {"training_scale": (scaled(PAPER_SCALE, values["crop"]),)}
         return values
+
+    @field_validator("start_from", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("training_scale", mode="before")
+    @classmethod
+    def _one_number(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
 
     @field_validator("training_scale")
     @classmethod
@@ -86,9 +114,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        if self.net not in CONFIGURATIONS:
-            raise ValueError(f"net is {self.net!r}; choose one of {', '.join(CONFIGURATIONS)}")
-        check_sizes(1, self.crop, self.width, self.fully_connected)
+        self.architecture(1)
         low, high = self.scales
         if low > high:
             raise ValueError(f"training_scale is {low} {high}; Smin must not be above Smax")
@@ -103,28 +129,30 @@ class Recipe(BaseModel):
         """Smin and Smax."""
         return self.training_scale[0], self.training_scale[-1]
 
+    def architecture(self, classes: int) -> Architecture:
+        """The net that is trained, for a number of classes."""
+        return Architecture(self.net, classes, self.crop, self.width, self.fully_connected, self.dropout)
+
+    def initial_rate(self, start: str | None) -> float:
+        """The learning rate that a training begins with: the one that was given, else the paper's (Sect. 3.1).
+
+        Args:
+            start: the configuration of the net that it starts from; None for random weights.
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return FINE_TUNING_RATE if start == self.net else PAPER_RATE
+
 
 def scaled(pixels: int, crop: int) -> int:
     """A size that the paper gives for crops of 224, for another crop; rounded half up."""
     return (2 * pixels * crop + PAPER_CROP) // (2 * PAPER_CROP)
 
 
-def recipe(**fields: Any) -> Recipe:
-    """Make a recipe.
-
-    Raises:
-        UserError: for an unknown field or a value out of its range; names the field and what is allowed.
-    """
-    try:
-        return Recipe(**fields)
-    except ValidationError as error:
-        raise UserError(_sentence(error)) from error
-
-
 def changed(base: Recipe, fields: dict[str, Any]) -> Recipe:
     """The recipe `base` with other values for some fields.
 
-    S follows the crop where only the crop is changed and S was the paper's. Raises what `recipe` does.
+    S follows the crop where only the crop is changed and S was the paper's. Raises what `Recipe` does.
     """
     values = base.model_dump(exclude_unset=True) | fields
     if (
@@ -133,27 +161,17 @@ def changed(base: Recipe, fields: dict[str, Any]) -> Recipe:
         and base.scales == (scaled(PAPER_SCALE, base.crop),) * 2
     ):
         values.pop("training_scale", None)
-    return recipe(**values)
-
-
-def fine_tuning(recipe: Recipe, start: str) -> Recipe:
-    """The recipe for a training that starts from configuration `start`.
-
-    Sect. 3.1 takes a rate of 1e-3 where that is the same net; a rate that was given, by flag or in a file, stays.
-    """
-    if recipe.net != start or "learning_rate" in recipe.model_fields_set:
-        return recipe
-    return changed(recipe, {"learning_rate": FINE_TUNING_RATE})
+    return Recipe(**values)
 
 
 def read(path: str | Path) -> Recipe:
     """Read a recipe from a TOML file; fields that are left out have their defaults.
 
     Raises:
-        UserError: where the file is missing or no TOML, and what `recipe` raises.
+        UserError: where the file is missing or no TOML, and what `Recipe` raises.
     """
     try:
-        return recipe(**tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        return Recipe(**tomllib.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from error
     except UserError as error:
@@ -174,13 +192,14 @@ def write(recipe: Recipe, path: str | Path) -> None:
         aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def differences(ours: Recipe, theirs: Recipe) -> list[str]:
-    """One line a field in which two recipes differ."""
-    return [
-        f"{name}: {getattr(ours, name)} (there: {getattr(theirs, name)})"
-        for name in Recipe.model_fields
-        if getattr(ours, name) != getattr(theirs, name)
-    ]
+def differing(ours: Recipe, theirs: Recipe) -> list[str]:
+    """Names of the fields in which two recipes differ."""
+    return [name for name in Recipe.model_fields if getattr(ours, name) != getattr(theirs, name)]
+
+
+def difference(name: str, ours: Recipe, theirs: Recipe) -> str:
+    """What a field is in both, for people."""
+    return f"{name}: {getattr(ours, name)} (there: {getattr(theirs, name)})"
 
 
 def _sentence(error: ValidationError) -> str:

@@ -5,80 +5,83 @@ tensors, and the `Card` in the file's header says which net it is, which classes
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from verydeep.configurations import check_sizes, configuration
+from verydeep.card import PREPROCESSING, Card
+from verydeep.configurations import Architecture
 from verydeep.errors import UserError
 from verydeep.files import written_aside
 from verydeep.network import ConvNet
+from verydeep.torch_internals import unwrapped
 
 FILE_NAME = "weights.safetensors"
 """Name of the weight file in a run directory."""
+
+FORMAT, EARLIER_FORMAT = "verydeep-2", "verydeep-1"
+"""What is written, and what is read besides: there the sizes were fields of the card itself."""
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 """Types of tensors that are read, by safetensors' names; written is the first."""
 
 
-class Card(BaseModel):
-    """What a weight file says about its net besides the numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal["verydeep-1"] = "verydeep-1"
-    configuration: str
-    classes: int
-    class_names: tuple[str, ...] | None = None
-    crop: int
-    width: float
-    fully_connected: int
-    dropout: float
-    preprocessing: Literal["RGB in 0..255; the net subtracts its mean colour"] = (
-        "RGB in 0..255; the net subtracts its mean colour"
-    )
-    training_scale: tuple[int, int] | None = None
-    """Smin and Smax of the training images, in pixels of the smallest side (Sect. 3.1)."""
-    flip: bool = True
-    """Whether mirrored images were training images too."""
-    provenance: dict[str, Any] = {}
-    """Where the weights come from: recipe, data set, epochs, errors, versions."""
-
-
-def card_of(net: ConvNet, **more: Any) -> Card:
-    """The card of a net; `more` gives the fields that a net does not know, such as `provenance`."""
-    return Card(
-        configuration=net.configuration.name,
-        classes=net.classes,
-        class_names=net.class_names,
-        crop=net.crop,
-        width=net.width,
-        fully_connected=net.fully_connected,
-        dropout=net.dropout,
-        **more,
-    )
-
-
-def save(net: ConvNet, path: str | Path, card: Card | None = None) -> None:
-    """Write a weight file, whole or not at all.
-
-    Args:
-        net: the net; its parameters are stored as float32.
-        path: the file, `.safetensors` by custom; replaced where it exists.
-        card: what the file says about the net; that of `card_of(net)` where None.
+def convolutional_net(net: object) -> ConvNet:
+    """The `ConvNet` that was given, also where torch.compile, DataParallel or AveragedModel wrap it.
 
     Raises:
-        UserError: where the file cannot be written.
+        UserError: for anything else.
     """
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    metadata = {"verydeep": (card or card_of(net)).model_dump_json()}
+    inner = unwrapped(net) if isinstance(net, nn.Module) else net
+    if not isinstance(inner, ConvNet):
+        raise UserError(f"the net is a {type(net).__name__}; give a verydeep.ConvNet")
+    return inner
+
+
+def save(net: nn.Module, path: str | Path) -> None:
+    """Write a weight file, whole or not at all; what `load` would refuse is refused before a file is touched.
+
+    Args:
+        net: a `ConvNet`, also one wrapped by torch.compile, DataParallel or AveragedModel; its parameters are
+            stored as float32, and its card with them.
+        path: the file, `.safetensors` by custom; replaced where it exists.
+
+    Raises:
+        UserError: where the net's tensors are not those of its architecture (a layer was replaced by one of
+            another shape, pruned, parametrized, has no bias), where one is not finite, or where the file cannot be
+            written.
+    """
+    inner = convolutional_net(net)
+    tensors = inner.state_dict()
+    complaint = misfit(inner.card.architecture, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    if complaint:
+        raise UserError(
+            f"cannot save the net: {complaint}. Make pruning permanent (torch.nn.utils.prune.remove) and remove "
+            "parametrizations (torch.nn.utils.parametrize.remove_parametrizations); what has other layers can be "
+            "kept with torch.save"
+        )
+    if strange := next((name for name, tensor in tensors.items() if type(tensor) is not Tensor), None):
+        raise UserError(
+            f"cannot save the net: {strange} is a {type(tensors[strange]).__name__}; give whole, plain tensors"
+        )
+    if bad := not_finite(tensors):
+        raise UserError(f"cannot save the net: {bad} holds values that are not finite; its training has diverged")
+    # Copies of their own: safetensors takes no tensors that share memory, as tied biases do.
+    own = {
+        name: tensor.to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    metadata = {"verydeep": json.dumps({"format": FORMAT, "preprocessing": PREPROCESSING, **asdict(inner.card)})}
     with written_aside(Path(path)) as aside:
         try:
-            save_file(tensors, aside, metadata)
+            save_file(own, aside, metadata)
         except SafetensorError as error:  # it wraps the system's error in its own
             raise OSError(str(error)) from error
 
@@ -95,46 +98,52 @@ def load(source: str | Path) -> ConvNet:
     """
     path = weight_file(source)
     card = read_card(path)
-    wanted = {
-        f"{layer.name}.{kind}": shape
-        for layer in configuration(card.configuration).layers(
-            card.classes, card.crop, card.width, card.fully_connected
-        )
-        if layer.kind == "conv"
-        for kind, shape in (
-            ("weight", (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)),
-            ("bias", (layer.out_channels,)),
-        )
-    } | {"mean": (3,)}
     # Shapes are compared before anything is allocated: a card may claim any size.
     with safe_open(path, framework="pt") as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        for name in sorted(wanted.keys() | found.keys()):
-            if wanted.get(name) != found.get(name):
-                raise UserError(
-                    f"{path}: tensor {name} has shape {found.get(name, 'none, it is missing')}; net "
-                    f"{card.configuration} wants {wanted.get(name, 'no such tensor')}; the file is not whole or "
-                    "was made by something else"
-                )
-            if name in wanted and (kind := file.get_slice(name).get_dtype()) not in FLOATS:
+        names = list(file.keys())
+        complaint = misfit(card.architecture, {name: tuple(file.get_slice(name).get_shape()) for name in names})
+        if complaint:
+            raise UserError(f"{path}: {complaint}; the file is not whole or was made by something else")
+        for name in names:
+            if (kind := file.get_slice(name).get_dtype()) not in FLOATS:
                 raise UserError(f"{path}: tensor {name} is of type {kind}; weights are {', '.join(FLOATS)}")
-        tensors = {name: file.get_tensor(name).float() for name in wanted}
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise UserError(f"{path}: tensor {name} holds values that are not finite; its training has diverged")
+        tensors = {name: file.get_tensor(name).float() for name in names}
+    if bad := not_finite(tensors):
+        raise UserError(f"{path}: tensor {bad} holds values that are not finite; its training has diverged")
     with torch.device("meta"):  # no time for random weights that are replaced at once
-        net = ConvNet(
-            card.configuration,
-            card.class_names or card.classes,
-            card.crop,
-            card.width,
-            card.fully_connected,
-            card.dropout,
-        )
+        net = ConvNet(card.architecture)
+    net.card = card
     net.load_state_dict(tensors, assign=True)
     net.lay_out()
     net.requires_grad_(True)
     return net.eval()
+
+
+def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a net's weight file by its name."""
+    wanted: dict[str, tuple[int, ...]] = {"mean": (3,)}
+    for layer in architecture.layers:
+        if layer.kind == "conv":
+            wanted[f"{layer.name}.weight"] = (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
+            wanted[f"{layer.name}.bias"] = (layer.out_channels,)
+    return wanted
+
+
+def misfit(architecture: Architecture, found: Mapping[str, tuple[int, ...]]) -> str:
+    """Which tensor does not fit the architecture first, by name, and how; empty where all of them fit."""
+    wanted = shapes(architecture)
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            return (
+                f"tensor {name} has shape {found.get(name, 'none, it is missing')}; net "
+                f"{architecture.configuration} wants {wanted.get(name, 'no such tensor')}"
+            )
+    return ""
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """Name of the first tensor that holds a value that is not finite, or empty."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), "")
 
 
 def read_card(source: str | Path) -> Card:
@@ -154,17 +163,30 @@ def read_card(source: str | Path) -> Card:
             f"{path} is a safetensors file of another system: it has no card of verydeep in its header"
         )
     try:
-        card = Card.model_validate(json.loads(metadata["verydeep"]))
-    except (ValidationError, json.JSONDecodeError, RecursionError) as error:
+        return card_of_file(json.loads(metadata["verydeep"]))
+    except (ValidationError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: its card cannot be read: {_first_line(error)}") from error
-    if card.class_names is not None and len(card.class_names) != card.classes:
-        raise UserError(f"{path}: its card names {len(card.class_names)} classes for a net of {card.classes}")
-    try:
-        configuration(card.configuration)
-        check_sizes(card.classes, card.crop, card.width, card.fully_connected)
-    except UserError as error:
-        raise UserError(f"{path}: its card names no net: {error}") from error
-    return card
+
+
+_CARD = TypeAdapter(with_config(ConfigDict(extra="forbid", strict=False))(Card))
+
+
+def card_of_file(fields: Any) -> Card:
+    """The card that a weight file's header holds, of this format or the earlier one.
+
+    Raises:
+        ValueError: where it holds something else.
+    """
+    if not isinstance(fields, dict) or fields.get("format") not in (FORMAT, EARLIER_FORMAT):
+        there = fields.get("format") if isinstance(fields, dict) else fields
+        raise UserError(f"its format is {there!r}; this version reads {FORMAT} and {EARLIER_FORMAT}")
+    fields = {name: value for name, value in fields.items() if name != "format"}
+    if (preprocessing := fields.pop("preprocessing", PREPROCESSING)) != PREPROCESSING:
+        raise UserError(f"its preprocessing is {preprocessing!r}; this version knows {PREPROCESSING!r}")
+    if "architecture" not in fields:
+        sizes = Architecture.__dataclass_fields__
+        fields["architecture"] = {name: fields.pop(name) for name in sizes if name in fields}
+    return _CARD.validate_python(fields)
 
 
 def weight_file(source: str | Path) -> Path:
@@ -188,5 +210,6 @@ def weight_file(source: str | Path) -> Path:
 def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return ": ".join([".".join(map(str, first["loc"])), first["msg"]] if first["loc"] else [first["msg"]])
+        message = first["msg"].removeprefix("Value error, ")
+        return ": ".join([".".join(map(str, first["loc"])), message] if first["loc"] else [message])
     return str(error).splitlines()[0]

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.module import _has_any_global_hook
 
 from verydeep.engine.choice import ROWS, blocks, direct, faster, gradient_block
 from verydeep.engine.native import available, library
 from verydeep.engine.schedule import Convolution, program
+from verydeep.torch_internals import exporting, forward_mode, transformed, untouched_convolution
 
 
 class Step(NamedTuple):
@@ -33,14 +33,11 @@ def plain(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     What has taken a layer's place in a net, or hooks on to it, is called as torch calls it.
     """
     return (
-        isinstance(module, nn.Conv2d)
-        and type(module).forward is nn.Conv2d.forward
+        untouched_convolution(module)
+        and isinstance(module, nn.Conv2d)
         and module.stride == module.dilation == (1, 1)
         and module.groups == 1
         and module.padding_mode == "zeros"
-        and module._parameters.get("bias") is not None
-        and not (module._forward_hooks or module._forward_pre_hooks)
-        and not (module._backward_hooks or module._backward_pre_hooks)
     )
 
 
@@ -96,30 +93,10 @@ def _here(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not _leaves_this_process()
-        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
-        and (torch.compiler.is_compiling() or not _differentiated_otherwise())
+        and not exporting()
+        and (torch.compiler.is_compiling() or not (transformed() or forward_mode()))
         and available()
     )
-
-
-def _leaves_this_process() -> bool:
-    """Whether what is computed is being written down for others, who have no such operators."""
-    # torch.compiler.is_exporting() is this flag from torch 2.12 on, was true while compiling before, and is not
-    # there in 2.6.
-    exporting = getattr(torch.compiler, "_is_exporting_flag", False)
-    return exporting or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-
-
-def transformed() -> bool:
-    """Whether vmap, grad or another transform of torch.func is at work."""
-    active: bool = torch._C._are_functorch_transforms_active()
-    return active
-
-
-def _differentiated_otherwise() -> bool:
-    """Whether torch.func or forward-mode derivatives are at work, which the operators have no rules for."""
-    return transformed() or torch.autograd.forward_ad._current_level >= 0
 
 
 def convolutions(steps: Sequence[Step], x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:

@@ -1,8 +1,8 @@
 """Sect. 3.2, 4.2 to 4.4: one testing pass gives a matrix of posteriors, and every result is a mean of such."""
 
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -10,7 +10,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float32, Integer, UInt8
+from torch import nn
 
+from verydeep.card import Card
+from verydeep.computing import Computing
+from verydeep.configurations import whole_number
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
@@ -22,6 +26,8 @@ from verydeep.network import ConvNet
 from verydeep.photographs import ImageError, photograph_size
 from verydeep.progress import Meter
 from verydeep.reading import read_ahead
+from verydeep.recipe import PAPER_SCALE, scaled
+from verydeep.weights import convolutional_net
 
 Method = Literal["dense", "multi-crop", "centre-crop"]
 
@@ -51,16 +57,6 @@ class Pass:
     """Whether the posteriors of an image and its mirror image are averaged."""
 
 
-@dataclass(frozen=True)
-class Computing:
-    """Where and how a pass is computed."""
-
-    precision: Literal["fp32", "bf16"] = "fp32"
-    workers: int = 0
-    """Processes that read images ahead; 0 to read between the mini-batches."""
-    progress: bool = True
-
-
 def passes(method: str, scales: Sequence[int], flip: bool = True) -> tuple[Pass, ...]:
     """The passes whose mean a protocol is.
 
@@ -70,12 +66,15 @@ def passes(method: str, scales: Sequence[int], flip: bool = True) -> tuple[Pass,
         flip: whether each is averaged with the mirrored image.
 
     Raises:
-        UserError: for another method, no scale, or a scale given twice.
+        UserError: for another method, no scale, a scale given twice, or what is no list of scales.
     """
     if method not in PROTOCOLS:
         raise UserError(f"method is {method!r}; choose one of {', '.join(PROTOCOLS)}")
+    if not isinstance(scales, Sequence) or isinstance(scales, str):
+        raise UserError(f"scales is {scales!r}; give a list of test scales Q in pixels, such as [256, 384, 512]")
+    scales = [whole_number("a test scale Q", scale) for scale in scales]
     if not scales or len(set(scales)) < len(scales):
-        raise UserError(f"scales are {list(scales)}; give at least one test scale Q, each once")
+        raise UserError(f"scales are {scales}; give at least one test scale Q, each once")
     return tuple(Pass(kind, scale, flip) for kind in PROTOCOLS[method] for scale in scales)
 
 
@@ -95,35 +94,67 @@ def protocol(method: str, scales: Sequence[int], flip: bool) -> str:
     return f"{'dense & multi-crop' if method == 'both' else method}, Q = {', '.join(map(str, scales))}, {mirror}"
 
 
+def test_scale(card: Card) -> int:
+    """Q for a net where none is given: S, or 0.5 (Smin + Smax) (Sect. 4.1), in pixels.
+
+    A net whose training scale is not known is taken for one of S = 256 crop / 224.
+    """
+    return middle(*(card.training_scale or (scaled(PAPER_SCALE, card.architecture.crop),) * 2))
+
+
+def middle(low: int, high: int) -> int:
+    """0.5 (Smin + Smax), in whole pixels."""
+    return (low + high) // 2
+
+
 def posteriors(
-    net: ConvNet,
+    net: nn.Module,
     dataset: Dataset,
-    scales: Sequence[int],
+    scales: Sequence[int] | None = None,
     method: str = "dense",
-    flip: bool = True,
+    flip: bool | None = None,
     ranks: Ranks | None = None,
     computing: Computing | None = None,
 ) -> Float32[np.ndarray, "N K"]:
     """Soft-max posteriors of every image of a data set, averaged over test scales and methods.
 
     Args:
-        net: the net; it is moved to the device of `ranks` and put in evaluation mode.
+        net: the net; its device and mode are afterwards what they were.
         dataset: the images.
-        scales: test scales Q in pixels (Sect. 4.2).
+        scales: test scales Q in pixels (Sect. 4.2); where None, the net's own by the rule of Sect. 4.1, from its
+            card.
         method: dense, multi-crop, both (Sect. 4.3) or centre-crop.
-        flip: average with the mirrored images.
-        ranks: where to compute; this process on the CPU where None.
+        flip: average with the mirrored images; where None, if the net was trained with them, by its card.
+        ranks: where to compute; this process, on the device of the net, where None.
         computing: precision, reading processes and progress; the defaults of `Computing` where None.
 
     Raises:
-        UserError: for a scale below the crop, and what `passes` refuses.
+        UserError: for a scale below the crop, what `passes` refuses, and arguments of another kind.
         ImageError: where an image cannot be read.
     """
-    ranks, planned = ranks or Ranks(), passes(method, scales, flip)
-    check_scales(scales, net.crop)
+    inner = convolutional_net(net)
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"the data set is a {type(dataset).__name__}; give what verydeep.open_dataset returns")
+    scales = [test_scale(inner.card)] if scales is None else scales
+    planned = passes(method, scales, inner.card.flip if flip is None else flip)
+    check_scales(scales, inner.crop)
+    ranks = ranks or Ranks(device=inner.mean.device)
     # Found once for all scales: each photograph's file has to be opened for it.
     sizes = sizes_of(dataset) if any(each.method == "dense" for each in planned) else None
-    return average(one_pass(net, dataset, each, ranks, computing or Computing(), sizes) for each in planned)
+    return average(one_pass(inner, dataset, each, ranks, computing or Computing(), sizes) for each in planned)
+
+
+@contextmanager
+def in_testing(net: ConvNet, device: torch.device) -> Iterator[None]:
+    """The net on a device and in evaluation mode; afterwards where and as it was before."""
+    before, modes = net.mean.device, [(module, module.training) for module in net.modules()]
+    net.to(device).eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        net.to(before)
 
 
 def average(matrices: Iterable[Float32[np.ndarray, "N K"]]) -> Float32[np.ndarray, "N K"]:
@@ -198,7 +229,6 @@ def one_pass(
         ImageError: where an image cannot be read.
     """
     check_scales([one.scale], net.crop)
-    net.to(ranks.device).eval()
     batches = batches_of(dataset, one, net.crop, sizes)[ranks.rank :: ranks.world]
     ours = [row for batch in batches for row in batch]
     matrix, done = np.zeros((len(dataset), net.classes), np.float32), np.zeros(len(dataset), np.int32)
@@ -208,20 +238,26 @@ def one_pass(
     left = ([row for row in batch if not done[row]] for batch in batches)
     rows_left = [rows for rows in left if rows]
     reading = read_ahead(TestImages(dataset, one, net.crop), rows_left, computing.workers, ranks.device)
-    half = computing.precision == "bf16"
     name = f"testing {net.configuration.name}, {one.method}, Q = {one.scale}"
-    with Meter(name, len(ours), computing.progress and ranks.first, int(done.sum())) as meter:
+    with (
+        in_testing(net, ranks.device),
+        Meter(name, len(ours), computing.progress and ranks.first, int(done.sum())) as meter,
+    ):
         saved = time.monotonic()
         for batch in reading:
             if isinstance(batch, ImageError):
                 raise batch
             pixels = torch.from_numpy(batch.pixels).to(ranks.device).permute(0, 1, 4, 2, 3)
-            with torch.no_grad(), torch.autocast(ranks.device.type, torch.bfloat16) if half else nullcontext():
+            with torch.no_grad(), computing.autocast(ranks.device):
                 dense = one.method == "dense"
                 found = (
                     dense_posteriors(net, pixels[:, 0], one.flip)
                     if dense
                     else crop_posteriors(net, pixels, one.flip)
+                )
+            if found.shape[1] != net.classes:
+                raise UserError(
+                    f"the net gives {found.shape[1]} scores an image; its card says {net.classes} classes"
                 )
             matrix[batch.rows] = found.cpu().numpy()
             done[batch.rows] += 1

@@ -14,12 +14,6 @@ FORMAT = 1
 """Counted up whenever a matrix stored by an earlier version must not be taken for one of this version."""
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def key(*parts: object) -> str:
     """Name for what follows from these parts, which must be printable."""
     return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:16]

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float32, Integer
+from torch import nn
 
 from verydeep import weights
+from verydeep.card import Card
+from verydeep.computing import Computing
 from verydeep.datasets import Dataset, compare_classes, fingerprint
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
@@ -17,18 +20,16 @@ from verydeep.evaluation.dense import left_out
 from verydeep.evaluation.metrics import Error, top_error
 from verydeep.evaluation.posteriors import (
     PROTOCOLS,
-    Computing,
     Pass,
     average,
     check_scales,
     one_pass,
     passes,
     protocol,
+    test_scale,
 )
-from verydeep.files import cache_folder
+from verydeep.files import cache_folder, digest
 from verydeep.network import ConvNet
-from verydeep.recipe import PAPER_SCALE, scaled
-from verydeep.weights import Card
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Result:
     top1: Error
     top5: Error
 
+    def __str__(self) -> str:
+        protocols = " + ".join(dict.fromkeys(self.protocols))
+        return f"{' + '.join(self.nets)}, {protocols}: top-1 error {self.top1}, top-5 error {self.top5}"
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -58,12 +63,43 @@ class Setup:
     """Is told what was found stored, what could not be stored, and what a score map leaves out."""
 
 
-def test(setup: Setup, sources: Sequence[str], scales: Sequence[int], method: str) -> tuple[Result, ...]:
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """A net that is tested: one in memory, or one in a file that is loaded when its turn comes."""
+
+    source: str
+    """What results call it: the run or weight file as it was given, or the configuration of a net in memory."""
+    card: Card
+    file: Path | None = None
+    net: ConvNet | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its passes are stored: in its run, else in the user's cache folder; those in memory are not."""
+        if self.file is None:
+            return None
+        folder = self.file.parent if Path(self.source).is_dir() else cache_folder()
+        return folder / "posteriors" if folder else None
+
+
+def tested(net: nn.Module | str | Path) -> Tested:
+    """A net to test, by a run, a weight file, or itself.
+
+    Raises:
+        UserError: where it is none of these, or has no readable card.
+    """
+    if isinstance(net, str | Path):
+        return Tested(str(net), weights.read_card(net), weights.weight_file(net).resolve())
+    inner = weights.convolutional_net(net)
+    return Tested(inner.configuration.name, inner.card, net=inner)
+
+
+def test(setup: Setup, nets: Sequence[Tested], scales: Sequence[int], method: str) -> tuple[Result, ...]:
     """Test each net, and the mean of all their posteriors where there are several (Sect. 4.4).
 
     Args:
         setup: on which images, and where.
-        sources: runs or weight files.
+        nets: from `tested`.
         scales: test scales Q in pixels; where empty, each net's own by the rule of Sect. 4.1.
         method: dense, multi-crop, both or centre-crop.
 
@@ -74,73 +110,60 @@ def test(setup: Setup, sources: Sequence[str], scales: Sequence[int], method: st
         UserError: for a net that is given twice, where a net's classes are not the data set's, and what loading
             and testing refuse.
     """
-    files = [weights.weight_file(source).resolve() for source in sources]
-    if twice := next((source for at, source in enumerate(sources) if files[at] in files[:at]), None):
-        raise UserError(f"{twice} is given twice; give each net once")
-    cards = [weights.read_card(source) for source in sources]
-    for source, card in zip(sources, cards, strict=True):  # all of them before hours of work on the first
-        _check(setup.dataset, source, card, scales, method)
-    tested = {scale for card in cards for scale in scales or (test_scale(card),)}
-    for line in filter(None, map(left_out, sorted(tested) if "dense" in PROTOCOLS[method] else ())):
+    for at, net in enumerate(nets):
+        if any(net.net is other.net and net.file == other.file for other in nets[:at]):
+            raise UserError(f"{net.source} is given twice; give each net once")
+    for net in nets:  # all of them before hours of work on the first
+        _check(setup.dataset, net, scales, method)
+    used = {scale for net in nets for scale in scales or (test_scale(net.card),)}
+    for line in filter(None, map(left_out, sorted(used) if "dense" in PROTOCOLS[method] else ())):
         if setup.ranks.first:
             setup.say(line)
-    found = [_test_one(setup, source, card, scales, method) for source, card in zip(sources, cards, strict=True)]
+    found = [_test_one(setup, net, scales, method) for net in nets]
     results = [result for result, _ in found]
     if len(found) > 1:
         together = average(matrix for _, matrix in found)
         protocols = tuple(result.protocols[0] for result in results)
-        nets = tuple(card.configuration for card in cards)
-        results.append(_result(nets, tuple(sources), protocols, together, setup.dataset))
+        names = tuple(net.card.architecture.configuration for net in nets)
+        results.append(_result(names, tuple(net.source for net in nets), protocols, together, setup.dataset))
     return tuple(results)
 
 
-def test_scale(card: Card) -> int:
-    """Q for a net where none is given: S, or 0.5 (Smin + Smax) (Sect. 4.1), in pixels.
-
-    A net whose training scale is not known is taken for one of S = 256 crop / 224.
-    """
-    return middle(*(card.training_scale or (scaled(PAPER_SCALE, card.crop),) * 2))
-
-
-def middle(low: int, high: int) -> int:
-    """0.5 (Smin + Smax), in whole pixels."""
-    return (low + high) // 2
-
-
-def _check(dataset: Dataset, source: str, card: Card, scales: Sequence[int], method: str) -> None:
+def _check(dataset: Dataset, net: Tested, scales: Sequence[int], method: str) -> None:
     """Refuse what a net cannot be tested on."""
+    card, classes = net.card, net.card.architecture.classes
     if card.class_names is not None:
-        compare_classes(dataset.classes, card.class_names, dataset.name, source)
-    elif card.classes != len(dataset.classes):  # without names their number must do
+        compare_classes(dataset.classes, card.class_names, dataset.name, net.source)
+    elif classes != len(dataset.classes):  # without names their number must do
         raise UserError(
-            f"{dataset.name} has {len(dataset.classes)} classes, {source} has {card.classes} and does not name "
+            f"{dataset.name} has {len(dataset.classes)} classes, {net.source} has {classes} and does not name "
             "them; there must be as many"
         )
     scales = scales or (test_scale(card),)
     passes(method, scales)
-    check_scales(scales, card.crop)
+    check_scales(scales, card.architecture.crop)
 
 
 def _test_one(
-    setup: Setup, source: str, card: Card, scales: Sequence[int], method: str
+    setup: Setup, tested: Tested, scales: Sequence[int], method: str
 ) -> tuple[Result, Float32[np.ndarray, "N K"]]:
-    file = weights.weight_file(source)
-    weights_digest = store.digest(file)
-    net = weights.load(file)
-    if store.digest(file) != weights_digest:
+    card, file, folder = tested.card, tested.file, tested.folder
+    weights_digest = digest(file) if file else ""
+    net = tested.net or weights.load(tested.source)
+    if file and digest(file) != weights_digest:
         raise UserError(f"{file} was replaced while it was read; start again")
-    folder = file.parent if Path(source).is_dir() else cache_folder()
     scales = tuple(scales) or (test_scale(card),)
     data = fingerprint(setup.dataset)
 
     def path_of(one: Pass) -> Path | None:
         key = store.key(weights_digest, data, one, setup.computing.precision)
         name = f"{one.method}-Q{one.scale}-{key}.safetensors"
-        return folder / "posteriors" / name if folder else None
+        return folder / name if folder else None
 
     matrix = average(_kept_pass(setup, net, one, path_of(one)) for one in passes(method, scales, card.flip))
     named = (protocol(method, scales, card.flip),)
-    return _result((card.configuration,), (source,), named, matrix, setup.dataset), matrix
+    name = card.architecture.configuration
+    return _result((name,), (tested.source,), named, matrix, setup.dataset), matrix
 
 
 def _result(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from verydeep.distributed import generator
 from verydeep.errors import UserError
 from verydeep.network import ConvNet
-from verydeep.recipe import Recipe
+
+Distribution = Literal["normal", "glorot", "he"]
+"""Of random weights: N(0, std), Glorot and Bengio's, or He et al.'s."""
 
 PRE_INITIALISED = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
 """What a deeper net takes from net A: its first four convolutional layers, by their place, and its last three
@@ -27,28 +30,38 @@ EXPLODED = 1e2
 """Root mean square of the first scores above which the first steps at the paper's rate diverge."""
 
 
-def initialise(net: ConvNet, recipe: Recipe) -> None:
-    """Draw all weights at random and set the biases to zero.
+def initialise(net: ConvNet, distribution: Distribution = "normal", std: float = 0.01, seed: int = 0) -> None:
+    """Draw all weights at random and set the biases to zero (Sect. 3.1).
 
-    Each layer has a generator of its own, so that a layer of given shape starts the same in every net. `normal`
-    is N(0, std) (Sect. 3.1 with its "10^-2 variance" read as the standard deviation, see docs/decisions.md),
-    `glorot` the uniform distribution of Glorot and Bengio (2010), `he` the normal one of He et al. (2015) with the
-    factor that they give for pixels that are not divided by their spread: 128 ^ (-1/L) on each of L layers.
+    Each layer has a generator of its own, so that a layer of given shape starts the same in every net.
+
+    Args:
+        net: the net, on any device; its weights are overwritten.
+        distribution: `normal` is N(0, std) (the paper's "10^-2 variance" read as a standard deviation, see
+            docs/decisions.md), `glorot` the uniform distribution of Glorot and Bengio (2010), `he` the normal one
+            of He et al. (2015) with the factor that they give for pixels that are not divided by their spread:
+            128 ^ (-1/L) on each of L layers.
+        std: standard deviation of `normal`.
+        seed: what the draws follow from.
+
+    Raises:
+        UserError: for an unknown distribution.
     """
+    if distribution not in get_args(Distribution):
+        raise UserError(f"distribution is {distribution!r}; choose one of {', '.join(get_args(Distribution))}")
     for number, layer in enumerate(net.layers):
         if layer.kind != "conv":
             continue
         convolution = net.get_submodule(layer.name)
         assert isinstance(convolution, nn.Conv2d)
         assert convolution.bias is not None
-        seed = int(generator(recipe.seed, "weights", number).integers(2**63))
-        chance = torch.Generator().manual_seed(seed)
+        layer_seed = int(generator(seed, "weights", number).integers(2**63))
+        chance = torch.Generator().manual_seed(layer_seed)
         with torch.no_grad():
-            # Drawn with channels first: the numbers must not depend on how the net lies in memory.
-            weight = torch.empty(convolution.weight.shape)
-            match recipe.initialisation:
+            weight = torch.empty(convolution.weight.shape, device="cpu")  # the same numbers on every device
+            match distribution:
                 case "normal":
-                    weight.normal_(0.0, recipe.std, generator=chance)
+                    weight.normal_(0.0, std, generator=chance)
                 case "glorot":
                     nn.init.xavier_uniform_(weight, generator=chance)
                 case "he":
@@ -69,7 +82,7 @@ def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
     """
     same_net = net.configuration == source.configuration
     same_classes = (net.class_names or net.classes) == (source.class_names or source.classes)
-    copied = []
+    copied, sizes = [], source.architecture
     for layer in net.layers:
         if layer.kind != "conv" or not (same_net or layer.name in PRE_INITIALISED):
             continue
@@ -82,8 +95,8 @@ def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"{layer.name} of net {net.configuration.name} has shape {shapes[0]}, in the net to start from "
-                f"(net {source.configuration.name}, crop {source.crop}, width {source.width}, fully connected "
-                f"{source.fully_connected}) it has {shapes[1]}; train both with the same crop, width and "
+                f"(net {source.configuration.name}, crop {source.crop}, width {sizes.width}, fully connected "
+                f"{sizes.fully_connected}) it has {shapes[1]}; train both with the same crop, width and "
                 "fully_connected, and start from a net of 3x3 layers"
             )
         assert theirs is not None

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,57 @@ class Log:
             yield
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror}; the last checkpoint is kept") from error
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What was measured in an epoch."""
+
+    epoch: int
+    """Its number, from 1."""
+    iteration: int
+    """Mini-batches done at its end."""
+    loss: float
+    """Mean over its images."""
+    training_error: float
+    """Top-1 error of its augmented, dropped-out images, in [0, 1]."""
+    validation_error: float
+    """Top-1 error in [0, 1], by `validation_protocol`."""
+    validation_protocol: str
+    rate: float
+    """Learning rate."""
+    seconds: float
+    images_per_second: float
+    waiting_share: float
+    """Share of its time that was spent waiting for images, in [0, 1]."""
+
+
+def read_log(run: Path) -> tuple[tuple[Epoch, ...], str]:
+    """The epochs of a run, and why it has ended (empty where it has not), by its log.jsonl.
+
+    Raises:
+        UserError: where the log cannot be read; lines that were torn by a kill are passed over.
+    """
+    path = run / "log.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    epochs: dict[int, Epoch] = {}
+    ended = ""
+    names = [each.name for each in fields(Epoch)]
+    for line in lines:
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(values, dict):
+            continue
+        if values.get("event") == "ended":
+            ended = str(values.get("reason", "ended"))
+        elif all(name in values for name in names):
+            epochs[values["epoch"]] = Epoch(**{name: values[name] for name in names})
+    return tuple(epochs[number] for number in sorted(epochs)), ended
 
 
 @contextmanager

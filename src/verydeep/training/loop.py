@@ -2,10 +2,10 @@
 
 import math
 import signal as signals
-import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,13 +16,14 @@ from verydeep.distributed import Ranks
 from verydeep.errors import Interrupted, UserError
 from verydeep.network import ConvNet
 from verydeep.photographs import ImageError
-from verydeep.progress import Meter
+from verydeep.progress import Meter, say
 from verydeep.recipe import Recipe
 from verydeep.training import checkpoint
 from verydeep.training.augmentation import Colours, MiniBatch, Order, loader
 from verydeep.training.checkpoint import Progress
 from verydeep.training.initialisation import initialise, signal, start_from
 from verydeep.training.journal import Clock, Report, reporting, silent
+from verydeep.training.run import Start, record_environment
 from verydeep.training.schedule import stage
 from verydeep.training.step import Execution, Step, new_optimiser, set_rate
 
@@ -49,6 +50,7 @@ class Validation:
 
 def train(
     recipe: Recipe,
+    start: Start,
     dataset: Dataset,
     colours: Colours,
     validation: Validation,
@@ -60,12 +62,13 @@ def train(
 
     Args:
         recipe: what to train and how.
+        start: where its weights come from, and its initial learning rate.
         dataset: the training set.
         colours: its colour statistics.
         validation: how to validate.
-        run: an entered run directory (`checkpoint.run_directory`).
+        run: an entered run directory (`run_directory`).
         ranks: of this process.
-        execution: where and how.
+        execution: how to compute.
 
     Returns:
         The trained net, in evaluation mode; its weights are in the run directory, too.
@@ -74,39 +77,42 @@ def train(
         UserError: where an image cannot be read, the loss is stuck or no longer finite, or the disk is full.
         Interrupted: after SIGTERM or SIGINT, when everything is saved.
     """
-    net = ConvNet(recipe.net, dataset.classes, recipe.crop, recipe.width, recipe.fully_connected, recipe.dropout)
-    optimiser = new_optimiser(net, recipe)
+    net = ConvNet(recipe.architecture(len(dataset.classes)), dataset.classes).to(ranks.device)
+    net.card = replace(net.card, training_scale=recipe.scales, flip=recipe.flip)
+    optimiser = new_optimiser(net, recipe, start.rate)
     restored = checkpoint.restore(run, net, optimiser)
     origin = "" if restored else start_weights(net, recipe, colours)
-    net.to(ranks.device).train()
+    net.train()
     net.recompute = execution.recompute
     progress = restored or Progress()
     if progress.ended:
         if ranks.first:
-            print(f"{run}: this training has ended ({progress.ended}); nothing is left to do", file=sys.stderr)
+            say(f"{run}: this training has ended ({progress.ended}); nothing is left to do")
             if not (run / weights.FILE_NAME).exists():
-                write_weights(recipe, dataset, validation, net, progress, run)
+                write_weights(recipe, start, dataset, validation, net, progress, run)
         return net.eval()
     refuse_different_starts(ranks, run, net, progress, dataset)
     if ranks.first:
         place = {"device": str(ranks.device), "ranks": ranks.world}
-        checkpoint.record_environment(run, asdict(execution) | place)
+        record_environment(run, asdict(execution.computing) | asdict(execution) | place)
     end = min(recipe.iterations, recipe.epochs * -(-len(dataset) // recipe.batch))
     order = Order(len(dataset), recipe.batch, recipe.seed, ranks, progress.iteration, end)
     with ExitStack() as stack:
         meter = stack.enter_context(Meter(f"training {recipe.net}", end, ranks.first, progress.iteration))
         report = stack.enter_context(reporting(run, meter, progress.iteration)) if ranks.first else silent
-        training = Training(recipe, dataset, validation, net, optimiser, progress, run, ranks, report)
+        training = Training(recipe, start, dataset, validation, net, optimiser, progress, run, ranks, report)
         if restored:
             line = f"{run}: going on after iteration {progress.iteration}"
             report(line, event="resumed", iteration=progress.iteration)
         else:
-            report(origin, event="started")
+            report(
+                f"{origin}; {start.sentence(recipe.learning_rate is not None)}", event="started", rate=start.rate
+            )
             training.report_signal(colours)
             training.clock.restart()
         signalled = stack.enter_context(signals_noted())
         step = Step(net, optimiser, ranks, execution)
-        batches = iter(loader(dataset, recipe, colours, order, execution.workers, ranks.device))
+        batches = iter(loader(dataset, recipe, colours, order, execution.computing.workers, ranks.device))
         while not progress.ended:
             if training.epoch_is_due(order):
                 training.end_epoch(order)
@@ -131,7 +137,7 @@ def start_weights(net: ConvNet, recipe: Recipe, colours: Colours) -> str:
     Raises:
         UserError: where the recipe starts from weights that do not fit.
     """
-    initialise(net, recipe)
+    initialise(net, recipe.initialisation, recipe.std, recipe.seed)
     net.mean.copy_(torch.tensor(colours.mean))
     if recipe.start_from is None:
         return f"weights: random ({recipe.initialisation})"
@@ -165,6 +171,7 @@ class Training:
     """A training under way: its net, its progress, and where it reports and saves."""
 
     recipe: Recipe
+    start: Start
     dataset: Dataset
     validation: Validation
     net: ConvNet
@@ -232,7 +239,7 @@ class Training:
             rate=rate,
             **lap,
         )
-        after = stage(self.recipe, progress.validation_errors)
+        after = stage(self.recipe, self.start.rate, progress.validation_errors)
         if after.ended:
             progress.ended = f"no lower validation error after {self.recipe.rate_drops} drops of the rate"
         elif progress.iteration == order.end:
@@ -244,7 +251,7 @@ class Training:
         self.save()
         if progress.ended:
             line = f"ended after iteration {progress.iteration}: {progress.ended}"
-            self.report(line, event="ended", iteration=progress.iteration)
+            self.report(line, event="ended", iteration=progress.iteration, reason=progress.ended)
         else:
             refuse_stuck(progress.training_losses, len(self.dataset.classes), order.per_epoch)
         self.clock.restart()
@@ -268,7 +275,9 @@ class Training:
         if first:
             checkpoint.save(self.run, self.net, self.optimiser, self.progress)
         if self.progress.validation_errors and not self.progress.images:
-            write_weights(self.recipe, self.dataset, self.validation, self.net, self.progress, self.run)
+            write_weights(
+                self.recipe, self.start, self.dataset, self.validation, self.net, self.progress, self.run
+            )
         if not first:
             checkpoint.save(self.run, self.net, self.optimiser, self.progress)
 
@@ -289,7 +298,13 @@ class Training:
 
 
 def write_weights(
-    recipe: Recipe, dataset: Dataset, validation: Validation, net: ConvNet, progress: Progress, run: Path
+    recipe: Recipe,
+    start: Start,
+    dataset: Dataset,
+    validation: Validation,
+    net: ConvNet,
+    progress: Progress,
+    run: Path,
 ) -> None:
     """Write the weight file of a run after an epoch.
 
@@ -298,7 +313,8 @@ def write_weights(
     """
     errors = progress.validation_errors
     provenance = {
-        "recipe": recipe.model_dump(),
+        "recipe": recipe.model_dump(mode="json") | {"learning_rate": start.rate},
+        "start": start.weights,
         "data": dataset.name,
         "images": len(dataset),
         "epochs": len(errors),
@@ -306,8 +322,8 @@ def write_weights(
         "validation_error": errors[-1],
         "validation_protocol": validation.protocol,
     }
-    card = weights.card_of(net, training_scale=recipe.scales, flip=recipe.flip, provenance=provenance)
-    weights.save(net, run / weights.FILE_NAME, card)
+    net.card = replace(net.card, provenance=provenance)
+    weights.save(net, run / weights.FILE_NAME)
 
 
 def refuse_stuck(losses: Sequence[float], classes: int, per_epoch: int) -> None:
@@ -344,9 +360,14 @@ def readable(batch: MiniBatch | ImageError) -> MiniBatch:
 def signals_noted() -> Iterator[Callable[[], int]]:
     """Note SIGTERM and Ctrl-C instead of dying of them; a second one ends the process at once.
 
+    Only the main thread of a process is sent signals; in another one none is noted.
+
     Yields:
         A function that gives the number of the signal that came, or 0.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
     noted = [0]
     before = {number: signals.getsignal(number) for number in (signals.SIGTERM, signals.SIGINT)}
 

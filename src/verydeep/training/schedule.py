@@ -17,7 +17,7 @@ class Stage:
     """Whether the accuracy has stopped improving at the last rate too."""
 
 
-def stage(recipe: Recipe, validation_errors: Sequence[float]) -> Stage:
+def stage(recipe: Recipe, initial_rate: float, validation_errors: Sequence[float]) -> Stage:
     """The stage after epochs with these validation errors, in order; a function of them and nothing else.
 
     `patience` epochs in a row without an error below all before count as "stopped improving".
@@ -30,6 +30,6 @@ def stage(recipe: Recipe, validation_errors: Sequence[float]) -> Stage:
             waited += 1
         if waited == recipe.patience:
             if drops == recipe.rate_drops:
-                return Stage(recipe.learning_rate / recipe.rate_divisor**drops, drops, ended=True)
+                return Stage(initial_rate / recipe.rate_divisor**drops, drops, ended=True)
             drops, waited = drops + 1, 0
-    return Stage(recipe.learning_rate / recipe.rate_divisor**drops, drops, ended=False)
+    return Stage(initial_rate / recipe.rate_divisor**drops, drops, ended=False)

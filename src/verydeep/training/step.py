@@ -3,13 +3,14 @@
 import os
 import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from verydeep.computing import Computing
+from verydeep.configurations import whole_number
 from verydeep.distributed import GradientSum, Ranks
 from verydeep.errors import UserError
 from verydeep.network import ConvNet
@@ -19,16 +20,24 @@ from verydeep.training.augmentation import MiniBatch
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how a training is computed; changes nothing of what it computes but rounding."""
+    """How a training is computed; changes nothing of what it computes but rounding.
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    Raises:
+        UserError: for a negative micro-batch.
+    """
+
+    computing: Computing = field(default_factory=Computing)
     micro_batch: int = 0
     """Images that pass through the net at once on each rank; 0 for a rank's whole share of the mini-batch."""
-    workers: int = 0
-    """Processes a rank that read images ahead; 0 to read between the iterations."""
     compile: bool = False
     recompute: bool = False
     """Activation checkpointing, see `ConvNet`."""
+
+    def __post_init__(self) -> None:
+        if whole_number("micro_batch", self.micro_batch) < 0:
+            raise UserError(
+                f"micro_batch is {self.micro_batch}; give a number of images, or 0 for a rank's whole share"
+            )
 
 
 @dataclass(frozen=True)
@@ -46,13 +55,13 @@ class Outcome:
     """Whether a rank wants a checkpoint."""
 
 
-def new_optimiser(net: ConvNet, recipe: Recipe) -> torch.optim.SGD:
-    """Gradient descent with momentum; weights decay, biases do not."""
+def new_optimiser(net: ConvNet, recipe: Recipe, rate: float) -> torch.optim.SGD:
+    """Gradient descent with momentum, beginning at a rate; weights decay, biases do not."""
     biases = [parameter for name, parameter in net.named_parameters() if name.endswith("bias")]
     others = [parameter for name, parameter in net.named_parameters() if not name.endswith("bias")]
     return torch.optim.SGD(
         [{"params": others, "weight_decay": recipe.weight_decay}, {"params": biases, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
+        lr=rate,
         momentum=recipe.momentum,
     )
 
@@ -114,8 +123,7 @@ class Step:
         """Add the gradient of a micro-batch; gives the sum of its losses and the count of its errors."""
         device = self.ranks.device
         pixels, labels, shifts, keys = (tensor.to(device, non_blocking=True) for tensor in part)
-        half = self.execution.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+        with self.execution.computing.autocast(device):
             scores = self.net(pixels, keys, shifts)
         scores = scores.float()
         loss = F.cross_entropy(scores, labels, reduction="sum")

@@ -1,0 +1,284 @@
+"""Sect. 3 and 4 as functions: train, test, predict. The command line and the experiments call these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import nn
+
+from verydeep import weights
+from verydeep.computing import Computing, Precision
+from verydeep.configurations import whole_number
+from verydeep.datasets import Dataset, Split, open_dataset
+from verydeep.distributed import Ranks, local_cores, ranks
+from verydeep.errors import UserError
+from verydeep.evaluation import testing
+from verydeep.evaluation.dense import dense_posteriors, left_out
+from verydeep.evaluation.metrics import top_error
+from verydeep.evaluation.posteriors import Pass, check_scales, in_testing, middle, one_pass, protocol, test_scale
+from verydeep.evaluation.testing import Result
+from verydeep.images import rescale
+from verydeep.network import ConvNet
+from verydeep.photographs import ImageError, Photograph
+from verydeep.progress import say
+from verydeep.recipe import Recipe
+from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey
+from verydeep.training import loop
+from verydeep.training.augmentation import Colours
+from verydeep.training.run import Run, read_run, run_directory
+from verydeep.training.step import Execution
+
+Net: TypeAlias = nn.Module | str | Path
+"""A `ConvNet`, a run directory or a weight file."""
+
+Data: TypeAlias = str | Path | Dataset
+"""What `open_dataset` takes, or what it returned."""
+
+MOST_WORKERS = 16
+"""Reading processes that a rank may have whatever its cores: they may wait for a slow disk."""
+
+
+def train(
+    data: Data,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    validation: Dataset | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    workers: int | None = None,
+    micro_batch: int = 0,
+    compile: bool = False,
+    recompute: bool = False,
+    skip_unreadable: bool = False,
+) -> Run:
+    """Train a net (Sect. 3.1), or go on with a training that was interrupted.
+
+    Args:
+        data: a folder of photographs, "digits", or a training set; see `open_dataset`.
+        recipe: what to train and how.
+        out: the run directory to make or to go on with.
+        validation: the validation set; where None, that of `data`.
+        device: cpu, cuda, mps, or auto for the fastest that is there.
+        precision: bf16 computes with bfloat16 where torch's autocast does.
+        workers: processes that read images ahead, for each rank; by the number of cores where None.
+        micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
+        compile: compile the net with torch.compile.
+        recompute: keep less for the backward pass and compute it again (activation checkpointing).
+        skip_unreadable: go on without images that cannot be read; each is named.
+
+    Returns:
+        The run: its recipe, its curves, and its net.
+
+    Raises:
+        UserError: for wrong arguments, unreadable images, another run in `out`, a loss that is stuck or infinite.
+        Interrupted: after SIGTERM or Ctrl-C, when everything is saved; the same call goes on from there.
+    """
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"the recipe is a {type(recipe).__name__}; give a verydeep.Recipe")
+    if isinstance(data, Dataset) and validation is None:
+        raise UserError(f"{data.name} is a training set alone; give a validation set, too")
+    computing = Computing(precision, reading_workers(workers))
+    execution = Execution(computing, micro_batch, compile, recompute)
+    run = Path(out)
+    with ranks(device) as here:
+        training_set, found = surveyed(data, "train", skip_unreadable, here)
+        validation_set, sizes = surveyed(validation or data, "val", skip_unreadable, here)
+        colours = Colours(found.mean, *principal_components(found.covariance))
+        described = {
+            "path": place_of(data),
+            "classes": list(training_set.classes),
+            "images": len(training_set),
+            "validation_images": len(validation_set),
+            "mean": [round(value, 4) for value in colours.mean.tolist()],
+            "deviations": colours.deviations.tolist(),
+            "components": colours.components.tolist(),
+        }
+        centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
+        quiet = Computing(precision, computing.workers, progress=False)
+
+        def top1_error(net: ConvNet) -> float:
+            matrix = one_pass(net, validation_set, centre_crop, here, quiet, sizes.sizes)
+            return top_error(matrix, validation_set.labels, 1).value
+
+        validated = loop.Validation(protocol("centre-crop", [centre_crop.scale], flip=False), top1_error)
+        with run_directory(run, recipe, described, here) as start:
+            loop.train(recipe, start, training_set, colours, validated, run, here, execution)
+        here.wait()  # until the first has written everything
+        return read_run(run)
+
+
+def test(
+    nets: Net | Sequence[Net],
+    data: Data,
+    scales: Sequence[int] | None = None,
+    method: str = "dense",
+    *,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    workers: int | None = None,
+    skip_unreadable: bool = False,
+) -> list[Result]:
+    """Test one net or several on the validation set (Sect. 3.2), and several together (Sect. 4.4).
+
+    Every pass of a run or weight file is stored once; averages over scales, methods and nets need no other pass.
+
+    Args:
+        nets: a run directory, a weight file or a `ConvNet`, or several.
+        data: as `train` takes it.
+        scales: test scales Q in pixels; where None, the training scale S of each net, or the middle of its range.
+        method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; or centre-crop.
+        device: as `train` takes it, like `precision`, `workers` and `skip_unreadable`.
+        precision: see above.
+        workers: see above.
+        skip_unreadable: see above.
+
+    Returns:
+        A result a net, in order, and one of all together where there are several.
+
+    Raises:
+        UserError: for wrong arguments, unreadable images, a net that is given twice, or classes that differ.
+    """
+    several = list(nets) if isinstance(nets, Sequence) and not isinstance(nets, str) else [nets]
+    if not several:
+        raise UserError("there is no net to test; give at least one")
+    candidates = [testing.tested(net) for net in several]
+    computing = Computing(precision, reading_workers(workers))
+    with ranks(device) as here:
+        dataset, found = surveyed(data, "val", skip_unreadable, here)
+        setup = testing.Setup(dataset, found.sizes, here, computing, say)
+        return list(testing.test(setup, candidates, () if scales is None else scales, method))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most likely classes of a photograph."""
+
+    image: str
+    """Its file, or its number, for pixels in memory."""
+    classes: tuple[str, ...]
+    """From the most likely one on."""
+    posteriors: tuple[float, ...]
+    """Of each of these classes, in [0, 1]."""
+
+    def __str__(self) -> str:
+        shares = (f"{name} {share:.1%}" for name, share in zip(self.classes, self.posteriors, strict=True))
+        return f"{self.image}: {', '.join(shares)}"
+
+
+def predict(
+    net: Net,
+    images: Sequence[str | Path | Image.Image | UInt8[np.ndarray, "_ _ 3"]],
+    scale: int | None = None,
+    top: int = 5,
+) -> list[Prediction]:
+    """Name the most likely classes of photographs, each tested densely (Sect. 3.2).
+
+    Args:
+        net: a `ConvNet`, which computes on its own device, a run directory or a weight file.
+        images: files, Pillow's images, or RGB arrays of height x width x 3, uint8.
+        scale: test scale Q in pixels; where None, the net's own by the rule of Sect. 4.1.
+        top: how many classes to name.
+
+    Returns:
+        A prediction an image, in order.
+
+    Raises:
+        ImageError: a UserError that names the first image that cannot be read.
+        UserError: for wrong arguments.
+    """
+    if isinstance(images, str | Path | Image.Image) or not isinstance(images, Sequence):
+        raise UserError(f"images is a {type(images).__name__}; give a list of files, Pillow's images or arrays")
+    if whole_number("top", top) < 1:
+        raise UserError(f"top is {top}; name at least one class")
+    inner = weights.load(net) if isinstance(net, str | Path) else weights.convolutional_net(net)
+    card = inner.card
+    scale = test_scale(card) if scale is None else whole_number("scale", scale)
+    check_scales([scale], card.architecture.crop)
+    if line := left_out(scale):
+        say(line)
+    device, found = inner.mean.device, []
+    with in_testing(inner, device), torch.no_grad():
+        for number, image in enumerate(images):
+            pixels = torch.from_numpy(rescale(photograph_of(image), scale)).to(device).permute(2, 0, 1)
+            posteriors = dense_posteriors(inner, pixels[None], card.flip)[0].cpu().numpy()
+            best = np.argsort(-posteriors, kind="stable")[:top]
+            name = str(image) if isinstance(image, str | Path) else f"image {number}"
+            found.append(
+                Prediction(name, tuple(card.names[k] for k in best), tuple(float(posteriors[k]) for k in best))
+            )
+    return found
+
+
+def photograph_of(image: object) -> Photograph:
+    """A photograph by its file, as Pillow's image (put upright) or as an array.
+
+    Raises:
+        ImageError: for an array of another shape or type.
+        UserError: for anything else.
+    """
+    if isinstance(image, str | Path):
+        return Path(image)
+    if isinstance(image, Image.Image):
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"an image is a {type(image).__name__}; give a file, one of Pillow's images or an array")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(
+            None, f"an array of {image.dtype} and shape {image.shape}; give uint8 of (height, width, 3)"
+        )
+    return image
+
+
+def place_of(data: Data) -> str:
+    """Where a data set is, for people."""
+    if isinstance(data, Dataset):
+        return data.name
+    return str(data) if data == "digits" else str(Path(data).absolute())
+
+
+def surveyed(data: Data, split: Split, skip_unreadable: bool, here: Ranks) -> tuple[Dataset, Survey]:
+    """A split without what cannot be read, and what its survey found; one rank a machine surveys for all of it.
+
+    Raises:
+        UserError: where there is no such data set, and for unreadable images that are not to be skipped.
+    """
+    dataset = data if isinstance(data, Dataset) else open_dataset(data, split)
+    if here.local_rank > 0:
+        here.wait()
+    found = survey(dataset)
+    if here.local_rank == 0:
+        here.wait()
+    if here.first:
+        if dataset.ignored:
+            say(
+                f"{dataset.name}: {len(dataset.ignored)} other files or folders left out, such as "
+                f"{dataset.ignored[0]}; verydeep inspect lists them"
+            )
+        for _, reason in found.unreadable if skip_unreadable else ():
+            say(f"left out: {reason}")
+        if skip_unreadable and found.unreadable:
+            say(f"{dataset.name}: {len(found.unreadable)} of {len(dataset)} images left out")
+    return leave_out_unreadable(dataset, found, skip_unreadable)
+
+
+def reading_workers(given: int | None) -> int:
+    """Reading processes of a rank: for half of its cores; none where it has few and would wait for them.
+
+    Raises:
+        UserError: for a negative number, or more than make sense.
+    """
+    cores = local_cores()
+    if given is None:
+        return min(8, cores // 2) if cores >= 4 else 0
+    if whole_number("workers", given) < 0:
+        raise UserError(f"workers is {given}; give a number of processes, or 0 for none")
+    most = max(MOST_WORKERS, 4 * cores)
+    if given > most:
+        raise UserError(f"workers is {given}; a rank has {cores} cores here, so give at most {most}")
+    return given

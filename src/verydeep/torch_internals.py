@@ -1,0 +1,100 @@
+"""The names of torch that are not public, each behind a function: new releases of torch are checked against these.
+
+All of them answer one question: would somebody notice if a layer were not called the way torch calls it?
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._device import DeviceContext
+
+FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Conv2d, nn.ReLU, nn.MaxPool2d)}
+CONVOLVE, CALL = nn.Conv2d._conv_forward, nn.Module.__call__
+"""As they were at import; programs that watch or change all layers replace them."""
+
+
+def untouched(module: nn.Module | None, kind: type[nn.Module]) -> bool:
+    """Whether to call this module does what its class does, and nothing else.
+
+    False for a subclass (a parametrized layer is one), for a layer with a hook of any kind, with a forward of its
+    own on the instance, or with a forward that was compiled or replaced in its class.
+    """
+    if type(module) is not kind:
+        return False
+    own = module.__dict__
+    return not (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
+        or "_call_impl" in own
+        or own.get("_compiled_call_impl")
+        or kind.forward is not FORWARDS.get(kind, kind.forward)
+    )
+
+
+def untouched_convolution(module: nn.Module | None) -> bool:
+    """`untouched` for a Conv2d, whose weight and bias are parameters, or plain tensors in their place."""
+    if not untouched(module, nn.Conv2d):
+        return False
+    assert module is not None
+    parameters = module._parameters
+    return (
+        nn.Conv2d._conv_forward is CONVOLVE
+        and "_conv_forward" not in module.__dict__
+        and type(parameters.get("weight")) in (nn.Parameter, Tensor)
+        and type(parameters.get("bias")) in (nn.Parameter, Tensor)
+    )
+
+
+def observed() -> bool:
+    """Whether something looks on at every call of a layer or of an operator: then each has to be torch's own.
+
+    That is a hook on all modules, a replaced `nn.Module.__call__`, or a mode of `torch.overrides` or
+    `torch.utils._python_dispatch` (a counter of operations, for example; not a default device).
+    """
+    if _has_any_global_hook() or nn.Module.__call__ is not CALL:  # type: ignore[no-untyped-call]
+        return True
+    if torch.compiler.is_compiling():  # the compiler itself is such a mode
+        return False
+    if torch._C._len_torch_dispatch_stack():
+        return True
+    modes = (torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack()))
+    return any(not isinstance(mode, DeviceContext) for mode in modes)
+
+
+def exporting() -> bool:
+    """Whether what is computed is being written down for others, who have no operators of this package."""
+    # torch.compiler.is_exporting() is this flag from torch 2.12 on, was true while compiling before, and is not
+    # there in 2.6.
+    flag = getattr(torch.compiler, "_is_exporting_flag", False)
+    return flag or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def transformed() -> bool:
+    """Whether vmap, grad or another transform of torch.func is at work."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
+def forward_mode() -> bool:
+    """Whether derivatives are computed in forward mode."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def valueless(tensor: Tensor) -> bool:
+    """Whether a tensor has a shape but no values to look at."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The net inside of `torch.compile`, DataParallel, DistributedDataParallel and AveragedModel."""
+    while True:
+        inner = net._modules.get("_orig_mod") or net._modules.get("module")
+        if inner is None:
+            return net
+        net = inner

@@ -1,0 +1,295 @@
+"""A run is a directory; this module enters it, says what identifies it, and reads it back.
+
+It holds recipe.toml, data.json, start.json, log.jsonl, checkpoint.pt, weights.safetensors, environment.json.
+"""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from verydeep import recipe as recipes
+from verydeep import weights
+from verydeep.distributed import Ranks
+from verydeep.engine.native import library
+from verydeep.errors import UserError
+from verydeep.files import digest, written_aside
+from verydeep.network import ConvNet
+from verydeep.progress import say
+from verydeep.recipe import Recipe
+from verydeep.training.checkpoint import CHECKPOINT
+from verydeep.training.journal import Epoch, read_log
+
+RECIPE, DATA, START, ENVIRONMENT = "recipe.toml", "data.json", "start.json", "environment.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that has ended, or as far as it has come."""
+
+    path: Path
+    recipe: Recipe
+    start: "Start"
+    epochs: tuple[Epoch, ...]
+    """Its curves: what was measured in each epoch."""
+    ended: str
+    """Why it has ended; empty where it has not."""
+
+    def net(self) -> ConvNet:
+        """The trained net, in evaluation mode.
+
+        Raises:
+            UserError: where no epoch has ended yet, and what `weights.load` refuses.
+        """
+        return weights.load(self.path)
+
+    def __str__(self) -> str:
+        net = f"{self.path}: net {self.recipe.net}, {len(self.epochs)} epochs"
+        last = self.epochs[-1:]
+        errors = "".join(f", loss {e.loss:.4f}, validation error {e.validation_error:.2%}" for e in last)
+        return f"{net}{errors}; {self.ended or 'not ended'}"
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        UserError: where it is none.
+    """
+    folder = Path(path)
+    if not (folder / RECIPE).is_file():
+        raise UserError(f"{folder} is no run directory: it has no {RECIPE}")
+    recipe = recipes.read(folder / RECIPE)
+    start = recorded_start(folder) or Start(None, None, None, recipe.initial_rate(None))
+    epochs, ended = read_log(folder)
+    return Run(folder, recipe, start, epochs, ended)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the weights of a training come from (Sect. 3.1), and the learning rate that follows from it."""
+
+    path: str | None
+    """Of the run or weight file, absolute; None for random weights."""
+    weights: str | None
+    """SHA-256 of the weight file: what identifies it, however its path is spelled."""
+    configuration: str | None
+    rate: float
+    """Initial learning rate."""
+
+    def sentence(self, given: bool) -> str:
+        """One line on the rate, and on where it comes from; `given` where the recipe names it."""
+        if given:
+            return f"learning rate {self.rate:.2g}, as given"
+        if self.rate == recipes.FINE_TUNING_RATE:
+            return f"learning rate {self.rate:.2g}: it starts from a net of its own configuration (Sect. 3.1)"
+        return f"learning rate {self.rate:.2g} (Sect. 3.1)"
+
+
+def start_of(recipe: Recipe) -> Start:
+    """The start that a recipe names.
+
+    Raises:
+        UserError: where there are no such weights.
+    """
+    if recipe.start_from is None:
+        return Start(None, None, None, recipe.initial_rate(None))
+    file = weights.weight_file(recipe.start_from)
+    configuration = weights.read_card(file).architecture.configuration
+    absolute = str(Path(recipe.start_from).absolute())
+    return Start(absolute, digest(file), configuration, recipe.initial_rate(configuration))
+
+
+def recorded_start(run: Path) -> Start | None:
+    """The start that a run has had; None where its directory does not say.
+
+    Raises:
+        UserError: where start.json cannot be read.
+    """
+    file = run / START
+    if not file.exists():
+        return None
+    try:
+        return Start(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"cannot read {file}: {error}; put it back, or name another directory") from error
+
+
+@contextmanager
+def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks) -> Iterator[Start]:
+    """Make a run directory or enter an existing one, and keep other processes out of it meanwhile.
+
+    A run has begun when something trained is in its directory; before that another recipe takes the place of one
+    whose start was refused.
+
+    Args:
+        path: the directory.
+        recipe: of this training.
+        data: what identifies the training set and what was measured on it, for `data.json`.
+        ranks: of this process; the first one makes, checks and locks the directory for all.
+
+    Yields:
+        Where the training starts; as recorded, where it has begun: its start may have changed since, or be gone.
+
+    Raises:
+        UserError: where the directory holds a run of another recipe, another start or other data, something that
+            is no run, or a run that another process works on; nothing in it is changed then.
+    """
+    if not ranks.first:
+        ranks.wait()
+        yield (recorded_start(path) if _begun(path) else None) or start_of(recipe)
+        return
+    start = _start_of_run(path, recipe, data) or start_of(recipe)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run directory {path}: {error.strerror}") from error
+    with _locked(path):
+        for left in path.glob(".*.part"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
+        start = _start_of_run(path, recipe, data) or start  # it may have begun since
+        if not _begun(path):  # also where a start that came to nothing left another recipe
+            for name, content in ((DATA, data), (START, asdict(start))):
+                with written_aside(path / name) as aside:
+                    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            recipes.write(recipe, path / RECIPE)
+        ranks.wait()
+        yield start
+
+
+def _begun(path: Path) -> bool:
+    """Whether a directory holds something trained."""
+    return any((path / name).exists() for name in (CHECKPOINT, weights.FILE_NAME))
+
+
+def _start_of_run(path: Path, recipe: Recipe, data: dict[str, Any]) -> Start | None:
+    """The start of the run in a directory; None where none has begun.
+
+    Raises:
+        UserError: where it is another run than that of this recipe and data, or none.
+    """
+    if not (path / RECIPE).exists():
+        if path.exists() and not (path.is_dir() and all(_unfinished(file) for file in path.iterdir())):
+            raise UserError(f"{path} exists and is no run directory (it has no {RECIPE}); name another with --out")
+        return None
+    if not _begun(path):
+        return None
+    there = recipes.read(path / RECIPE)
+    # A run of an earlier version says no more of its start than its recipe does.
+    start = recorded_start(path) or Start(
+        str(Path(there.start_from).absolute()) if there.start_from else None, None, None, there.initial_rate(None)
+    )
+    same, line = _same_start(start, recipe, path)
+    names = [name for name in recipes.differing(recipe, there) if name != "start_from"]
+    differing = [recipes.difference(name, recipe, there) for name in (*names, *([] if same else ["start_from"]))]
+    if differing:
+        raise UserError(
+            f"{path} holds a run of another recipe; these fields differ: {'; '.join(differing)}. "
+            "Name another directory with --out, or give the same recipe to go on"
+        )
+    _check_data(path, data, path / DATA)
+    if line:
+        say(line)
+    return start
+
+
+def _same_start(there: Start, recipe: Recipe, run: Path) -> tuple[bool, str]:
+    """Whether a recipe starts where a run did, and a line where those weights have changed since."""
+    if recipe.start_from is None or there.path is None:
+        return (recipe.start_from is None) == (there.path is None), ""
+    try:
+        given = start_of(recipe).weights
+    except UserError:  # it lies behind, and may be gone
+        given = None
+    if there.weights is not None and given == there.weights:
+        return True, ""
+    if Path(recipe.start_from).absolute() != Path(there.path):
+        return False, ""
+    changed = given is not None and there.weights is not None
+    line = f"{run}: {there.path} has other weights now than this run started from; it goes on with its own"
+    return True, line if changed else ""
+
+
+def _unfinished(file: Path) -> bool:
+    """Whether a process that was killed before it had written the recipe may have left this file."""
+    return file.name in (".lock", DATA, START) or file.suffix == ".part"
+
+
+def _check_data(path: Path, data: dict[str, Any], data_file: Path) -> None:
+    try:
+        there = json.loads(data_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {data_file}: {error}") from error
+    # Not its path: a data set may be moved. Means are compared as they are printed.
+    for name in ("classes", "images", "validation_images", "mean"):
+        if there.get(name) != data[name]:
+            raise UserError(
+                f"{path} holds a run on other data: there {name} is {_short(there.get(name))}, in {data['path']} "
+                f"it is {_short(data[name])}. Name another directory with --out, or give the same data"
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the directory's lock; the system lets go of it when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    try:
+        file = (path / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write in the run directory {path}: {error.strerror}") from error
+    with file:
+        try:
+            # A record lock: one of flock would live on in the reading processes of a training that was killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(
+                f"another process is training in {path}; wait for it or name another with --out"
+            ) from error
+        except OSError as error:  # some network drives have no locks
+            raise UserError(f"cannot lock {path}: {error.strerror}; name a directory on another disk") from error
+        yield
+
+
+def record_environment(path: Path, execution: dict[str, Any]) -> None:
+    """Append to environment.json what this start of the run ran with: versions, machine, execution."""
+    file = path / "environment.json"
+    try:
+        starts = list(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # there is none yet, or it is damaged: no reason not to train
+        starts = []
+    starts.append(
+        {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "command": sys.argv[1:],
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            # Of torch its own word, which also names the build, as +cpu or +cu130.
+            "versions": {name: version(name) for name in ("verydeep", "numpy", "pillow", "simplejpeg")}
+            | {"torch": torch.__version__},
+            "threads": torch.get_num_threads(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "engine": engine.name if (engine := library()) else None,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            **execution,
+        }
+    )
+    with written_aside(file) as aside:
+        aside.write_text(json.dumps(starts, indent=1) + "\n", encoding="utf-8")
