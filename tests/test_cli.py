@@ -112,9 +112,9 @@ def test_wrong_use_is_one_line_and_exit_code_2(verydeep, tmp_path):
     assert refused(verydeep("train", "digits", "--batch", "many"), "--batch", "many")
     assert refused(verydeep("train", "digits", "--crop", "50"), "crop is 50", "64")
     assert refused(verydeep("train", "digits", "--net", "VGG16"), "'VGG16'", "A-LRN")
-    assert refused(verydeep("train", "digits", "--micro-batch", "-1"), "--micro-batch")
-    assert refused(verydeep("train", "digits", "--workers", "-1"), "--workers")
-    assert refused(verydeep("train", "digits", "--workers", "100000"), "--workers is 100000", "at most")
+    assert refused(verydeep("train", "digits", "--micro-batch", "-1"), "micro_batch is -1")
+    assert refused(verydeep("train", "digits", "--workers", "-1"), "workers is -1")
+    assert refused(verydeep("train", "digits", "--workers", "100000"), "workers is 100000", "at most")
     assert refused(verydeep("train", "digits", "--epochs", "1.5"), "--epochs", "'1.5' is no whole number")
     assert refused(verydeep("test", "runs/none", "digits", "--scales", "32", "32.5"), "'32.5' is no whole number")
     assert refused(
@@ -218,7 +218,7 @@ def test_the_recipe_of_another_run_with_other_flags(verydeep, folder):
     text = Path("b/recipe.toml").read_text()
     assert 'net = "B"' in text
     assert "flip = false" in text
-    assert "learning_rate = 0.01" in text
+    assert "learning rate 0.01 (Sect. 3.1)" in err
     assert "no mirror images" in verydeep("test", "b", folder, "--scales", "32")[1]
 
 
@@ -233,7 +233,35 @@ def test_a_start_from_the_same_net_is_at_a_lower_rate_and_is_not_needed_again(ve
     code, _, err = verydeep(*command)
     assert code == 0, err
     assert "has ended" in err
-    assert "learning_rate = 0.001" in Path("c/recipe.toml").read_text()
+    assert json.loads(Path("c/start.json").read_text())["rate"] == 0.001
+
+
+def test_the_rate_of_a_start_is_the_same_from_flags_and_from_a_recipe(verydeep, folder):
+    small = [*SMALL, "--initialisation", "glorot"]
+    verydeep("train", folder, *small, "--out", "a")
+    by_flags = verydeep("train", folder, *small, "--start-from", "a", "--out", "b")[2]
+    by_recipe = verydeep("train", folder, "--recipe", "a/recipe.toml", "--start-from", "a", "--out", "c")[2]
+    for said in (by_flags, by_recipe):
+        assert "learning rate 0.001: it starts from a net of its own configuration" in said
+    given = verydeep("train", folder, *small, "--start-from", "a", "--learning-rate", "0.01", "--out", "d")[2]
+    assert "learning rate 0.01, as given" in given
+
+
+def test_a_start_is_the_weights_that_it_names_however_its_path_is_spelled(verydeep, folder, tmp_path):
+    small = [*SMALL, "--initialisation", "glorot"]
+    verydeep("train", folder, *small, "--out", "a")
+    verydeep("train", folder, *small, "--seed", "1", "--out", "other")
+    command = ["train", folder, *small, "--out", "c", "--start-from"]
+    assert verydeep(*command, "a")[0] == 0
+    for spelled in ("./a/", "a/weights.safetensors", tmp_path / "a"):
+        code, _, err = verydeep(*command, spelled)
+        assert (code, "has ended" in err) == (0, True), err
+    assert refused(verydeep(*command, "other"), "start_from: other (there: a)")
+    assert refused(verydeep(*command[:-1]), "start_from: None (there: a)")
+    shutil.copy("other/weights.safetensors", "a/weights.safetensors")
+    code, _, err = verydeep(*command, "a")
+    assert code == 0
+    assert "has other weights now than this run started from" in err
 
 
 def test_another_recipe_in_a_run_directory_is_refused(verydeep, folder):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verydeep.configurations import CONFIGURATIONS, check_sizes, configuration, output_sides, whole_number
+from verydeep.configurations import CONFIGURATIONS, Architecture, configuration, output_sides, whole_number
 from verydeep.errors import UserError
 
 PARAMETERS = {
@@ -56,15 +56,15 @@ def test_receptive_fields_of_stacks_are_those_of_section_2_3():
 
 
 def test_c_adds_1x1_layers_to_b_and_d_makes_them_3x3():
-    c = [layer for layer in CONFIGURATIONS["C"].layers() if layer.kind == "conv" and layer.name.startswith("conv")]
+    c = [layer for layer in Architecture("C").layers if layer.kind == "conv" and layer.name.startswith("conv")]
     assert [layer.name for layer in c if layer.kernel == 1] == ["conv3_3", "conv4_3", "conv5_3"]
-    d = [layer for layer in CONFIGURATIONS["D"].layers() if layer.name.startswith("conv")]
+    d = [layer for layer in Architecture("D").layers if layer.name.startswith("conv")]
     assert [layer.name for layer in d] == [layer.name for layer in c]
     assert {layer.kernel for layer in d} == {3}
 
 
 def test_lrn_stands_once_after_the_first_relu():
-    names = [layer.name for layer in CONFIGURATIONS["A-LRN"].layers()]
+    names = [layer.name for layer in Architecture("A-LRN").layers]
     assert names[:4] == ["conv1_1", "relu1_1", "lrn1_1", "pool1"]
     assert sum("lrn" in name for name in names) == 1
 
@@ -72,7 +72,7 @@ def test_lrn_stands_once_after_the_first_relu():
 @given(st.sampled_from(list(CONFIGURATIONS)), st.integers(1, 12), st.sampled_from([0.125, 0.25, 0.5, 1.0, 1.3]))
 def test_one_crop_gives_one_cell(name, multiple, width):
     crop = 32 * multiple
-    sides = output_sides(CONFIGURATIONS[name].layers(10, crop, width, 16), crop)
+    sides = output_sides(Architecture(name, 10, crop, width, 16).layers, crop)
     assert sides[-1] == 1
     assert sides[0] == crop
 
@@ -90,7 +90,7 @@ def test_one_crop_gives_one_cell(name, multiple, width):
 )
 def test_impossible_sizes_are_refused(sizes, words):
     with pytest.raises(UserError) as refusal:
-        check_sizes(*sizes)
+        Architecture("A", *sizes)
     assert all(word in str(refusal.value) for word in words)
 
 

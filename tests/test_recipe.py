@@ -1,5 +1,9 @@
 """The recipe: the paper's defaults, refusals, TOML."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,16 +16,16 @@ from verydeep.recipe import Recipe
 def test_the_defaults_are_section_3_1():
     paper = Recipe()
     assert (paper.batch, paper.momentum, paper.weight_decay, paper.dropout) == (256, 0.9, 5e-4, 0.5)
-    assert (paper.learning_rate, paper.rate_drops, paper.rate_divisor) == (1e-2, 3, 10)
+    assert (paper.initial_rate(None), paper.rate_drops, paper.rate_divisor) == (1e-2, 3, 10)
     assert (paper.epochs, paper.iterations, paper.crop, paper.scales) == (74, 370_000, 224, (256, 256))
     assert (paper.flip, paper.colour_shift, paper.initialisation, paper.std) == (True, 0.1, "normal", 0.01)
 
 
 @pytest.mark.parametrize(("crop", "scale"), [(224, 256), (64, 73), (32, 37), (96, 110)])
 def test_the_training_scale_follows_the_crop_unless_it_is_given(crop, scale):
-    assert recipes.recipe(crop=crop).scales == (scale, scale)
+    assert Recipe(crop=crop).scales == (scale, scale)
     assert recipes.changed(Recipe(), {"crop": crop}).scales == (scale, scale)
-    assert recipes.recipe(crop=crop, training_scale=(300, 400)).scales == (300, 400)
+    assert Recipe(crop=crop, training_scale=(300, 400)).scales == (300, 400)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,7 @@ def test_the_training_scale_follows_the_crop_unless_it_is_given(crop, scale):
 )
 def test_a_wrong_field_is_refused_by_name_with_what_is_allowed(fields, words):
     with pytest.raises(UserError) as refusal:
-        recipes.recipe(**fields)
+        Recipe(**fields)
     assert all(word in str(refusal.value) for word in words), str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -78,21 +82,46 @@ def test_a_toml_file_with_errors_is_refused_by_its_name(tmp_path):
 
 
 def test_differences_name_the_fields():
-    assert recipes.differences(Recipe(), Recipe()) == []
-    lines = recipes.differences(recipes.recipe(net="D", batch=64), Recipe())
+    assert recipes.differing(Recipe(), Recipe()) == []
+    ours = Recipe(net="D", batch=64)
+    lines = [recipes.difference(name, ours, Recipe()) for name in recipes.differing(ours, Recipe())]
     assert lines == ["net: D (there: A)", "batch: 64 (there: 256)"]
 
 
 def test_the_rate_of_a_net_that_starts_from_its_own_configuration_is_1e_3():
-    assert recipes.fine_tuning(recipes.recipe(net="D"), "D").learning_rate == 1e-3
-    assert recipes.fine_tuning(recipes.recipe(net="D"), "A").learning_rate == 1e-2
-    assert recipes.fine_tuning(recipes.recipe(net="D", learning_rate=1e-2), "D").learning_rate == 1e-2
+    assert Recipe(net="D").initial_rate("D") == 1e-3
+    assert Recipe(net="D").initial_rate("A") == 1e-2
+    assert Recipe(net="D").initial_rate(None) == 1e-2
+    assert Recipe(net="D", learning_rate=1e-2).initial_rate("D") == 1e-2
 
 
-def test_a_rate_in_a_file_is_a_rate_that_was_given(tmp_path):
-    (tmp_path / "recipe.toml").write_text('net = "D"\nepochs = 3\n')
-    assert recipes.fine_tuning(recipes.read(tmp_path / "recipe.toml"), "D").learning_rate == 1e-3
-    recipes.write(recipes.recipe(net="D"), tmp_path / "recipe.toml")
-    assert recipes.fine_tuning(recipes.read(tmp_path / "recipe.toml"), "D").learning_rate == 1e-2
-    other = recipes.changed(recipes.recipe(net="D"), {"epochs": 3})
-    assert recipes.fine_tuning(other, "D").learning_rate == 1e-3
+def test_a_rate_that_was_not_given_is_not_given_by_a_file_either(tmp_path):
+    """So the same wish by flags and by `--recipe` of another run has the same rate."""
+    recipes.write(Recipe(net="D"), tmp_path / "recipe.toml")
+    read = recipes.changed(recipes.read(tmp_path / "recipe.toml"), {"start_from": "runs/d"})
+    assert read.initial_rate("D") == Recipe(net="D", start_from="runs/d").initial_rate("D") == 1e-3
+    recipes.write(Recipe(net="D", learning_rate=1e-2), tmp_path / "recipe.toml")
+    assert recipes.read(tmp_path / "recipe.toml").initial_rate("D") == 1e-2
+
+
+def test_numbers_and_paths_are_taken_as_people_write_them():
+    recipe = Recipe(training_scale=300, start_from=Path("runs/a"))
+    assert (recipe.scales, recipe.start_from) == ((300, 300), "runs/a")
+    assert Recipe(training_scale=[256, 512]).scales == (256, 512)
+
+
+def test_a_recipe_is_typed(tmp_path):
+    """As a type checker without plugins sees it."""
+    (tmp_path / "user.py").write_text(
+        'import verydeep\nrecipe = verydeep.Recipe(net="D", crop=64)\nreveal_type(recipe.crop)\n'
+        'run: verydeep.Run = verydeep.train("digits", recipe, out="runs/d")\n'
+        "for epoch in run.epochs:\n    print(epoch.loss)\n"
+        "errors = [result.top1.value for result in verydeep.test(run.net(), 'digits', scales=[64])]\n"
+        "print(verydeep.__version__, verydeep.predict(run.path, ['tom.jpg'])[0].classes[0], errors)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file", "", "user.py"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert 'Revealed type is "int"' in done.stdout or 'Revealed type is "builtins.int"' in done.stdout

@@ -3,11 +3,14 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from verydeep import weights
 from verydeep.errors import UserError
@@ -30,21 +33,28 @@ def altered(path, tensors=None, card=None, raw=None):
         metadata = file.metadata()
     there = load_file(path)
     if card is not None:
-        metadata = {"verydeep": json.dumps(json.loads(metadata["verydeep"]) | card)}
+        card = dict(card)
+        fields = json.loads(metadata["verydeep"])
+        sizes = fields["architecture"]
+        fields["architecture"] = {name: card.pop(name, size) for name, size in sizes.items()}
+        metadata = {"verydeep": json.dumps(fields | card)}
     save_file(there | (tensors or {}), path, raw if raw is not None else metadata)
 
 
 def test_a_net_comes_back_as_it_was(net, tmp_path):
-    card = weights.card_of(net, training_scale=(37, 74), flip=False, provenance={"epochs": 3})
-    weights.save(net, tmp_path / weights.FILE_NAME, card)
+    card = replace(net.card, training_scale=(37, 74), flip=False, provenance={"epochs": 3})
+    net.card = card
+    weights.save(net, tmp_path / weights.FILE_NAME)
     for source in (tmp_path, tmp_path / weights.FILE_NAME, str(tmp_path)):
         loaded = weights.load(source)
         images = torch.randint(0, 256, (2, 3, 40, 33), dtype=torch.uint8)
         assert torch.equal(loaded(images), net(images))
-        assert (loaded.class_names, loaded.dropout) == (("cat", "dog", "über"), 0.3)
+        assert (loaded.class_names, loaded.architecture.dropout) == (("cat", "dog", "über"), 0.3)
         assert not loaded.training
         assert all(parameter.requires_grad for parameter in loaded.parameters())
-        assert weights.read_card(source) == card
+        assert weights.read_card(source) == loaded.card == card
+        weights.save(loaded, tmp_path / "again.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / weights.FILE_NAME).read_bytes()
 
 
 def test_a_file_that_exists_is_replaced_whole(net, tmp_path):
@@ -103,6 +113,98 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_reason(net, tmp_path, mak
     with pytest.raises(UserError, match=words) as refusal:
         weights.load(path)
     assert "net.safetensors" in str(refusal.value)
+
+
+def test_a_file_of_the_first_version_is_read(net, tmp_path):
+    """Its card had the sizes beside the other fields."""
+    path = tmp_path / "net.safetensors"
+    weights.save(net, path)
+    sizes = {"configuration": "C", "classes": 3, "crop": 32, "width": 0.125, "fully_connected": 8, "dropout": 0.3}
+    rest = {"class_names": ["cat", "dog", "über"], "training_scale": [37, 74], "flip": False, "provenance": {}}
+    preprocessing = {"preprocessing": "RGB in 0..255; the net subtracts its mean colour"}
+    card = {"format": "verydeep-1"} | sizes | rest | preprocessing
+    altered(path, raw={"verydeep": json.dumps(card)})
+    loaded = weights.load(path)
+    assert (loaded.card.training_scale, loaded.card.flip, loaded.classes) == ((37, 74), False, 3)
+
+
+# What save takes, and what it refuses before it touches a file
+
+
+def test_wrapped_nets_are_saved_as_what_they_wrap(net, tmp_path):
+    expected = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    for wrapped in (
+        torch.compile(net, backend="eager"),
+        nn.DataParallel(net),
+        torch.optim.swa_utils.AveragedModel(net),
+    ):
+        weights.save(wrapped, tmp_path / "net.safetensors")
+        loaded = weights.load(tmp_path / "net.safetensors").state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_another_last_layer_is_saved_with_its_number_of_classes(net, tmp_path):
+    net.fc8 = nn.Conv2d(8, 5, 1)
+    weights.save(net, tmp_path / "net.safetensors")
+    loaded = weights.load(tmp_path / "net.safetensors")
+    assert (loaded.classes, loaded.class_names) == (5, None)
+    images = torch.randint(0, 256, (2, 3, 40, 33), dtype=torch.uint8)
+    assert torch.equal(loaded(images), net(images))
+    net.fc8 = nn.Conv2d(8, 3, 1)  # as many as before keep their names
+    assert net.class_names == ("cat", "dog", "über")
+
+
+def test_tied_parameters_are_saved_each(net, tmp_path):
+    net.conv4_2.bias = net.conv4_1.bias
+    weights.save(net, tmp_path / "net.safetensors")
+    assert torch.equal(weights.load(tmp_path / "net.safetensors").conv4_2.bias, net.conv4_1.bias)
+
+
+def without_bias(net):
+    net.fc8 = nn.Conv2d(8, 3, 1, bias=False)
+
+
+def with_nan(net):
+    net.fc8.bias.data[0] = float("nan")
+
+
+def pruned(net):
+    prune.l1_unstructured(net.conv3_1, "weight", 0.5)
+
+
+def parametrized(net):
+    parametrize.register_parametrization(net.conv3_1, "weight", nn.Identity())
+
+
+def with_another_buffer(net):
+    net.register_buffer("surprise", torch.zeros(1))
+
+
+def of_another_shape(net):
+    net.conv3_1 = nn.Conv2d(16, 32, 5, padding=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_bias, "fc8.bias has shape none"),
+        (with_nan, "fc8.bias holds values that are not finite"),
+        (pruned, "conv3_1.weight has shape none.*prune.remove"),
+        (parametrized, "conv3_1.parametrizations.weight.original.*remove_parametrizations"),
+        (with_another_buffer, "surprise"),
+        (of_another_shape, r"conv3_1.weight has shape \(32, 16, 5, 5\)"),
+    ],
+)
+def test_what_load_would_refuse_is_refused_by_save_and_the_old_file_is_kept(net, tmp_path, change, words):
+    path = tmp_path / "net.safetensors"
+    weights.save(net, path)
+    before = path.read_bytes()
+    change(net)
+    with pytest.raises(UserError, match=words):
+        weights.save(net, path)
+    assert path.read_bytes() == before
+    with pytest.raises(UserError, match="ConvNet"):
+        weights.save(nn.Linear(1, 1), path)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):

@@ -20,12 +20,13 @@ from PIL import Image
 import verydeep
 from synthetic import refusal
 from verydeep import weights
+from verydeep.computing import Computing
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks
+from verydeep.errors import UserError
 from verydeep.evaluation import posteriors as module
 from verydeep.evaluation.multicrop import grid_crops
 from verydeep.evaluation.posteriors import (
-    Computing,
     Pass,
     average,
     batches_of,
@@ -170,11 +171,31 @@ def test_an_average_is_the_mean_of_its_matrices_each_counting_equally(seed, coun
     np.testing.assert_array_equal(matrices, kept)
 
 
-def test_testing_leaves_the_training_mode(net, photographs):
-    """Dropout is off, whatever mode the net comes in."""
+def test_testing_leaves_a_net_as_it_was(new_net, photographs):
+    """Dropout is off in testing, whatever mode the net comes in, and afterwards what it was."""
+    net = new_net()
     expected = posteriors(net, photographs, [48])
-    close(posteriors(net.train(), photographs, [48]), expected)
-    assert not net.training
+    net.train().drop7.eval()
+    close(posteriors(net, photographs, [48]), expected)
+    assert net.training
+    assert net.drop6.training
+    assert not net.drop7.training
+
+
+@pytest.mark.parametrize(("training_scale", "flip", "scale"), [((48, 48), False, 48), ((36, 64), True, 50)])
+def test_scales_and_mirroring_are_those_of_the_nets_card(new_net, photographs, training_scale, flip, scale):
+    net = new_net()
+    net.card = replace(net.card, training_scale=training_scale, flip=flip)
+    close(verydeep.posteriors(net, photographs), posteriors(net, photographs, [scale], flip=flip))
+
+
+def test_a_net_with_another_last_layer_has_as_many_posteriors(new_net, photographs):
+    net = new_net()
+    net.fc8 = torch.nn.Conv2d(8, 3, 1)
+    assert posteriors(net, photographs, [48]).shape == (10, 3)
+    net.fc8 = torch.nn.Identity()
+    with pytest.raises(UserError, match="8 scores an image; its card says 7 classes"):
+        posteriors(net, photographs, [48])
 
 
 def test_bf16_stays_near_fp32(net, photographs):
@@ -291,6 +312,7 @@ import json, os, sys
 from collections import Counter
 import numpy as np
 from verydeep import open_dataset
+from verydeep.computing import Computing
 from verydeep.distributed import ranks
 from verydeep.evaluation import posteriors, testing
 
@@ -309,8 +331,8 @@ with ranks("cpu") as here:
     lines = []
     for _ in range(2):
         read.clear()
-        setup = testing.Setup(dataset, sizes, here, posteriors.Computing(), lines.append)
-        results = testing.test(setup, [run], [40], "dense")
+        setup = testing.Setup(dataset, sizes, here, Computing(), lines.append)
+        results = testing.test(setup, [testing.tested(run)], [40], "dense")
     np.savez(f"{out}.npz", posteriors=first)
     with open(f"{out}.json", "w") as file:
         json.dump({"read": once, "again": dict(read), "wrong": results[0].top1.wrong, "lines": lines}, file)

@@ -1,9 +1,6 @@
 """Matrices of posteriors on disk."""
 
-import hashlib
-
 import numpy as np
-import pytest
 
 from synthetic import refusal
 from verydeep.evaluation import store
@@ -51,9 +48,3 @@ def test_a_key_follows_from_all_of_its_parts_and_their_order():
     assert store.key("a", 1) == store.key("a", 1)
     assert len({store.key(*parts) for parts in [("a", 1), (1, "a"), ("a", "1"), ("a",), ("a", 1, None)]}) == 5
     assert store.key("a").isalnum()
-
-
-@pytest.mark.parametrize("content", [b"", b"weights" * 100_000])
-def test_a_digest_is_sha_256(tmp_path, content):
-    (tmp_path / "file").write_bytes(content)
-    assert store.digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()

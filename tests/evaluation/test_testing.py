@@ -1,5 +1,6 @@
 """Tests of trained nets: what is stored and found again, errors, ensembles, and what is refused."""
 
+import copy
 import os
 from collections import Counter
 from dataclasses import replace
@@ -8,25 +9,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from synthetic import refusal
 from verydeep import weights
+from verydeep.card import Card
+from verydeep.computing import Computing
+from verydeep.configurations import Architecture
 from verydeep.distributed import Ranks
 from verydeep.evaluation import posteriors as passes_module
 from verydeep.evaluation import store, testing
-from verydeep.evaluation.posteriors import Computing, Pass, one_pass, posteriors, sizes_of
+from verydeep.evaluation.posteriors import Pass, one_pass, posteriors, sizes_of
+from verydeep.evaluation.posteriors import test_scale as scale_of
 
 QUIET = Computing(progress=False)
 
 
 def run_of(net, path, **card):
-    weights.save(net, path / weights.FILE_NAME, weights.card_of(net, **card))
+    net = copy.copy(net)
+    net.card = replace(net.card, **card)
+    weights.save(net, path / weights.FILE_NAME)
     return str(path)
 
 
 def results_of(sources, dataset, scales=(40,), method="dense", computing=QUIET, say=lambda line: None):
     setup = testing.Setup(dataset, sizes_of(dataset), Ranks(), computing, say)
-    return testing.test(setup, sources, scales, method)
+    return testing.test(setup, [testing.tested(source) for source in sources], scales, method)
 
 
 @pytest.fixture
@@ -176,7 +185,7 @@ def test_an_interrupted_test_goes_on_and_cleans_up(net, run, photographs, monkey
         return rescale(photograph, scale)
 
     monkeypatch.setattr(passes_module, "rescale", break_down)
-    arguments = (testing.Setup(photographs, sizes, Ranks(), QUIET), [run], (40,), "dense")
+    arguments = (testing.Setup(photographs, sizes, Ranks(), QUIET), [testing.tested(run)], (40,), "dense")
     with pytest.raises(KeyboardInterrupt):
         testing.test(*arguments)
     (unfinished,) = stored_in(run)
@@ -241,9 +250,10 @@ def test_ranks_with_a_common_disk_find_each_matrix_once(new_net, photographs, tm
     dataset, sizes = replace(photographs, labels=labels), sizes_of(photographs)
     results_of(runs[:1], dataset)
     computed.clear()
+    nets = [testing.tested(run) for run in runs]
     for made in (2, 0):  # by the two ranks, a half each
         found = on_ranks(
-            2, lambda ranks: testing.test(testing.Setup(dataset, sizes, ranks, QUIET), runs, (40,), "dense")
+            2, lambda ranks: testing.test(testing.Setup(dataset, sizes, ranks, QUIET), nets, (40,), "dense")
         )
         assert found[0] == found[1]
         assert found[0][2].top1.wrong == 0
@@ -272,14 +282,11 @@ def test_the_default_scale_is_s_or_the_middle_of_its_range(
 
 def test_the_scales_of_the_paper():
     def card(low, high, crop=224):
-        return weights.Card(
-            configuration="D", classes=1000, crop=crop, width=1.0, fully_connected=4096, dropout=0.5,
-            training_scale=(low, high),
-        )  # fmt: skip
+        return Card(Architecture("D", crop=crop), training_scale=(low, high))
 
-    assert testing.test_scale(card(256, 256)) == 256
-    assert testing.test_scale(card(384, 384)) == 384
-    assert testing.test_scale(card(256, 512)) == 384
+    assert scale_of(card(256, 256)) == 256
+    assert scale_of(card(384, 384)) == 384
+    assert scale_of(card(256, 512)) == 384
 
 
 def test_a_net_trained_without_mirror_images_is_tested_without(net, tmp_path, photographs):
@@ -331,8 +338,11 @@ def test_all_nets_are_looked_at_before_any_is_tested(run, new_net, tmp_path, pho
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(net, tmp_path, photographs):
-    broken = weights.ConvNet("A", net.class_names, 32, 0.125, 8)
+    broken = weights.ConvNet(net.architecture, net.class_names)
     with torch.no_grad():
         broken.fc8.bias[2] = float("nan")
-    run = run_of(broken, tmp_path / "run")
+    run = run_of(net, tmp_path / "run")
+    tensors = {name: tensor.contiguous() for name, tensor in broken.state_dict().items()}
+    with safe_open(tmp_path / "run" / weights.FILE_NAME, "pt") as file:
+        save_file(tensors, tmp_path / "run" / weights.FILE_NAME, file.metadata())
     assert "fc8.bias" in refusal(results_of, [run], photographs)

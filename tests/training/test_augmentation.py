@@ -11,10 +11,10 @@ from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks
 from verydeep.images import rescale
 from verydeep.photographs import ImageError
-from verydeep.recipe import recipe
+from verydeep.recipe import Recipe
 from verydeep.training.augmentation import Address, Colours, Order, TrainingImages, draw, loader
 
-RECIPE = recipe(crop=32, training_scale=(32, 64), batch=10, seed=3)
+RECIPE = Recipe(crop=32, training_scale=(32, 64), batch=10, seed=3)
 COLOURS = Colours(
     np.array([100.0, 110, 120]),
     np.array([60.0, 10, 5]),
@@ -23,7 +23,7 @@ COLOURS = Colours(
 
 
 def draws(count=4000, **fields):
-    chosen = recipe(**(RECIPE.model_dump() | fields))
+    chosen = Recipe(**(RECIPE.model_dump() | fields))
     return [draw(chosen, COLOURS, iteration, index) for iteration in range(count // 100) for index in range(100)]
 
 

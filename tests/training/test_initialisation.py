@@ -7,7 +7,6 @@ import torch
 
 from verydeep.errors import UserError
 from verydeep.network import ConvNet
-from verydeep.recipe import Recipe
 from verydeep.training.initialisation import initialise, signal, start_from
 
 SMALL = {"crop": 64, "width": 0.25, "fully_connected": 128}
@@ -16,7 +15,7 @@ SMALL = {"crop": 64, "width": 0.25, "fully_connected": 128}
 def random_net(name, seed=0, classes=10, initialisation="he", **sizes):
     sizes = SMALL | sizes
     net = ConvNet(name, classes, **sizes)
-    initialise(net, Recipe(net=name, initialisation=initialisation, seed=seed, **sizes))
+    initialise(net, initialisation, seed=seed)
     return net.eval()
 
 
@@ -99,7 +98,7 @@ def test_the_signal_is_measured_and_a_dead_one_is_said_with_what_to_try():
 
 def test_the_signal_of_an_exploded_net_is_said():
     net = ConvNet("D", 10, **SMALL)
-    initialise(net, Recipe(net="D", std=0.5, **SMALL))
+    initialise(net, std=0.5)
     assert "too large" in signal(net, torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)).sentence()
 
 
@@ -108,7 +107,7 @@ def test_the_gain_of_the_papers_initialisation_is_that_of_the_arithmetic(name):
     """Each layer scales the signal by std sqrt(fan in), and the ReLU before it by sqrt(1/2): at half the width."""
     sizes = {"crop": 64, "width": 0.5, "fully_connected": 512}
     net = ConvNet(name, 10, **sizes)
-    initialise(net, Recipe(net=name, std=0.03, **sizes))
+    initialise(net, std=0.03)
     expected = 1.0
     for number, layer in enumerate(layer for layer in net.layers if layer.kind == "conv"):
         expected *= 0.03 * math.sqrt(layer.in_channels * layer.kernel**2 * (0.5 if number else 1.0))

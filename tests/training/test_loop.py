@@ -15,16 +15,19 @@ import torch
 from synthetic import memory
 from verydeep import recipe as recipes
 from verydeep import weights
+from verydeep.computing import Computing
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import Interrupted, UserError
 from verydeep.network import ConvNet
+from verydeep.recipe import Recipe
 from verydeep.survey import principal_components, survey
-from verydeep.training import checkpoint, loop
+from verydeep.training import loop
 from verydeep.training.augmentation import Colours
+from verydeep.training.run import run_directory
 from verydeep.training.step import Execution
 
-RECIPE = recipes.recipe(
+RECIPE = Recipe(
     crop=32, width=0.125, fully_connected=8, initialisation="glorot", batch=16, epochs=3, training_scale=(32, 40)
 )
 DATA = {"path": "memory", "classes": ["a", "b"], "images": 40, "validation_images": 0, "mean": [1.0, 2.0, 3.0]}
@@ -37,10 +40,10 @@ def colours_of(dataset):
 
 def train(run, recipe=RECIPE, validate=lambda net: 0.5, dataset=None, execution=None):
     dataset = dataset or memory()
-    with checkpoint.run_directory(run, recipe, DATA, first=True):
+    with run_directory(run, recipe, DATA, Ranks()) as start:
         validation = loop.Validation("by itself", validate)
         execution = execution or Execution()
-        return loop.train(recipe, dataset, colours_of(dataset), validation, run, Ranks(), execution)
+        return loop.train(recipe, start, dataset, colours_of(dataset), validation, run, Ranks(), execution)
 
 
 def log(run):
@@ -127,7 +130,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(tmp_p
     assert stop.value.number == signal.SIGINT
     # It came during an iteration; the next one asks for it.
     assert state(tmp_path / "parts")["progress"]["iteration"] == iteration + 1
-    went_on = train(tmp_path / "parts", execution=Execution(workers=1))
+    went_on = train(tmp_path / "parts", execution=Execution(Computing(workers=1)))
     assert same_weights(went_on, whole)
     one, other = state(tmp_path / "whole"), state(tmp_path / "parts")
     assert one["progress"] == other["progress"]
@@ -234,9 +237,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
 
 
 def test_two_trainings_in_one_directory_are_refused(tmp_path):
-    code = "import sys; from verydeep.training.checkpoint import _locked; from pathlib import Path\n" \
+    code = "import sys; from verydeep.training.run import _locked; from pathlib import Path\n" \
         "with _locked(Path(sys.argv[1])): pass"  # fmt: skip
-    with checkpoint.run_directory(tmp_path / "a", RECIPE, DATA, first=True):
+    with run_directory(tmp_path / "a", RECIPE, DATA, Ranks()):
         other = subprocess.run(
             [sys.executable, "-c", code, tmp_path / "a"], capture_output=True, text=True, check=False
         )
@@ -313,10 +316,12 @@ def test_an_image_that_has_become_unreadable_stops_the_training_with_its_path(tm
     path.write_bytes(path.read_bytes()[:60])
     recipe = recipes.changed(RECIPE, {"batch": 4})
     with (
-        checkpoint.run_directory(tmp_path / "a", recipe, DATA, first=True),
+        run_directory(tmp_path / "a", recipe, DATA, Ranks()) as start,
         pytest.raises(UserError, match=path.name),
     ):
-        loop.train(recipe, dataset, colours, loop.Validation("", float), tmp_path / "a", Ranks(), Execution())
+        loop.train(
+            recipe, start, dataset, colours, loop.Validation("", float), tmp_path / "a", Ranks(), Execution()
+        )
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
@@ -340,11 +345,11 @@ def test_starting_from_another_run(tmp_path):
     train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
     recipe = recipes.changed(RECIPE, {"net": "B", "start_from": str(tmp_path / "a")})
     dataset = memory()
-    net = ConvNet("B", dataset.classes, 32, 0.125, 8)
+    net = ConvNet(recipe.architecture(2), dataset.classes)
     line = loop.start_weights(net, recipe, colours_of(dataset))
     assert "conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 from" in line
     assert torch.equal(net.conv3_2.weight, weights.load(tmp_path / "a").conv3_2.weight)
-    same = ConvNet("A", dataset.classes, 32, 0.125, 8)
+    same = ConvNet(RECIPE.architecture(2), dataset.classes)
     assert "all layers" in loop.start_weights(same, recipes.changed(recipe, {"net": "A"}), colours_of(dataset))
     assert same_weights(same, weights.load(tmp_path / "a"))
 

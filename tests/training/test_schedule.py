@@ -12,7 +12,7 @@ RECIPE = Recipe(patience=2)
 
 
 def rates(errors, recipe=RECIPE):
-    return [stage(recipe, errors[:n]).rate for n in range(len(errors) + 1)]
+    return [stage(recipe, 1e-2, errors[:n]).rate for n in range(len(errors) + 1)]
 
 
 def test_the_rate_stays_while_the_error_falls():
@@ -22,26 +22,26 @@ def test_the_rate_stays_while_the_error_falls():
 def test_the_rate_falls_by_ten_three_times_and_then_the_training_ends():
     errors = [0.5] + [0.6] * 8
     assert rates(errors)[::2] == [1e-2, 1e-2, 1e-3, 1e-3 / 10, 1e-2 / 1000]
-    assert not stage(RECIPE, errors[:8]).ended
-    assert stage(RECIPE, errors) == stage(RECIPE, [*errors, 0.0])
-    assert stage(RECIPE, errors).ended
+    assert not stage(RECIPE, 1e-2, errors[:8]).ended
+    assert stage(RECIPE, 1e-2, errors) == stage(RECIPE, 1e-2, [*errors, 0.0])
+    assert stage(RECIPE, 1e-2, errors).ended
 
 
 def test_an_equal_error_is_no_improvement():
-    assert stage(RECIPE, [0.5, 0.5, 0.5]).drops == 1
+    assert stage(RECIPE, 1e-2, [0.5, 0.5, 0.5]).drops == 1
 
 
 def test_a_drop_gives_new_patience():
-    assert stage(RECIPE, [0.5, 0.6, 0.6, 0.55]).drops == 1
-    assert stage(RECIPE, [0.5, 0.6, 0.6, 0.4, 0.5]).drops == 1
+    assert stage(RECIPE, 1e-2, [0.5, 0.6, 0.6, 0.55]).drops == 1
+    assert stage(RECIPE, 1e-2, [0.5, 0.6, 0.6, 0.4, 0.5]).drops == 1
 
 
 @given(st.lists(st.floats(0, 1), max_size=60), st.integers(1, 5), st.integers(0, 4))
 def test_drops_never_go_back_nor_beyond(errors, patience, drops):
     recipe = Recipe(patience=patience, rate_drops=drops)
-    stages = [stage(recipe, errors[:n]) for n in range(len(errors) + 1)]
+    stages = [stage(recipe, 1e-2, errors[:n]) for n in range(len(errors) + 1)]
     for before, after in pairwise(stages):
         assert before.drops <= after.drops <= before.drops + 1
         assert after.ended >= before.ended
     assert all(each.drops <= drops for each in stages)
-    assert all(each.rate == recipe.learning_rate / 10**each.drops for each in stages)
+    assert all(each.rate == 1e-2 / 10**each.drops for each in stages)

@@ -5,19 +5,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from verydeep.computing import Computing
 from verydeep.distributed import Ranks
 from verydeep.network import ConvNet
-from verydeep.recipe import recipe
+from verydeep.recipe import Recipe
 from verydeep.training.augmentation import MiniBatch
 from verydeep.training.initialisation import initialise
 from verydeep.training.step import Execution, Step, new_optimiser, set_rate
 
-RECIPE = recipe(crop=32, width=0.125, fully_connected=16, initialisation="glorot", batch=12)
+RECIPE = Recipe(crop=32, width=0.125, fully_connected=16, initialisation="glorot", batch=12)
 
 
 def new_net(name="A"):
-    net = ConvNet(name, 5, RECIPE.crop, RECIPE.width, RECIPE.fully_connected)
-    initialise(net, RECIPE)
+    net = ConvNet(name, 5, crop=RECIPE.crop, width=RECIPE.width, fully_connected=RECIPE.fully_connected)
+    initialise(net, RECIPE.initialisation)
     return net.train()
 
 
@@ -40,7 +41,7 @@ def gradients(net, batch):
 def test_the_update_is_krizhevskys_also_when_the_rate_falls():
     """v := 0.9 v - 0.0005 rate w - rate gradient; w := w + v, in numpy; biases without decay."""
     net = new_net()
-    optimiser = new_optimiser(net, RECIPE)
+    optimiser = new_optimiser(net, RECIPE, 1e-2)
     step = Step(net, optimiser, Ranks(), Execution())
     weights = {name: parameter.detach().double().numpy().copy() for name, parameter in net.named_parameters()}
     velocity = {name: np.zeros_like(weight) for name, weight in weights.items()}
@@ -61,7 +62,7 @@ def test_the_update_is_krizhevskys_also_when_the_rate_falls():
 def test_micro_batches_keep_the_meaning_of_the_batch(size):
     nets = [new_net(), new_net()]
     for net, micro in zip(nets, (0, size), strict=True):
-        step = Step(net, new_optimiser(net, RECIPE), Ranks(), Execution(micro_batch=micro))
+        step = Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), Execution(micro_batch=micro))
         outcomes = [step(batch_of(12, seed), 12) for seed in range(3)]
         assert all(outcome.images == 12 for outcome in outcomes)
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
@@ -72,7 +73,7 @@ def test_an_outcome_counts_losses_and_errors_over_the_images():
     net, batch = new_net().eval(), batch_of(7)
     scores = net(batch.images, batch.keys, batch.shifts)
     expected = F.cross_entropy(scores, batch.labels, reduction="sum").item()
-    outcome = Step(net, new_optimiser(net, RECIPE), Ranks(), Execution(micro_batch=3))(batch, 7, signal=15)
+    outcome = Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), Execution(micro_batch=3))(batch, 7, signal=15)
     assert outcome.loss == pytest.approx(expected, rel=1e-5)
     assert outcome.wrong == (scores.argmax(1) != batch.labels).sum()
     assert (outcome.images, outcome.signal) == (7, 15)
@@ -83,7 +84,7 @@ def test_bf16_learns_the_same_direction():
     for precision in ("fp32", "bf16"):
         net = new_net()
         before = torch.cat([parameter.detach().flatten().clone() for parameter in net.parameters()])
-        Step(net, new_optimiser(net, RECIPE), Ranks(), Execution(precision=precision))(batch_of(12), 12)
+        Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), Execution(Computing(precision)))(batch_of(12), 12)
         updates.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]) - before)
     assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
     assert F.cosine_similarity(*updates, dim=0) > 0.98
