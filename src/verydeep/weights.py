@@ -5,6 +5,7 @@ tensors, and the `Card` in the file's header says which net it is, which classes
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -195,6 +196,8 @@ def weight_file(source: str | Path) -> Path:
     Raises:
         UserError: where there is no such file.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise UserError(f"the source is {source!r}; give the path of a run directory or a weight file")
     path = Path(source)
     if path.is_dir():
         if not (path / FILE_NAME).is_file():

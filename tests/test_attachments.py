@@ -1,0 +1,283 @@
+"""What people attach to a net, or put into it: the result is torch's, with the engine and without."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils import parameters_to_vector, parametrize, prune
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from verydeep.network import ConvNet, Dropout, LocalResponseNormalisation
+
+LAYERS = ("conv1_1", "relu1_1", "pool1", "conv3_1", "relu3_2", "pool5", "fc6", "relu6", "drop6", "fc7", "fc8")
+"""One of each kind, at the ends and in the middle of what the engine computes in one."""
+
+
+@pytest.fixture(params=["engine", "off"], autouse=True)
+def engine(request, monkeypatch):
+    if request.param == "off":
+        monkeypatch.setattr("verydeep.engine.operators.available", lambda: False)
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    made = ConvNet("A", classes=7, crop=32, width=0.25, fully_connected=16).eval()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, 0.0, (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.5)
+    return made
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def layer_by_layer(net, images):
+    """What torch makes of the net's modules, called one after the other."""
+    x = images.float() - net.mean.view(-1, 1, 1)
+    for module in net.children():
+        x = module(x)
+    return x.flatten(1)
+
+
+def same(found, expected):
+    scale = float(expected.detach().abs().max())  # each score to rounding of the largest ones
+    torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-4, atol=1e-4 * scale)
+
+
+def both(net, images):
+    """Scores without gradients and with them."""
+    with torch.no_grad():
+        yield net(images)
+    yield net(images)
+
+
+def test_every_layer_is_a_module_of_its_name(net):
+    assert [name for name, _ in net.named_children()] == [layer.name for layer in net.layers]
+    kinds = {"conv": nn.Conv2d, "relu": nn.ReLU, "pool": nn.MaxPool2d, "dropout": Dropout}
+    assert all(type(net.get_submodule(layer.name)) is kinds[layer.kind] for layer in net.layers)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_forward_on_the_instance_is_called(net, images, layer):
+    """As accelerate's hooks do it."""
+    module = net.get_submodule(layer)
+    module.forward = functools.partial(lambda old, *inputs: 0.5 * old(*inputs), module.forward)
+    expected = layer_by_layer(net, images)
+    for scores in both(net, images):
+        same(scores, expected)
+
+
+class Halved(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight / 2, bias)
+
+
+@pytest.mark.parametrize("layer", ["conv1_1", "conv3_1", "fc6", "fc7", "fc8"])
+@pytest.mark.parametrize("where", ["subclass", "instance", "class"])
+def test_another_convolution_is_called(net, images, layer, where, monkeypatch):
+    old = net.get_submodule(layer)
+    if where == "subclass":
+        new = Halved(old.in_channels, old.out_channels, old.kernel_size, padding=old.padding)
+        net.set_submodule(layer, new)
+    elif where == "instance":
+        old._conv_forward = lambda x, weight, bias: nn.Conv2d._conv_forward(old, x, weight / 2, bias)
+    else:
+        convolve = nn.Conv2d._conv_forward
+        monkeypatch.setattr(nn.Conv2d, "_conv_forward", lambda m, x, w, b: convolve(m, x, w / 2, b))
+    expected = layer_by_layer(net, images)
+    for scores in both(net, images):
+        same(scores, expected)
+
+
+def test_a_patched_forward_of_a_class_is_called(net, images, monkeypatch):
+    called = []
+    for kind in (nn.Conv2d, nn.ReLU, nn.MaxPool2d):
+        forward = kind.forward
+        monkeypatch.setattr(kind, "forward", lambda m, x, old=forward: called.append(m) or old(m, x))
+    for _ in both(net, images):
+        assert len(called) == len([layer for layer in net.layers if layer.kind != "dropout"])
+        called.clear()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    "register",
+    ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
+     "register_full_backward_pre_hook"],
+)  # fmt: skip
+def test_hooks_of_all_kinds_are_called_on_layers_of_all_kinds(net, images, layer, register):
+    called = []
+    expected = layer_by_layer(net, images)
+    getattr(net.get_submodule(layer), register)(lambda *_: called.append(layer))
+    scores = net(images.float().requires_grad_())
+    scores.sum().backward()
+    assert called == [layer]
+    same(scores, expected)
+
+
+@pytest.mark.parametrize("layer", ["conv3_1", "conv1_1", "fc6"])
+def test_what_a_hook_kept_stays(net, images, layer):
+    kept = []
+    net.get_submodule(layer).register_forward_hook(lambda module, inputs, output: kept.append(output))
+    for scores in both(net, images):
+        del scores
+    for output in kept:
+        assert (output < 0).any(), "a ReLU has overwritten it"
+
+
+def test_what_a_hook_returned_stays(net, images):
+    with torch.no_grad():
+        given = net.features(images, ["conv3_1"])["conv3_1"]
+        before = given.clone()
+        net.conv3_1.register_forward_hook(lambda *_: given)
+        net(images)
+    assert torch.equal(given, before)
+    parameter = nn.Parameter(before.clone())
+    net.conv3_1.register_forward_hook(lambda *_: parameter)
+    net(images).sum().backward()
+    assert parameter.grad is not None
+    assert torch.equal(parameter, before)
+
+
+@pytest.mark.parametrize(
+    ("layer", "replacement"),
+    [
+        ("conv3_2", nn.Identity()),
+        ("conv3_2", nn.Tanh()),
+        ("relu3_1", nn.GELU()),
+        ("relu3_1", nn.LeakyReLU(0.1, inplace=True)),
+        ("relu1_1", nn.Identity()),
+        ("pool3", nn.AvgPool2d(2)),
+        ("pool3", nn.MaxPool2d(3, 2, padding=1)),
+        ("drop6", nn.Identity()),
+        ("drop7", nn.Dropout(0.0)),
+        ("drop6", nn.LayerNorm((16, 1, 1))),
+        ("fc8", nn.Identity()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_takes_a_layers_place_is_used_in_testing_and_in_training(net, images, layer, replacement):
+    net.set_submodule(layer, copy.deepcopy(replacement))
+    expected = layer_by_layer(net, images)
+    for scores in both(net, images):
+        same(scores, expected)
+    net.train()(images).sum().backward()
+    assert net.conv1_1.weight.grad is not None
+
+
+def test_a_layer_in_a_sequence_with_another_is_trained(net, images):
+    net.conv3_1 = nn.Sequential(net.conv3_1, nn.Tanh())
+    expected = layer_by_layer(net, images)
+    for scores in both(net, images):
+        same(scores, expected)
+    net.train()(images).sum().backward()
+
+
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def forward(self, weight):
+        self.count += 1
+        return weight
+
+
+@pytest.mark.parametrize("layer", ["conv1_1", "conv3_1", "fc6", "fc7", "fc8"])
+def test_a_parametrized_weight_is_computed_once_a_pass(net, images, layer):
+    counted = Counted()
+    expected = layer_by_layer(net, images)
+    parametrize.register_parametrization(net.get_submodule(layer), "weight", counted)
+    for scores in both(net, images):
+        counted.count, before = 0, counted.count
+        assert before in (1, 2)  # 2 with what registering has computed
+        same(scores, expected)
+    counted.count = 0
+    net.features(images, ["fc8"])
+    assert counted.count == 1
+
+
+@pytest.mark.parametrize("mode", [TorchDispatchMode, TorchFunctionMode])
+def test_a_mode_that_looks_on_sees_torchs_own_operators(net, images, mode):
+    seen = []
+
+    class Watching(mode):
+        def __torch_dispatch__(self, function, types, arguments=(), named=None):
+            seen.append(str(function))
+            return function(*arguments, **(named or {}))
+
+        __torch_function__ = __torch_dispatch__
+
+    with Watching():
+        for _ in both(net, images):
+            assert not [name for name in seen if "verydeep" in name]
+            assert len([name for name in seen if "conv2d" in name or "convolution" in name]) >= 8
+            seen.clear()
+
+
+def test_a_default_device_is_no_such_mode(net, images):
+    with torch.device("cpu"), torch.no_grad():
+        same(net(images), layer_by_layer(net, images))
+
+
+def test_a_compiled_layer_is_called(net, images):
+    called = []
+    net.conv3_1._compiled_call_impl = lambda x: called.append(0) or nn.Conv2d.forward(net.conv3_1, x)
+    with torch.no_grad():
+        net(images)
+    assert called
+
+
+# Parameters as torch keeps them
+
+
+def test_parameters_and_their_gradients_are_contiguous(net, images):
+    net.train()(images).square().sum().backward()
+    for parameter in net.parameters():
+        assert parameter.is_contiguous()
+        assert parameter.grad.is_contiguous()
+    assert all(parameter.is_contiguous() for parameter in copy.deepcopy(net).parameters())
+
+
+def test_torchs_own_tools_take_the_parameters(net, images, tmp_path):
+    assert parameters_to_vector(net.parameters()).numel() == net.architecture.parameters()
+    save_file(net.state_dict(), tmp_path / "state.safetensors")
+    nn.init.orthogonal_(net.conv2_1.weight)
+    prune.l1_unstructured(net.conv2_1, "weight", 0.5)
+    prune.global_unstructured([(net.conv3_1, "weight"), (net.fc6, "weight")], prune.L1Unstructured, amount=0.5)
+    expected = layer_by_layer(net, images)
+    for scores in both(net, images):
+        same(scores, expected)
+    optimiser = torch.optim.LBFGS(net.parameters(), max_iter=2)
+
+    def closure():
+        optimiser.zero_grad()
+        loss = net(images).square().mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+
+
+def test_weights_with_channels_last_are_taken_too(net, images):
+    expected = layer_by_layer(net, images)
+    net.to(memory_format=torch.channels_last)
+    for scores in both(net, images):
+        same(scores, expected)
+
+
+def test_lrn_keeps_the_precision_of_its_input():
+    a = 30 * torch.randn(2, 9, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    padded = torch.cat([torch.zeros(2, 2, 3, 4), a.square(), torch.zeros(2, 2, 3, 4)], 1)
+    total = sum(padded[:, i : i + 9] for i in range(5))
+    found = LocalResponseNormalisation()(a)
+    torch.testing.assert_close(found, a / (2 + 1e-4 * total) ** 0.75, rtol=1e-14, atol=0)
+    half = LocalResponseNormalisation()(a.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.double(), found, rtol=2e-2, atol=1e-2)

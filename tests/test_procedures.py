@@ -1,0 +1,172 @@
+"""The library: train, test and predict as functions, and arguments that are wrong."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import verydeep
+from synthetic import memory, refusal, write
+from verydeep.photographs import ImageError
+
+RECIPE = verydeep.Recipe(
+    net="A", crop=32, width=0.125, fully_connected=8, initialisation="glorot", batch=4, epochs=2, flip=False
+)
+
+
+@pytest.fixture
+def run(folder, tmp_path):
+    return verydeep.train(folder, RECIPE, out=tmp_path / "runs/a")
+
+
+def test_a_run_has_its_curves_and_its_net(run, folder, tmp_path):
+    assert (run.path, run.recipe, run.ended) == (tmp_path / "runs/a", RECIPE, "limit of epochs")
+    assert [epoch.epoch for epoch in run.epochs] == [1, 2]
+    assert all(epoch.rate == run.start.rate == 0.01 for epoch in run.epochs)
+    assert all(0 <= epoch.validation_error <= 1 for epoch in run.epochs)
+    assert "2 epochs" in str(run)
+    net = run.net()
+    assert net.card.provenance["validation_error"] == run.epochs[-1].validation_error
+    assert (net.card.flip, net.card.training_scale) == (False, (37, 37))
+    assert verydeep.read_run(run.path) == run
+    assert verydeep.train(folder, RECIPE, out=run.path) == run, "it has ended"
+
+
+def test_python_and_the_command_line_give_the_same_number(run, folder):
+    """In the scale and without the mirror images that the net's card asks for."""
+    (by_file,) = verydeep.test(run.path, folder)
+    (by_net,) = verydeep.test(run.net(), folder)
+    assert (by_file.top1, by_file.top5, by_file.protocols) == (by_net.top1, by_net.top5, by_net.protocols)
+    assert by_file.protocols == ("dense, Q = 37, no mirror images",)
+    dataset = verydeep.open_dataset(folder, "val")
+    matrix = verydeep.posteriors(run.net(), dataset)
+    assert by_file.top1.wrong == (matrix.argmax(1) != dataset.labels).sum()
+    assert "top-1 error" in str(by_file)
+
+
+def test_several_nets_are_tested_each_and_together(run, folder, tmp_path):
+    other = verydeep.train(folder, RECIPE, out=tmp_path / "runs/b", validation=None)
+    results = verydeep.test([run.path, other.net()], folder, scales=[32, 40], method="both")
+    assert [result.nets for result in results] == [("A",), ("A",), ("A", "A")]
+    assert "runs/a is given twice" in refusal(verydeep.test, [run.path, run.path], folder)
+    net = run.net()
+    assert "given twice" in refusal(verydeep.test, [net, net], folder)
+
+
+def test_data_sets_may_be_ones_own(tmp_path):
+    run = verydeep.train(memory(), RECIPE, out=tmp_path / "a", validation=memory(6))
+    (result,) = verydeep.test(run.path, memory(6))
+    assert result.top1.images == 6
+    assert "give a validation set" in refusal(verydeep.train, memory(), RECIPE, out=tmp_path / "b")
+
+
+def test_photographs_are_classified_from_files_images_and_arrays(run, folder):
+    path = folder / "val" / "cat" / "c.png"
+    image = Image.open(path)
+    by_path, by_image, by_array = verydeep.predict(run.path, [str(path), image, np.asarray(image)], top=2)
+    assert (by_path.image, by_image.image, by_array.image) == (str(path), "image 1", "image 2")
+    assert by_path.classes == by_image.classes == by_array.classes
+    assert by_path.posteriors == by_image.posteriors == by_array.posteriors
+    assert set(by_path.classes) == {"cat", "Dog"}
+    assert sum(by_path.posteriors) == pytest.approx(1)
+    assert by_path.posteriors[0] >= by_path.posteriors[1]
+    assert str(by_path).startswith(f"{path}: {by_path.classes[0]} ")
+    net = run.net().train()
+    assert verydeep.predict(net, [path], scale=37, top=1)[0].classes == by_path.classes[:1]
+    assert net.training
+
+
+def test_an_image_taken_upside_down_is_put_upright(run, tmp_path):
+    image = Image.open(write(tmp_path / "a.png", 3, 40, 60))
+    turned = image.rotate(180)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as opened:
+        upright, by_file = verydeep.predict(run.path, [image, opened])
+    assert upright.posteriors == by_file.posteriors
+
+
+def test_an_unreadable_image_is_named(run, tmp_path):
+    with pytest.raises(ImageError, match="gone.jpg"):
+        verydeep.predict(run.path, [tmp_path / "gone.jpg"])
+
+
+def test_a_data_set_has_a_length_and_is_indexed_and_iterated(folder):
+    dataset = verydeep.open_dataset(folder, "train")
+    assert len(dataset) == 4
+    image, label = dataset[1]
+    assert (image.dtype, image.ndim, dataset.classes[label]) == (np.uint8, 3, "Dog")
+    assert [example.label for example in dataset] == dataset.labels.tolist()
+    assert np.array_equal(dataset[-1].image, dataset[3].image)
+    with pytest.raises(IndexError):
+        dataset[4]
+    batches = torch.utils.data.DataLoader(dataset, batch_size=2)
+    assert next(iter(batches)).image.shape[0] == 2
+
+
+def test_the_public_names_are_listed():
+    assert set(dir(verydeep)) >= {"ConvNet", "Recipe", "train", "test", "predict", "load", "save", "initialise"}
+    assert all(getattr(verydeep, name) is not None for name in dir(verydeep))
+    assert verydeep.__version__.count(".") == 2
+
+
+WRONG = """
+import numpy as np, torch, verydeep
+from PIL import Image
+dataset = verydeep.open_dataset("digits", "val")
+net = verydeep.ConvNet("A", classes=10, crop=32, width=0.1, fully_connected=8)
+recipe = verydeep.Recipe(crop=32, width=0.1)
+for call, words in [
+    (lambda: verydeep.Recipe(crop=50), "crop is 50"),
+    (lambda: verydeep.Recipe(bath=3), "no field 'bath'"),
+    (lambda: verydeep.Recipe(net=5), "net is 5"),
+    (lambda: verydeep.Architecture("A", crop="64"), "crop is '64'"),
+    (lambda: verydeep.Architecture("A", width="1"), "width is '1'"),
+    (lambda: verydeep.Architecture(3), "configuration 3"),
+    (lambda: verydeep.ConvNet("A", classes=10.0), "classes is 10.0"),
+    (lambda: verydeep.ConvNet("A", dropout=1), "dropout is 1"),
+    (lambda: net.features(torch.zeros(1, 3, 32, 32), 5), "layers is 5"),
+    (lambda: verydeep.initialise(net, "xavier"), "'xavier'"),
+    (lambda: verydeep.posteriors(net, dataset, 64), "scales is 64; give a list"),
+    (lambda: verydeep.posteriors(net, dataset, "64"), "scales is '64'"),
+    (lambda: verydeep.posteriors(net, dataset, [64.5]), "64.5"),
+    (lambda: verydeep.posteriors(net, dataset, []), "at least one"),
+    (lambda: verydeep.posteriors(net, dataset, method="sparse"), "'sparse'"),
+    (lambda: verydeep.posteriors(torch.nn.Linear(1, 1), dataset), "give a verydeep.ConvNet"),
+    (lambda: verydeep.posteriors(net, "digits"), "verydeep.open_dataset"),
+    (lambda: verydeep.test(net, "digits", scales=64), "scales is 64"),
+    (lambda: verydeep.test(net, "digits", method=None), "method is None"),
+    (lambda: verydeep.test([], "digits"), "no net to test"),
+    (lambda: verydeep.test(5, "digits"), "the net is a int"),
+    (lambda: verydeep.test(net, 5), "the data are a int"),
+    (lambda: verydeep.test(net, "digits", precision="fp64"), "'fp64'"),
+    (lambda: verydeep.test(net, "digits", device="tpu"), "'tpu'"),
+    (lambda: verydeep.predict(net, "tom.jpg"), "give a list of files"),
+    (lambda: verydeep.predict(net, [5]), "an image is a int"),
+    (lambda: verydeep.predict(net, [np.zeros((40, 40))]), "float64 and shape (40, 40)"),
+    (lambda: verydeep.predict(net, [Image.new("RGB", (40, 40))], scale=31), "31 pixels"),
+    (lambda: verydeep.predict(net, [Image.new("RGB", (40, 40))], top=0), "top is 0"),
+    (lambda: verydeep.train("digits", {"net": "A"}, out="a"), "give a verydeep.Recipe"),
+    (lambda: verydeep.train("digits", recipe, out="a", workers=-1), "workers is -1"),
+    (lambda: verydeep.train("digits", recipe, out="a", micro_batch=1.5), "micro_batch is 1.5"),
+    (lambda: verydeep.load(5), "5"),
+    (lambda: verydeep.open_dataset("digits", "test"), "'test'"),
+]:
+    try:
+        call()
+    except verydeep.UserError as error:
+        assert words in str(error) and "\\n" not in str(error), (words, str(error))
+    else:
+        raise AssertionError(words)
+"""
+
+
+def test_every_wrong_argument_is_refused_in_a_sentence(tmp_path):
+    """In a process of its own: the checks of types that tests run with would be first."""
+    done = subprocess.run([sys.executable, "-c", WRONG], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
