@@ -91,7 +91,7 @@ def test_an_image_taken_upside_down_is_put_upright(run, tmp_path):
 
 
 def test_an_unreadable_image_is_named(run, tmp_path):
-    with pytest.raises(ImageError, match="gone.jpg"):
+    with pytest.raises(ImageError, match=r"gone\.jpg"):
         verydeep.predict(run.path, [tmp_path / "gone.jpg"])
 
 

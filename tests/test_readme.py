@@ -67,16 +67,22 @@ def test_the_commands_of_the_readme(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_python_of_the_readme(tmp_path, monkeypatch):
+def test_the_python_of_the_readme(tmp_path, monkeypatch, capsys):
     """With small nets for the full-size ones, on a run trained by the README's commands at their least."""
-    import verydeep
-
     photographs(tmp_path / "photographs")
     small = ["--crop", "32", "--width", "0.125", "--fully-connected", "8", "--initialisation", "glorot"]
     assert run(f"verydeep train photographs {' '.join(small)} --out runs/d", tmp_path).returncode == 0
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    names = {}
-    exec(code.replace('"D", classes=1000)', '"D", classes=1000, width=0.125, fully_connected=8)'), names)
-    assert verydeep.CONFIGURATIONS["D"].parameters(classes=1000) == 138_357_544
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    whole, pieces = blocks
+    statements = [line for line in whole.splitlines() if line and not line.startswith("import")]
+    assert len(statements) <= 10, "it trains, tests and predicts in ten lines"
+    small = '"width": 0.125, "fully_connected": 8, "epochs": 2}'
+    exec(whole.replace('"crop": 64, "width": 0.25, "fully_connected": 1024}', f'"crop": 32, {small}'), names := {})
+    assert [epoch.epoch for epoch in names["run"].epochs] == [1, 2]
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 + 2 + 3 + 1  # the run, its epochs, two nets and both together, one photograph
+    assert all("top-1 error" in line for line in said[3:6])
+    exec(pieces.replace('"D", classes=1000)', '"D", classes=1000, width=0.125, fully_connected=8)'), names)
     assert names["net"].class_names == ("cat", "dog")
+    assert names["image"].shape == (80, 100, 3)
