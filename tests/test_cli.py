@@ -80,7 +80,7 @@ def test_engine(verydeep):
     assert rows["conv1_1"]["path"] == ("direct" if built else "torch")
     assert rows["conv4_2"]["path"] == ("winograd" if built else "torch")
     assert rows["conv5_3"]["path"] == "torch"
-    assert refused(verydeep("engine", "--images", "0"), "--images is 0")
+    assert refused(verydeep("engine", "--images", "0"), "images is 0")
 
 
 @pytest.mark.parametrize("command", ["configurations", "engine", "train", "test", "predict", "inspect"])
@@ -197,7 +197,7 @@ def test_ctrl_c_is_said(verydeep, folder, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("verydeep.survey.survey", interrupt)
+    monkeypatch.setattr("verydeep.procedures.survey", interrupt)
     code, _, err = verydeep("inspect", folder)
     assert code == 130
     assert "interrupted" in err

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from verydeep.evaluation.posteriors import posteriors as posteriors
     from verydeep.evaluation.testing import Result as Result
     from verydeep.network import ConvNet as ConvNet
+    from verydeep.procedures import Inspection as Inspection
     from verydeep.procedures import Prediction as Prediction
+    from verydeep.procedures import inspect as inspect
     from verydeep.procedures import predict as predict
     from verydeep.procedures import test as test
     from verydeep.procedures import train as train
@@ -39,12 +41,14 @@ _HOMES = {
     "Card": "card",
     "ConvNet": "network",
     "Dataset": "datasets",
+    "Inspection": "procedures",
     "Interrupted": "errors",
     "Prediction": "procedures",
     "Recipe": "recipe",
     "Result": "evaluation.testing",
     "Run": "training.run",
     "UserError": "errors",
+    "inspect": "procedures",
     "initialise": "training.initialisation",
     "load": "weights",
     "open_dataset": "datasets",

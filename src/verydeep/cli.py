@@ -178,37 +178,24 @@ def engine(
     """
     import torch
 
-    from verydeep.engine import blocks, chosen, pairs
-    from verydeep.engine.native import VARIABLE, library
+    from verydeep.engine.explanation import explain
+    from verydeep.engine.native import library
 
-    if images < 1:
-        raise UserError(f"--images is {images}; give a number of images, at least 1")
-    threads, used = torch.get_num_threads(), library()
-    layers = Architecture(net, crop=crop, width=width).layers
-    rows = []
-    for number, (layer, side) in enumerate(zip(layers, output_sides(layers, crop), strict=True)):
-        if layer.kind != "conv":
-            continue
-        after = layers[min(number + 2, len(layers) - 1)]
-        paired = pairs(layer.kernel, layer.in_channels, layer.out_channels) and after.kernel == 3
-        choice = chosen(layer.kernel, layer.in_channels, side, side, layer.fully_connected)
-        cut = blocks(layer.in_channels, layer.out_channels, images, side, side, threads)
-        winograd = used is not None and choice.path == "winograd"
-        rows.append(
-            {
-                "layer": layer.name,
-                "channels": f"{layer.in_channels} to {layer.out_channels}",
-                "output": f"{side} x {side}",
-                "path": choice.path if used else "torch",
-                "tiles of a block": cut.tiles if winograd else "",
-                "blocks": ("of all threads" if cut.shared else "a thread each") if winograd else "",
-                "why": choice.reason + f"; in testing in one with {after.name}" * paired
-                if used
-                else f"the engine is off ({VARIABLE}) or was not built",
-            }
-        )
+    used = library()
+    rows = [
+        {
+            "layer": each.layer,
+            "channels": f"{each.inputs} to {each.outputs}",
+            "output": f"{each.side} x {each.side}",
+            "path": each.path,
+            "tiles of a block": each.tiles or "",
+            "blocks": ("of all threads" if each.shared else "a thread each") if each.tiles else "",
+            "why": each.reason,
+        }
+        for each in explain(Architecture(net, crop=crop, width=width), images)
+    ]
     name = used.name if used else "none"
-    title = f"library {name}, {threads} threads, {images} image(s) of {crop} x {crop}, float32"
+    title = f"library {name}, {torch.get_num_threads()} threads, {images} image(s) of {crop} x {crop}, float32"
     _show(rows, json_, title)
 
 
@@ -360,40 +347,33 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
     Args:
         data: what `verydeep train` takes.
     """
-    import numpy as np
+    from verydeep.procedures import inspect as inspect_data
 
-    from verydeep.datasets import open_dataset
-    from verydeep.survey import survey
-
-    rows, unreadable, ignored = [], [], []
-    for split in ("train", "val"):
-        dataset = open_dataset(data, split)
-        found = survey(dataset)
-        readable = found.sizes[found.sizes.min(1) > 0]
-        counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    found = inspect_data(data)
+    rows: list[dict[str, Any]] = []
+    for each in found:
+        counts = each.counts.values()
         row: dict[str, Any] = {
-            "split": split,
-            "images": len(dataset),
-            "classes": len(dataset.classes),
-            "images a class": f"{counts.min()} to {counts.max()}",
-            "mean colour": [round(value, 1) if math.isfinite(value) else None for value in found.mean.tolist()],
-            "unreadable": len(found.unreadable),
-            "other files": len(dataset.ignored),
+            "split": each.split,
+            "images": each.images,
+            "classes": len(each.counts),
+            "images a class": f"{min(counts)} to {max(counts)}",
+            "mean colour": [None if math.isnan(value) else round(value, 1) for value in each.mean],
+            "unreadable": len(each.unreadable),
+            "other files": len(each.others),
         }
-        if len(readable):
-            low, middle, high = (int(value) for value in np.percentile(readable.min(1), (0, 50, 100)))
-            row["smallest side"] = f"{low} to {high}, median {middle}"
-        rows.append(row)
-        unreadable += [reason for _, reason in found.unreadable]
-        ignored += [str(path) for path in dataset.ignored]
-        classes = {name: int(count) for name, count in zip(dataset.classes, counts, strict=True)}
+        if each.smallest_sides:
+            row["smallest side"] = "{} to {}, median {}".format(*(each.smallest_sides[i] for i in (0, 2, 1)))
         if json_:
-            row["class counts"] = classes
-            row["unreadable images"] = [reason for _, reason in found.unreadable]
-            row["other paths"] = [str(path) for path in dataset.ignored]
+            row["class counts"] = each.counts
+            row["unreadable images"] = list(each.unreadable)
+            row["other paths"] = list(each.others)
+        rows.append(row)
     _show(rows, json_, title=data)
+    unreadable = [line for each in found for line in each.unreadable]
+    others = [path for each in found for path in each.others]
     if not json_:
-        for title, lines in (("Unreadable", unreadable), ("Other files, left out", ignored)):
+        for title, lines in (("Unreadable", unreadable), ("Other files, left out", others)):
             for line in [f"{title}:", *lines] if lines else []:
                 print(line)
     if unreadable:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -213,6 +213,58 @@ def predict(
                 Prediction(name, tuple(card.names[k] for k in best), tuple(float(posteriors[k]) for k in best))
             )
     return found
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one reading of a split found."""
+
+    split: Split
+    images: int
+    counts: dict[str, int]
+    """Images of each class."""
+    mean: tuple[float, float, float]
+    """Mean RGB in 0..255; NaN where no image can be read."""
+    smallest_sides: tuple[int, int, int] | None
+    """Least, median and largest smallest side of the readable images, in pixels."""
+    unreadable: tuple[str, ...]
+    """A line for each image that cannot be read."""
+    others: tuple[str, ...]
+    """Files and folders that are left out."""
+
+
+def inspect(data: str | Path) -> tuple[Inspection, Inspection]:
+    """Read a data set through: its classes, its images' sizes and mean colour, and what cannot be read.
+
+    Args:
+        data: as `train` takes it.
+
+    Returns:
+        The training set's and the validation set's.
+
+    Raises:
+        UserError: where there is no such data set.
+    """
+    train_set, val_set = (_inspected(data, split) for split in get_args(Split))
+    return train_set, val_set
+
+
+def _inspected(data: str | Path, split: Split) -> Inspection:
+    dataset = open_dataset(data, split)
+    found = survey(dataset)
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
+    sides = found.sizes[found.sizes.min(1) > 0].min(1)
+    low, median, high = (int(value) for value in np.percentile(sides, (0, 50, 100))) if len(sides) else (0, 0, 0)
+    red, green, blue = found.mean.tolist()
+    return Inspection(
+        split,
+        len(dataset),
+        dict(zip(dataset.classes, counts, strict=True)),
+        (red, green, blue),
+        (low, median, high) if len(sides) else None,
+        tuple(reason for _, reason in found.unreadable),
+        tuple(str(path) for path in dataset.ignored),
+    )
 
 
 def photograph_of(image: object) -> Photograph:
