@@ -225,7 +225,7 @@ class ConvNet(nn.Module):
         """Lay the weights out in memory as they are read fastest; for weights that came from elsewhere."""
         for parameter in self.parameters():
             if parameter.ndim == 4:
-                parameter.data = engine.channels_last(parameter.data)
+                parameter.data = engine.in_large_pages(parameter.data)
 
     def extra_repr(self) -> str:
         """What `print(net)` shows."""
@@ -322,13 +322,8 @@ def new_module(layer: Layer, dropout: float, position: int) -> nn.Module | None:
 
 
 def matrix_product(convolution: nn.Conv2d, x: Float[Tensor, "N C k k"]) -> Float[Tensor, "N D 1 1"]:
-    """A convolution whose kernel covers its whole input: a matrix product.
-
-    Rows are flattened with channels last, as both operands lie in memory.
-    """
-    rows = x.permute(0, 2, 3, 1).flatten(1)
-    weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)
-    return F.linear(rows, weight, convolution.bias)[:, :, None, None]
+    """A convolution whose kernel covers its whole input: a matrix product."""
+    return F.linear(x.flatten(1), convolution.weight.flatten(1), convolution.bias)[:, :, None, None]
 
 
 def check_images(images: object, smallest: int) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from verydeep.engine import channels_last, native, operators, schedule
+from verydeep.engine import in_large_pages, native, operators, schedule
 from verydeep.engine.choice import Blocks
 from verydeep.engine.native import LIBRARIES, Library
 from verydeep.engine.operators import Step
@@ -146,11 +146,13 @@ def test_a_workspace_that_is_too_large_to_keep(monkeypatch):
     assert error(found, expected) < 1e-5
 
 
-def test_weights_are_laid_out_with_channels_last():
+def test_weights_in_large_pages_are_contiguous():
     weights = torch.randn(1200, 512, 3, 3)  # large enough for large pages
-    found = channels_last(weights)
-    assert torch.equal(found, weights)
-    assert found.stride() == (512 * 9, 1, 3 * 512, 512)
+    for given in (weights, weights.to(memory_format=torch.channels_last)):
+        found = in_large_pages(given)
+        assert torch.equal(found, weights)
+        assert found.is_contiguous()
+        assert found.data_ptr() != given.data_ptr()
 
 
 def test_layers_that_are_trained_are_computed_one_at_a_time():

@@ -6,7 +6,7 @@ see docs/engine.md.
 """
 
 from verydeep.engine.choice import Blocks, Choice, blocks, chosen, pairs
-from verydeep.engine.memory import channels_last
+from verydeep.engine.memory import in_large_pages
 from verydeep.engine.operators import (
     Step,
     convolutions,
@@ -22,10 +22,10 @@ __all__ = [
     "Choice",
     "Step",
     "blocks",
-    "channels_last",
     "chosen",
     "convolutions",
     "fully_connected",
+    "in_large_pages",
     "pairs",
     "plain",
     "served",

@@ -111,6 +111,16 @@ inline void transpose(vec rows[LANES]) {
 }
 #endif
 
+// Up to LANES rows of up to LANES floats, as columns.
+inline void read_transposed(const float* from, int64_t row, int rows, int lanes, vec columns[LANES]) {
+  vec square[LANES];
+#pragma GCC unroll 16
+  for (int k = 0; k < LANES; ++k) square[k] = k < rows ? load_some(from + k * row, lanes) : vec{};
+  transpose(square);
+#pragma GCC unroll 16
+  for (int k = 0; k < LANES; ++k) columns[k] = square[k];
+}
+
 inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
 inline int64_t rounded_up(int64_t n, int64_t step) { return parts(n, step) * step; }
 
