@@ -29,7 +29,6 @@ Without it, or `auto`: the best library that the processor can run, and a warnin
 the same, but none is an error. `off`: no library. A name of `LIBRARIES`, or the path of a library (one with
 assertions in it, say): that one, else an error; nobody checks that the processor can run what lies at a path."""
 
-
 LIBRARIES = ("avx512", "avx2", "plain")
 """From the fastest to the one that runs anywhere."""
 
@@ -85,21 +84,23 @@ class Library:
         try:
             return getattr(self._functions, name)
         except AttributeError:
-            raise UnusableError(f"has no function {name}: {file} is of another version") from None
+            raise UnusableError(f"has no function {name}: {file} is of another version, install again") from None
 
     def _compare(self, file: Path) -> None:
         abi = self._function("verydeep_abi", file)
         abi.restype = ctypes.c_int64
         if (found := abi()) != interface.ABI:
             raise UnusableError(
-                f"has the binary interface {found}, not {interface.ABI}: {file} is of another version"
+                f"has the ABI number {found}, not {interface.ABI}: {file} is of another version, install again"
             )
         description = self._function("verydeep_description", file)
         description.restype = ctypes.c_char_p
         found, wanted = (text.splitlines() for text in (description().decode(), interface.description()))
         if found != wanted:
             differing = next((line for line in wanted if line not in found), "nothing more").split(":")[0]
-            raise UnusableError(f"describes its structures otherwise ({differing}): {file} is of another version")
+            raise UnusableError(
+                f"describes its structures otherwise ({differing}): {file} is of another version, install again"
+            )
 
     def call(self, function: str, structure: ctypes.Structure) -> None:
         """Run a function on as many threads as torch uses."""
@@ -156,7 +157,7 @@ def library() -> Library | None:
     built = {name: file for name in LIBRARIES if (file := _file(name)) is not None}
     if wanted not in ("auto", "required"):
         return _asked_for(wanted, built)
-    runnable = _runnable()
+    runnable = runnable_here()
     reasons = [] if any(name in built for name in runnable) else [_why_none(built)]
     found = None
     for name in runnable:
@@ -164,7 +165,7 @@ def library() -> Library | None:
             try:
                 found = Library(name, built[name])
             except UnusableError as reason:
-                reasons.append(f"{reason}")
+                reasons.append(str(reason))
     if found is None and wanted == "required":
         raise UserError(f"{VARIABLE} is 'required', but the convolution engine {'; it '.join(reasons)}")
     if reasons:
@@ -176,7 +177,7 @@ def library() -> Library | None:
 
 def _asked_for(wanted: str, built: dict[str, Path]) -> Library:
     """The library of this name or at this path."""
-    runnable = [name for name in _runnable() if name in built]
+    runnable = [name for name in runnable_here() if name in built]
     path = Path(wanted)
     if wanted not in runnable and not (path.name != wanted or path.suffix):
         allowed = ", ".join([*runnable, "auto", "required", "off"])
@@ -187,7 +188,7 @@ def _asked_for(wanted: str, built: dict[str, Path]) -> Library:
         raise UserError(f"{VARIABLE} is {wanted!r}, but that library {reason}") from reason
 
 
-def _runnable() -> tuple[str, ...]:
+def runnable_here() -> tuple[str, ...]:
     """The libraries that this processor can run, the fastest first."""
     return LIBRARIES[{"AVX512": 0, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 2) :]
 
@@ -195,7 +196,7 @@ def _runnable() -> tuple[str, ...]:
 def _why_none(built: dict[str, Path]) -> str:
     """Why there is no library that this processor can run."""
     if built:
-        return f"was built for {' and '.join(built)} only, and this processor runs {' and '.join(_runnable())}"
+        return f"was built for {' and '.join(built)} only, and this processor runs {' and '.join(runnable_here())}"
     if NOTE.exists():
         said = NOTE.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["the compiler failed"]
         return f"was not built when this package was installed: {said[0]} (more in {NOTE})"

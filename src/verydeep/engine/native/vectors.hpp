@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "assertions.hpp"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -35,6 +37,7 @@ inline void store(float* p, vec v) { *reinterpret_cast<unaligned_vec*>(p) = v; }
 // To a place that is a multiple of a vector's size, and past the caches where that can be: a line that is overwritten as a
 // whole need not be fetched first. Others see it after finish_streams().
 inline void stream(float* p, vec v) {
+  VERYDEEP_EXPECT(reinterpret_cast<uintptr_t>(p) % sizeof(vec) == 0);
 #if defined(__AVX512F__)
   _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
 #elif defined(__AVX2__)
