@@ -23,10 +23,9 @@ torch.set_num_threads(2)
 
 
 def new_net(name="D", **sizes):
-    """Random weights that keep the signal's size, the same ones in each process; laid out as the runtime has them.
+    """Random weights that keep the signal's size, the same ones in each process.
 
-    The engine takes weights as they are. PyTorch is faster at convolutions whose weights have channels last, too; the
-    fully connected ones are matrix products.
+    For PyTorch with channels last those of the convolutions have channels last, too.
     """
     torch.manual_seed(0)
     net = verydeep.ConvNet(name, **sizes)
