@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := $(VENV)
-.PHONY: $(VENV) quickstart test check clean
+.PHONY: $(VENV) quickstart test sanitize check clean
 
 $(VENV): $(VENV)/installed
 
@@ -26,6 +26,26 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/pytest --numprocesses 2
 	VERYDEEP_ENGINE=off $(BIN)/pytest --numprocesses 2 tests/test_network.py tests/training/test_step.py
+
+# The tests of the engine's native code, with assertions in it, under the address and the undefined behaviour sanitizer.
+SANITIZED := build/sanitized
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+PROCESSOR_avx512 := -march=x86-64-v4
+PROCESSOR_avx2 := -march=x86-64-v3
+runnable = $(shell $(BIN)/python -c "from verydeep.engine.native import runnable_here; print(*runnable_here())")
+
+sanitize: $(VENV)/installed
+	$(MAKE) --jobs 2 $(runnable:%=$(SANITIZED)/%.so)
+	for name in $(runnable); do \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+	  ASAN_OPTIONS=detect_leaks=0 VERYDEEP_ENGINE=$(SANITIZED)/$$name.so \
+	  $(BIN)/pytest tests/engine -k "$$name or assertions" || exit 1; \
+	done
+
+$(SANITIZED)/%.so: $(wildcard src/verydeep/engine/native/*)
+	mkdir -p $(@D)
+	$(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror $(SANITIZERS) -DVERYDEEP_DEBUG $(PROCESSOR_$*) \
+	  -shared -fPIC src/verydeep/engine/native/engine.cpp -o $@
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

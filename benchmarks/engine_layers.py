@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from verydeep.configurations import configuration, output_sides
-from verydeep.engine import channels_last, native, operators
+from verydeep.engine import in_large_pages, native, operators
 
 THREADS, BATCH = 2, 8
 AT_ONCE = {"conv1": 2, "conv2": 2, "conv3": 4}
@@ -40,7 +40,7 @@ def in_turn(runs, rounds):
 
 def laid_out(module):
     """With its weights as a net has them."""
-    module.weight.data = channels_last(module.weight.data)
+    module.weight.data = in_large_pages(module.weight.data)
     return module
 
 
@@ -89,7 +89,7 @@ def fully_connected(layer, rounds):
     module = laid_out(nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel))
     x = torch.randn(BATCH, layer.in_channels, layer.kernel, layer.kernel)
     x = x.contiguous(memory_format=torch.channels_last)
-    rows, weight = x.permute(0, 2, 3, 1).flatten(1), module.weight.permute(0, 2, 3, 1).flatten(1)
+    rows, weight = x.permute(0, 2, 3, 1).flatten(1), module.weight.flatten(1)
     with torch.no_grad():
         runs = {
             "torch": lambda: F.relu(F.linear(rows, weight, module.bias)),

@@ -109,7 +109,8 @@ def test_uint8_and_float_pixels_are_the_same_pixels():
 def test_the_layout_in_memory_does_not_matter():
     net, images = net_of(), images_of(2, 3, 64, 64)
     expected = net(images)
-    net.to(memory_format=torch.contiguous_format)
+    net.to(memory_format=torch.channels_last)
+    assert not net.fc6.weight.is_contiguous()
     torch.testing.assert_close(net(images), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -7,13 +7,12 @@ from verydeep.engine.native import library
 
 
 def in_large_pages(weights: Tensor) -> Tensor:
-    """A copy of weights as torch keeps them, contiguous.
+    """A contiguous copy of weights, in memory of large pages where the system has them.
 
-    In memory of large pages, where the system has them: fc6 is 411 MB, or a hundred thousand small pages to look
-    up in each pass.
+    fc6 is 411 MB, or a hundred thousand small pages to look up in each pass.
 
     Args:
-        weights: (out, in, k, k), of any type and on any device.
+        weights: of any shape and type, on any device.
     """
     copy = torch.empty_like(weights, memory_format=torch.contiguous_format)
     if type(copy) is Tensor and copy.device.type == "cpu" and (native := library()) is not None:

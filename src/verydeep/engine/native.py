@@ -6,65 +6,135 @@ for AVX-512, for AVX2 and for any processor; torch says at run time what this on
 
 import ctypes
 import os
+import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from verydeep.engine import interface
 from verydeep.engine.schedule import KEPT, Program
 from verydeep.errors import UserError
 
 VARIABLE = "VERYDEEP_ENGINE"
-"""Environment variable: `off`, or the library to use; without it the best that the processor can run."""
+"""Environment variable.
+
+Without it, or `auto`: the best library that the processor can run, and a warning where there is none. `required`:
+the same, but none is an error. `off`: no library. A name of `LIBRARIES`, or the path of a library (one with
+assertions in it, say): that one, else an error; nobody checks that the processor can run what lies at a path."""
 
 LIBRARIES = ("avx512", "avx2", "plain")
 """From the fastest to the one that runs anywhere."""
 
-_pointer, _size, _flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-_SIGNATURES = {
-    "convolve": [_pointer] * 5 + [_size] * 5 + [_flag] * 2 + [_size] + [_flag] * 2,
-    "convolve_directly": [_pointer] * 5 + [_size] * 5 + [_flag] * 3,
-    "fully_connected": [_pointer] * 4 + [_size] * 3 + [_flag] * 2,
-    "input_gradient": [_pointer] * 5 + [_size] * 5 + [_size] + [_flag] * 2,
-    "run": [_pointer, _size] + [_pointer] * 3 + [_size, _pointer, _size, _flag],
-    "weight_gradient": [_pointer] * 6 + [_size] * 5 + [_flag, _size, _flag],
+SUFFIXES = ({"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so"), *EXTENSION_SUFFIXES)
+"""How the files end: no Python is in them, but some builds name one."""
+
+NOTE = Path(__file__).with_name("_unbuilt.txt")
+"""What the compiler said, where the libraries did not compile when this package was installed."""
+
+_FUNCTIONS = {
+    "convolve": interface.Convolution,
+    "fully_connected": interface.FullyConnected,
+    "input_gradient": interface.Gradients,
+    "run": interface.Program,
+    "weight_gradient": interface.Gradients,
 }
-"""Arguments of the functions in native/engine.cpp."""
+"""The functions of native/engine.cpp, and the structure that each is handed."""
+
+
+class UnusableError(Exception):
+    """A library that cannot be used, and why."""
 
 
 class Library:
-    """The functions of native/engine.cpp; tensors are passed as they lie in memory, None as null."""
+    """The functions of native/engine.cpp.
+
+    Args:
+        name: for people.
+        file: the library.
+
+    Raises:
+        UnusableError: where it cannot be loaded or is not this version's.
+    """
 
     def __init__(self, name: str, file: Path) -> None:
         self.name = name
-        self._functions = ctypes.CDLL(str(file))
-        for function, arguments in _SIGNATURES.items():
-            found = getattr(self._functions, f"verydeep_{function}")
-            found.argtypes, found.restype = arguments, None
-        self._functions.verydeep_use_pool.argtypes = [_pointer]
-        self._functions.verydeep_use_large_pages.argtypes = [_pointer, _size]
+        try:
+            self._functions = ctypes.CDLL(str(file))
+        except OSError as error:  # the loader names the file itself
+            raise UnusableError(f"cannot be loaded: {error}") from error
+        self._compare(file)
+        for function, structure in _FUNCTIONS.items():
+            found = self._function(f"verydeep_{function}", file)
+            found.argtypes, found.restype = [ctypes.POINTER(structure)], None
+        self._use_large_pages = self._function("verydeep_use_large_pages", file)
+        self._use_large_pages.argtypes, self._use_large_pages.restype = [ctypes.c_void_p, ctypes.c_int64], None
+        use_pool = self._function("verydeep_use_pool", file)
+        use_pool.argtypes, use_pool.restype = [ctypes.c_void_p], None
         if (pool := _torch_pool()) is not None:
-            self._functions.verydeep_use_pool(pool)
+            use_pool(pool)
 
-    def call(self, function: str, *arguments: Tensor | int | bool | None) -> None:
+    def _function(self, name: str, file: Path) -> Any:
+        try:
+            return getattr(self._functions, name)
+        except AttributeError:
+            raise UnusableError(f"has no function {name}: {file} is of another version, install again") from None
+
+    def _compare(self, file: Path) -> None:
+        abi = self._function("verydeep_abi", file)
+        abi.restype = ctypes.c_int64
+        if (found := abi()) != interface.ABI:
+            raise UnusableError(
+                f"has the ABI number {found}, not {interface.ABI}: {file} is of another version, install again"
+            )
+        description = self._function("verydeep_description", file)
+        description.restype = ctypes.c_char_p
+        found, wanted = (text.splitlines() for text in (description().decode(), interface.description()))
+        if found != wanted:
+            differing = next((line for line in wanted if line not in found), "nothing more").split(":")[0]
+            raise UnusableError(
+                f"describes its structures otherwise ({differing}): {file} is of another version, install again"
+            )
+
+    def call(self, function: str, structure: ctypes.Structure) -> None:
         """Run a function on as many threads as torch uses."""
-        plain = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
-        getattr(self._functions, f"verydeep_{function}")(*plain, torch.get_num_threads())
+        structure.threads = torch.get_num_threads()
+        getattr(self._functions, f"verydeep_{function}")(structure)
 
     def run(self, program: Program, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> None:
         """Carry out a program: from x to y, with the weights and the bias of each layer."""
-        pointers = (_pointer * len(parameters))(*[tensor.data_ptr() for tensor in parameters])
-        table, workspace = ctypes.addressof(program.table), program.workspace
-        own = x.new_empty(workspace) if workspace > KEPT else None
-        self.call("run", table, len(program.calls), ctypes.addressof(pointers), x, y, y.numel(), own, workspace)
+        pointers = (ctypes.c_void_p * len(parameters))(*[tensor.data_ptr() for tensor in parameters])
+        own = x.new_empty(program.workspace) if program.workspace > KEPT else None
+        self.call(
+            "run",
+            interface.Program(
+                calls=ctypes.addressof(program.table),
+                parameters=ctypes.addressof(pointers),
+                x=x.data_ptr(),
+                y=y.data_ptr(),
+                workspace=address(own),
+                count=len(program.calls),
+                layers=len(parameters) // 2,
+                inputs=x.numel(),
+                outputs=y.numel(),
+                floats=program.workspace,
+            ),
+        )
 
     def use_large_pages(self, memory: Tensor) -> None:
         """Ask the system for large pages under a tensor that nothing was written to."""
-        self._functions.verydeep_use_large_pages(memory.data_ptr(), memory.nbytes)
+        self._use_large_pages(memory.data_ptr(), memory.nbytes)
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor lies in memory; None is a null pointer."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -75,34 +145,71 @@ def available() -> bool:
 
 @cache
 def library() -> Library | None:
-    """The library to use, or None where the engine is off or was not built.
+    """The library to use; None where the engine is off or there is none, which is said in a warning.
 
     Raises:
-        UserError: where the environment variable names a library that is not there or that the processor cannot
-            run.
+        UserError: where the environment variable is none of what it may be, or asks for a library that cannot be
+            used.
     """
     wanted = os.environ.get(VARIABLE) or "auto"
     if wanted == "off":
         return None
-    runnable = LIBRARIES[{"AVX512": 0, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 2) :]
-    built = {name: file for name in runnable if (file := _file(name)) is not None}
-    if wanted not in (*built, "auto"):
-        raise UserError(f"{VARIABLE} is {wanted!r}; here it may be {', '.join([*built, 'auto', 'off'])}")
-    reason = "was not built when this package was installed, since there was no C++ compiler"
-    for name in built if wanted == "auto" else [wanted]:
-        try:
-            return Library(name, built[name])
-        except (OSError, AttributeError) as error:  # of another version, or without what it is linked to
-            reason = f"cannot be loaded ({error})"
-    warnings.warn(
-        f"the convolution engine {reason}; nets compute on the CPU with torch's slower convolutions", stacklevel=2
-    )
-    return None
+    built = {name: file for name in LIBRARIES if (file := _file(name)) is not None}
+    if wanted not in ("auto", "required"):
+        return _asked_for(wanted, built)
+    runnable = runnable_here()
+    reasons = [] if any(name in built for name in runnable) else [_why_none(built)]
+    found = None
+    for name in runnable:
+        if found is None and name in built:
+            try:
+                found = Library(name, built[name])
+            except UnusableError as reason:
+                reasons.append(str(reason))
+    if found is None and wanted == "required":
+        raise UserError(f"{VARIABLE} is 'required', but the convolution engine {'; it '.join(reasons)}")
+    if reasons:
+        instead = f"its library {found.name}" if found else "torch's slower convolutions"
+        text = f"the convolution engine {'; it '.join(reasons)}; nets compute on the CPU with {instead}"
+        warnings.warn(text, stacklevel=2)
+    return found
+
+
+def _asked_for(wanted: str, built: dict[str, Path]) -> Library:
+    """The library of this name or at this path."""
+    runnable = [name for name in runnable_here() if name in built]
+    path = Path(wanted)
+    if wanted not in runnable and not (path.name != wanted or path.suffix):
+        allowed = ", ".join([*runnable, "auto", "required", "off"])
+        raise UserError(f"{VARIABLE} is {wanted!r}; here it may be {allowed}, or the path of a library")
+    try:
+        return Library(wanted, built[wanted]) if wanted in runnable else Library(path.stem, path.absolute())
+    except UnusableError as reason:
+        raise UserError(f"{VARIABLE} is {wanted!r}, but that library {reason}") from reason
+
+
+def runnable_here() -> tuple[str, ...]:
+    """The libraries that this processor can run, the fastest first."""
+    return LIBRARIES[{"AVX512": 0, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 2) :]
+
+
+def _why_none(built: dict[str, Path]) -> str:
+    """Why there is no library that this processor can run."""
+    if built:
+        return f"was built for {' and '.join(built)} only, and this processor runs {' and '.join(runnable_here())}"
+    if NOTE.exists():
+        said = NOTE.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["the compiler failed"]
+        return f"was not built when this package was installed: {said[0]} (more in {NOTE})"
+    if (compiler := shutil.which(os.environ.get("CXX") or "c++")) is None:
+        return (
+            "was not built when this package was installed, as there is no C++ compiler: get one and install again"
+        )
+    return f"was not built when this package was installed; there is a C++ compiler now, {compiler}: install again"
 
 
 def _file(name: str) -> Path | None:
     folder = Path(__file__).parent
-    return next((file for suffix in EXTENSION_SUFFIXES if (file := folder / f"_{name}{suffix}").exists()), None)
+    return next((file for suffix in SUFFIXES if (file := folder / f"_{name}{suffix}").exists()), None)
 
 
 def _torch_pool() -> int | None:
@@ -110,6 +217,6 @@ def _torch_pool() -> int | None:
     if os.name != "posix":
         return None
     try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, _pointer).value
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
     except AttributeError:
         return None

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from verydeep.engine import interface
 from verydeep.engine.choice import ROWS, blocks, direct, faster, gradient_block
-from verydeep.engine.native import available, library
+from verydeep.engine.native import address, available, library
 from verydeep.engine.schedule import Convolution, program
 from verydeep.torch_internals import exporting, forward_mode, transformed, untouched_convolution
 
@@ -142,18 +143,31 @@ def fully_connected_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify
     if native is None or not _native_tensors(x, weight, bias):
         y = F.conv2d(x, weight, bias)
         return _last(F.relu(y) if rectify else y)
-    weight, bias = _last(weight), bias.contiguous()
-    outputs, side, depth = len(weight), weight.shape[2], weight[0].numel()
-    _fit(x.shape[1], weight, bias, (side, side))
-    windows = x.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 4, 5, 1)
-    n, h, w = windows.shape[:3]
-    y = x.new_empty(n, h, w, outputs)
-    images, rows = max(1, ROWS // (h * w)), max(1, ROWS // w)  # one image is cut into rows where it is large
-    for first in range(0, n, images):
-        for top in range(0, h, rows):
-            part = slice(first, first + images), slice(top, top + rows)
-            inputs, to = windows[part].contiguous(), y[part]
-            native.call("fully_connected", inputs, weight, bias, to, to[..., 0].numel(), depth, outputs, rectify)
+    (images, channels, height, width), (outputs, _, *kernel) = x.shape, weight.shape
+    _fit(channels, weight, bias, (kernel[0], kernel[0]))
+    x, weight, bias = _last(x), weight.contiguous(), bias.contiguous()
+    down, across = height - kernel[0] + 1, width - kernel[1] + 1
+    if min(down, across) < 1:
+        raise ValueError(f"a map of {height} x {width} is smaller than a kernel of {kernel[0]} x {kernel[1]}")
+    y = x.new_empty(images, down, across, outputs)
+    at_once, rows = max(1, ROWS // (down * across)), max(1, ROWS // across)  # a large image is cut into rows
+    for first in range(0, images, at_once):
+        for top in range(0, down, rows):
+            part, to = x[first : first + at_once], y[first : first + at_once, top : top + rows]
+            layer = interface.FullyConnected(
+                x=part[:, :, top:].data_ptr(),
+                weights=weight.data_ptr(),
+                bias=bias.data_ptr(),
+                y=to.data_ptr(),
+                images=len(part),
+                height=to.shape[1] + kernel[0] - 1,
+                width=width,
+                kernel_height=kernel[0],
+                kernel_width=kernel[1],
+                rectify=rectify,
+                **_channels(weight),
+            )
+            native.call("fully_connected", layer)
     return y.permute(0, 3, 1, 2)
 
 
@@ -189,7 +203,7 @@ def _(
             x = _forward_by_torch(x, weight, bias, rectified, pooled, winners=False, padding=padding)[0]
         return x
     layers = _layers(x, weights, biases, rectify, pool, whole)
-    x, weights = _last(x), [_last(weight) for weight in weights]
+    x, weights = _last(x), [weight.contiguous() for weight in weights]
     y = _empty_chain(x, weights, pool, whole)
     parameters = [
         each for weight, bias in zip(weights, biases, strict=True) for each in (weight, bias.contiguous())
@@ -268,16 +282,27 @@ def convolution_for_training(
         return _forward_by_torch(x, weight, bias, rectify, pool, winners=pool)
     (images, channels, height, width), outputs = x.shape, weight.shape[0]
     _fit(channels, weight, bias, (3, 3))
-    x, weight, bias = _last(x), _last(weight), bias.contiguous()
+    x, weight, bias = _last(x), weight.contiguous(), bias.contiguous()
     y = _empty_output(x, outputs, pool)
     won = torch.empty_like(y, dtype=torch.uint8) if pool else x.new_empty(0, dtype=torch.uint8)
-    tensors = (bias, y, won if pool else None)
-    shape = (images, height, width, channels, outputs)
-    if direct(channels):
-        native.call("convolve_directly", x, weight, *tensors, *shape, rectify, pool)
-    else:
-        cut = blocks(channels, outputs, images, height, width, torch.get_num_threads())
-        native.call("convolve", x, weight, *tensors, *shape, rectify, pool, cut.tiles, cut.shared)
+    cut = blocks(channels, outputs, images, height, width, torch.get_num_threads())
+    layer = interface.Convolution(
+        x=x.data_ptr(),
+        weights=weight.data_ptr(),
+        bias=bias.data_ptr(),
+        y=y.data_ptr(),
+        winner=won.data_ptr() if pool else None,
+        images=images,
+        height=height,
+        width=width,
+        rectify=rectify,
+        pool=pool,
+        direct=direct(channels),
+        tiles=cut.tiles,
+        shared=cut.shared,
+        **_channels(weight),
+    )
+    native.call("convolve", layer)
     return y, won
 
 
@@ -298,22 +323,39 @@ def convolution_backward(
     if native is None or not _native_tensors(gradient, x, weight):
         return _backward_by_torch(gradient, x, weight, y, winners, rectify, pool, inputs, parameters)
     (images, channels, height, width), outputs = x.shape, weight.shape[0]
-    gradient, x, weight = _last(gradient), _last(x), _last(weight)
+    gradient, x, weight = _last(gradient), _last(x), weight.contiguous()
     output = _last(y) if rectify and not pool else None
     won = _last(winners) if pool else None
-    shape = (images, height, width, channels, outputs)
-    of_weights, of_bias = weight.new_empty(0), weight.new_empty(0)
+    gradients = interface.Gradients(
+        gradient=gradient.data_ptr(),
+        output=address(output),
+        winner=address(won),
+        x=x.data_ptr(),
+        weights=weight.data_ptr(),
+        images=images,
+        height=height,
+        width=width,
+        direct=direct(channels),
+        **_channels(weight),
+    )
+    of_inputs, of_weights, of_bias = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
     if parameters:
         of_weights, of_bias = torch.empty_like(weight), weight.new_empty(outputs)
-        gradients = (of_weights, of_bias)
-        cut = (direct(channels), gradient_block(channels, outputs))
-        native.call("weight_gradient", x, gradient, output, won, *gradients, *shape, *cut)
-    if not inputs:
-        return x.new_empty(0), of_weights, of_bias
-    of_inputs = torch.empty_like(x)
-    block = blocks(outputs, channels, images, height, width, torch.get_num_threads())
-    native.call("input_gradient", gradient, output, won, weight, of_inputs, *shape, block.tiles, block.shared)
+        gradients.of_weights, gradients.of_bias = of_weights.data_ptr(), of_bias.data_ptr()
+        gradients.tiles = gradient_block(channels, outputs)
+        native.call("weight_gradient", gradients)
+    if inputs:
+        of_inputs = torch.empty_like(x)
+        gradients.of_x = of_inputs.data_ptr()
+        cut = blocks(outputs, channels, images, height, width, torch.get_num_threads())
+        gradients.tiles, gradients.shared = cut.tiles, cut.shared
+        native.call("input_gradient", gradients)
     return of_inputs, of_weights, of_bias
+
+
+def _channels(weight: Tensor) -> dict[str, int]:
+    """Fields of a structure whose names are words of Python."""
+    return {"in": weight.shape[1], "out": weight.shape[0]}
 
 
 def _native_tensors(*tensors: Tensor) -> bool:
@@ -388,7 +430,7 @@ def _backward_by_torch(
     )
     return (
         _last(of_inputs) if inputs else x.new_empty(0),
-        _last(of_weights) if parameters else x.new_empty(0),
+        of_weights.contiguous() if parameters else x.new_empty(0),
         of_bias if parameters else x.new_empty(0),
     )
 
@@ -413,7 +455,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         _empty(x, *x.shape) if inputs else x.new_empty(0),
-        _empty(weight, *weight.shape) if parameters else x.new_empty(0),
+        weight.new_empty(weight.shape) if parameters else x.new_empty(0),
         x.new_empty(len(weight) if parameters else 0),
     )
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
+from verydeep.engine import interface
 from verydeep.engine.choice import Blocks, block_of_a_thread, blocks, direct, pairs
+from verydeep.engine.interface import KINDS, PLACES
 
 TOGETHER = 4 * 2**20
 """Floats of a map, of all images that are computed together. From 2 to 16 M a pass takes the same time."""
@@ -95,18 +97,29 @@ class Program:
     workspace: int
 
     @cached_property
-    def table(self) -> ctypes.Array[ctypes.c_int64]:
-        """The calls as native/program.hpp reads them."""
-        kinds, memories = ("winograd", "direct", "pair", "whole"), ("input", "workspace", "output")
-        numbers: list[int] = []
-        for call in self.calls:
-            stage = call.stage
-            numbers += [kinds.index(stage.kind), stage.layer]
-            for place in (call.source, call.to):
-                numbers += [memories.index(place.memory), place.at]
-            numbers += [call.images, stage.height, stage.width, stage.inputs, stage.between, stage.outputs]
-            numbers += [stage.rectify, stage.pool, call.cut.tiles, call.cut.shared]
-        return (ctypes.c_int64 * len(numbers))(*numbers)
+    def table(self) -> ctypes.Array[interface.Call]:
+        """The calls as the native code reads them."""
+        return (interface.Call * len(self.calls))(*[_written(call) for call in self.calls])
+
+
+def _written(call: Call) -> interface.Call:
+    stage, source, to = call.stage, call.source, call.to
+    sizes = {"images": call.images, "height": stage.height, "width": stage.width}
+    channels = {"in": stage.inputs, "between": stage.between, "out": stage.outputs}
+    return interface.Call(
+        kind=KINDS.index(stage.kind),
+        layer=stage.layer,
+        source=PLACES.index(source.memory),
+        source_at=source.at,
+        to=PLACES.index(to.memory),
+        to_at=to.at,
+        **sizes,
+        **channels,
+        rectify=stage.rectify,
+        pool=stage.pool,
+        tiles=call.cut.tiles,
+        shared=call.cut.shared,
+    )
 
 
 @lru_cache(maxsize=64)

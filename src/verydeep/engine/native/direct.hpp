@@ -7,6 +7,7 @@
 
 #include "parallel.hpp"
 #include "product.hpp"
+#include "taps.hpp"
 #include "tensors.hpp"
 
 namespace verydeep {
@@ -15,7 +16,7 @@ namespace verydeep {
 template <int CHANNELS>
 inline void write_columns(const Map& input, int64_t n, int64_t y, float* columns) {
   const Shape& s = input.shape;
-  const int64_t channels = CHANNELS > 0 ? CHANNELS : s.channels, taps = 9 * channels;
+  const int64_t channels = CHANNELS > 0 ? CHANNELS : s.channels, taps = TAPS * channels;
   for (int64_t i = 0; i < 3; ++i) {
     const int64_t row = y + i - 1;
     const bool there = row >= 0 && row < s.height;
@@ -40,13 +41,17 @@ inline void write_columns(const Map& input, int64_t n, int64_t y, float* columns
   input.shape.channels == 3 ? write_columns<3>(input, n, y, columns) : write_columns<0>(input, n, y, columns);
 }
 
-// Weights [out][3][3][in] to [panel][tap][PANEL].
-inline const float* pack_weights(const float* weights, int64_t taps, int64_t out, Scratch& scratch) {
-  const int64_t panels = parts(out, PANEL);
+// Where the weight of an input of a column lies in its output's row [in][3][3]; columns have their inputs pixel by pixel.
+inline int64_t weight_of_input(int64_t i, int64_t channels) { return i % channels * TAPS + i / channels; }
+
+// Weights [out][in][3][3] to [panel][input of a column][PANEL].
+inline const float* pack_weights(const float* weights, int64_t channels, int64_t out, Scratch& scratch) {
+  const int64_t panels = parts(out, PANEL), taps = TAPS * channels;
   float* const packed = scratch.floats(panels * taps * PANEL);
   std::memset(packed, 0, panels * taps * PANEL * sizeof(float));
   for (int64_t k = 0; k < out; ++k)
-    for (int64_t i = 0; i < taps; ++i) packed[(k / PANEL * taps + i) * PANEL + k % PANEL] = weights[k * taps + i];
+    for (int64_t i = 0; i < taps; ++i)
+      packed[(k / PANEL * taps + i) * PANEL + k % PANEL] = weights[k * taps + weight_of_input(i, channels)];
   return packed;
 }
 
@@ -92,7 +97,7 @@ inline void convolve_rows(const Map& input, const float* packed, const Output& o
                           int64_t rows, int64_t n_to, int64_t y_to) {
   static thread_local Scratch columns, products;
   const Shape& s = input.shape;
-  const int64_t taps = 9 * s.channels, out = output.shape.channels, width = rounded_up(s.width, 2);
+  const int64_t taps = TAPS * s.channels, out = output.shape.channels, width = rounded_up(s.width, 2);
   float* const col = columns.floats(2 * s.width * (taps + 1));
   float* const sums = products.floats(2 * width * PANEL);
   for (int64_t i = 0; i < rows; ++i) write_columns(input, n, y + i, col + i * s.width * (taps + 1));
@@ -129,7 +134,7 @@ inline void convolve_rows(const Map& input, const float* packed, const Output& o
 inline void convolve_directly(const Map& input, const float* weights, const Output& output, int threads) {
   static thread_local Scratch packing;
   const Shape& s = input.shape;
-  const float* const packed = pack_weights(weights, 9 * s.channels, output.shape.channels, packing);
+  const float* const packed = pack_weights(weights, s.channels, output.shape.channels, packing);
   const int64_t together = output.pool ? 2 : 1, steps = parts(s.height, together);
   parallel(s.images * steps, threads, [&](int64_t task) {
     const int64_t n = task / steps, y = task % steps * together;
@@ -138,12 +143,12 @@ inline void convolve_directly(const Map& input, const float* weights, const Outp
   });
 }
 
-// The gradients of weights [out][3][3][in] and bias: summed an image, then over the images in their order.
+// The gradients of weights [out][in][3][3] and bias: summed an image, then over the images in their order.
 template <class Source>
 void weight_gradient_directly(const Map& input, const Source& gradient, float* weights, float* bias, int threads) {
   static thread_local Scratch shared_sums;
   const Shape& s = input.shape;
-  const int64_t taps = 9 * s.channels, out = gradient.shape.channels, panels = parts(out, PANEL);
+  const int64_t taps = TAPS * s.channels, out = gradient.shape.channels, panels = parts(out, PANEL);
   const int64_t size = (taps + 1) * panels * PANEL;
   float* const sums = shared_sums.floats(s.images * size);  // [image][tap][out]
   std::memset(sums, 0, s.images * size * sizeof(float));
@@ -170,7 +175,7 @@ void weight_gradient_directly(const Map& input, const Source& gradient, float* w
     for (int64_t i = 0; i <= taps; ++i) {
       float total = 0;
       for (int64_t n = 0; n < s.images; ++n) total += sums[n * size + i * panels * PANEL + k];
-      (i < taps ? weights[k * taps + i] : bias[k]) = total;
+      (i < taps ? weights[k * taps + weight_of_input(i, s.channels)] : bias[k]) = total;
     }
 }
 

@@ -1,9 +1,10 @@
-// What Python calls, through ctypes: plain functions of pointers and numbers, so that neither Python nor torch is
+// What Python calls, through ctypes: functions of a structure (interface.hpp), so that neither Python nor torch is
 // needed to build this, nor a certain release of either to use it.
 //
 // This file is compiled three times, for AVX-512, for AVX2 and for any processor; see vectors.hpp.
-// All tensors are float32 with channels last: images and maps [n][y][x][c], weights [out][3][3][in].
 
+#include "assertions.hpp"
+#include "interface.hpp"
 #include "program.hpp"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -23,80 +24,108 @@ inline Output output(float* y, uint8_t* winner, const float* bias, bool rectify,
   return {in_large_pages(y, shape, pool), in_large_pages(winner, shape, pool), bias, rectify, pool, shape, true};
 }
 
+// What is promised of the sizes of a convolution or of its gradients.
+template <class Of>
+inline void expect_sizes(const Of& of) {
+  VERYDEEP_EXPECT(of.images > 0 && of.height > 0 && of.width > 0);
+  VERYDEEP_EXPECT(of.in > 0 && of.out > 0);
+  VERYDEEP_EXPECT(of.threads > 0);
+  static_cast<void>(of);
+}
+
+// The gradient at a convolution's output, of whichever kind it is.
+template <class Body>
+inline void with_gradient(const Gradients& g, Body body) {
+  const Shape shape{g.images, g.height, g.width, g.out};
+  VERYDEEP_EXPECT(g.gradient != nullptr);
+  VERYDEEP_EXPECT(g.winner == nullptr || g.output == nullptr);
+  if (g.winner != nullptr) {
+    VERYDEEP_EXPECT(g.height > 1 && g.width > 1);
+    body(PooledGradient{g.gradient, g.winner, shape});
+  } else if (g.output != nullptr) {
+    body(RectifiedGradient{g.gradient, g.output, shape});
+  } else {
+    body(Map{g.gradient, shape});
+  }
+}
+
+EXPORT int64_t verydeep_abi() { return ABI; }
+
+EXPORT const char* verydeep_description() {
+  static const std::string text = description();
+  return text.c_str();
+}
+
 EXPORT void verydeep_use_pool(void* gomp_parallel) { pool = reinterpret_cast<Pool>(gomp_parallel); }
 
 EXPORT void verydeep_use_large_pages(void* memory, int64_t bytes) { use_large_pages(memory, bytes); }
 
-EXPORT void verydeep_convolve(const float* x, const float* weights, const float* bias, float* y, uint8_t* winner,
-                              int64_t images, int64_t height, int64_t width, int64_t in, int64_t out, int rectify,
-                              int pool_, int64_t tiles, int shared, int threads) {
-  const Output to = output(y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out});
-  convolve(Map{x, {images, height, width, in}}, {weights, out, in, false}, to, {tiles, shared != 0}, threads);
-}
-
-// `output` is the convolution's after the ReLU, or null where `winner` says where the pooling's gradient goes, or where
-// both are null `gradient` is taken as it is.
-EXPORT void verydeep_input_gradient(const float* gradient, const float* output, const uint8_t* winner,
-                                    const float* weights, float* x, int64_t images, int64_t height, int64_t width,
-                                    int64_t in, int64_t out, int64_t tiles, int shared, int threads) {
-  const Output to = ::output(x, nullptr, nullptr, false, false, {images, height, width, in});
-  const Shape shape{images, height, width, out};
-  const Weights rotated{weights, out, in, true};
-  const Blocks blocks{tiles, shared != 0};
-  if (winner != nullptr) {
-    convolve(PooledGradient{gradient, winner, shape}, rotated, to, blocks, threads);
-  } else if (output != nullptr) {
-    convolve(RectifiedGradient{gradient, output, shape}, rotated, to, blocks, threads);
+EXPORT void verydeep_convolve(const Convolution* convolution) {
+  const Convolution& c = *convolution;
+  expect_sizes(c);
+  VERYDEEP_EXPECT(c.x != nullptr && c.weights != nullptr && c.bias != nullptr && c.y != nullptr);
+  VERYDEEP_EXPECT(!c.pool || (c.rectify && c.height > 1 && c.width > 1));
+  const Map map{c.x, {c.images, c.height, c.width, c.in}};
+  const Output to = output(c.y, c.winner, c.bias, c.rectify, c.pool, {c.images, c.height, c.width, c.out});
+  const int threads = static_cast<int>(c.threads);
+  if (c.direct) {
+    convolve_directly(map, c.weights, to, threads);
   } else {
-    convolve(Map{gradient, shape}, rotated, to, blocks, threads);
+    VERYDEEP_EXPECT(c.tiles > 0);
+    convolve(map, {c.weights, c.out, c.in, false}, to, {c.tiles, c.shared != 0}, threads);
   }
 }
 
-EXPORT void verydeep_weight_gradient(const float* x, const float* gradient, const float* output,
-                                     const uint8_t* winner, float* weights, float* bias, int64_t images,
-                                     int64_t height, int64_t width, int64_t in, int64_t out, int direct, int64_t tiles,
-                                     int threads) {
-  const Map input{x, {images, height, width, in}};
-  const Shape shape{images, height, width, out};
-  const auto from = [&](const auto& source) {
-    if (direct) {
-      weight_gradient_directly(input, source, weights, bias, threads);
+EXPORT void verydeep_input_gradient(const Gradients* gradients) {
+  const Gradients& g = *gradients;
+  expect_sizes(g);
+  VERYDEEP_EXPECT(g.weights != nullptr && g.of_x != nullptr && g.tiles > 0);
+  const Output to = output(g.of_x, nullptr, nullptr, false, false, {g.images, g.height, g.width, g.in});
+  with_gradient(g, [&](const auto& source) {
+    const Weights rotated{g.weights, g.out, g.in, true};
+    convolve(source, rotated, to, {g.tiles, g.shared != 0}, static_cast<int>(g.threads));
+  });
+}
+
+EXPORT void verydeep_weight_gradient(const Gradients* gradients) {
+  const Gradients& g = *gradients;
+  expect_sizes(g);
+  VERYDEEP_EXPECT(g.x != nullptr && g.of_weights != nullptr && g.of_bias != nullptr);
+  const Map input{g.x, {g.images, g.height, g.width, g.in}};
+  const int threads = static_cast<int>(g.threads);
+  with_gradient(g, [&](const auto& source) {
+    if (g.direct) {
+      weight_gradient_directly(input, source, g.of_weights, g.of_bias, threads);
     } else {
-      weight_gradient(input, source, weights, bias, tiles, threads);
+      VERYDEEP_EXPECT(g.tiles > 0);
+      weight_gradient(input, source, g.of_weights, g.of_bias, g.tiles, threads);
     }
-  };
-  if (winner != nullptr) {
-    from(PooledGradient{gradient, winner, shape});
-  } else if (output != nullptr) {
-    from(RectifiedGradient{gradient, output, shape});
-  } else {
-    from(Map{gradient, shape});
-  }
+  });
 }
 
-EXPORT void verydeep_convolve_directly(const float* x, const float* weights, const float* bias, float* y,
-                                       uint8_t* winner, int64_t images, int64_t height, int64_t width, int64_t in,
-                                       int64_t out, int rectify, int pool_, int threads) {
-  const Output to = output(y, winner, bias, rectify != 0, pool_ != 0, {images, height, width, out});
-  convolve_directly(Map{x, {images, height, width, in}}, weights, to, threads);
+EXPORT void verydeep_fully_connected(const FullyConnected* layer) {
+  const FullyConnected& f = *layer;
+  expect_sizes(f);
+  VERYDEEP_EXPECT(f.x != nullptr && f.weights != nullptr && f.bias != nullptr && f.y != nullptr);
+  VERYDEEP_EXPECT(0 < f.kernel_height && f.kernel_height <= f.height);
+  VERYDEEP_EXPECT(0 < f.kernel_width && f.kernel_width <= f.width);
+  const Map map{f.x, {f.images, f.height, f.width, f.in}};
+  fully_connected(map, f.kernel_height, f.kernel_width, f.weights, f.bias, f.y, f.out, f.rectify,
+                  static_cast<int>(f.threads));
 }
 
-// `maps` is the workspace, or null for one that this thread keeps.
-EXPORT void verydeep_run(const int64_t* table, int64_t calls, const float* const* parameters, const float* x, float* y,
-                         int64_t outputs, float* maps, int64_t workspace, int threads) {
+EXPORT void verydeep_run(const Program* program) {
   static thread_local Scratch kept;
-  use_large_pages(y, outputs * sizeof(float));
-  if (maps == nullptr) {
-    maps = kept.floats(workspace);
+  const Program& p = *program;
+  VERYDEEP_EXPECT(p.calls != nullptr && p.parameters != nullptr && p.x != nullptr && p.y != nullptr);
+  VERYDEEP_EXPECT(p.count > 0 && p.layers > 0 && p.inputs > 0 && p.outputs > 0 && p.floats >= 0 && p.threads > 0);
+  use_large_pages(p.y, p.outputs * sizeof(float));
+  if (p.workspace == nullptr) {
+    run(p, kept.floats(p.floats));
   } else {
-    use_large_pages(maps, workspace * sizeof(float));
+    use_large_pages(p.workspace, p.floats * sizeof(float));
+    run(p, p.workspace);
   }
-  run(reinterpret_cast<const Call*>(table), calls, parameters, x, maps, y, threads);
-}
-
-EXPORT void verydeep_fully_connected(const float* x, const float* weights, const float* bias, float* y, int64_t rows,
-                                     int64_t depth, int64_t outputs, int rectify, int threads) {
-  fully_connected(x, weights, bias, y, rows, depth, outputs, rectify != 0, threads);
 }
 
 #ifdef VERYDEEP_PHASES

@@ -1,9 +1,10 @@
-// Fully connected layers of a few rows: what they cost is to read the weights, so each is read from memory once.
+// Fully connected layers, at each position of a map where their kernel fits. At a few positions what they cost is to read
+// the weights, so each is read from memory once.
 #pragma once
 
 #include "parallel.hpp"
 #include "product.hpp"
-#include "vectors.hpp"
+#include "tensors.hpp"
 
 namespace verydeep {
 
@@ -72,24 +73,90 @@ void some_rows(int64_t rows, int64_t outputs, const float* x, const float* weigh
   }
 }
 
+// A map with its channels outermost, [n][c][y][x], as the weights of a kernel that is larger than a pixel lie.
+inline const float* channels_first(const Map& map, Scratch& scratch, int threads) {
+  const auto [images, height, width, channels] = map.shape;
+  const int64_t pixels = height * width, groups = parts(channels, LANES);
+  float* const planes = scratch.floats(images * channels * pixels);
+  parallel(images * groups, threads, [&, channels = channels](int64_t task) {
+    const int64_t n = task / groups, c = task % groups * LANES;
+    const int lanes = static_cast<int>(channels - c < LANES ? channels - c : LANES);
+    for (int64_t pixel = 0; pixel < pixels; pixel += LANES) {
+      const int there = static_cast<int>(pixels - pixel < LANES ? pixels - pixel : LANES);
+      vec columns[LANES];
+      read_transposed(map.x + (n * pixels + pixel) * channels + c, channels, there, lanes, columns);
+      for (int l = 0; l < lanes; ++l) store_some(planes + (n * channels + c + l) * pixels + pixel, columns[l], there);
+    }
+  });
+  return planes;
+}
+
+// The inputs of a fully connected layer: a row for each position, in the order of the weights, [in][y][x].
+class Rows {
+ public:
+  Rows(const Map& map, int64_t height, int64_t width, Scratch& scratch, int threads)
+      : depth(map.shape.channels * height * width),
+        count(map.shape.images * (map.shape.height - height + 1) * (map.shape.width - width + 1)),
+        side_by_side(height * width == 1 || (map.shape.height == height && map.shape.width == width)),
+        x_(height * width == 1 ? map.x : channels_first(map, scratch, threads)),
+        map_(map.shape),
+        height_(height),
+        width_(width) {}
+
+  const int64_t depth, count;
+  const bool side_by_side;  // whether one row begins where another one ends
+
+  // The first one.
+  const float* begin() const { return x_; }
+
+  // Calls to(k, value) for each input k in [first, end) of a row.
+  template <class To>
+  void read(int64_t row, int64_t first, int64_t end, To to) const {
+    if (side_by_side) {
+      for (int64_t k = first; k < end; ++k) to(k, x_[row * depth + k]);
+      return;
+    }
+    const int64_t down = map_.height - height_ + 1, across = map_.width - width_ + 1, plane = map_.height * map_.width;
+    const int64_t n = row / (down * across), y = row / across % down, x = row % across;
+    int64_t c = first / (height_ * width_), i = first / width_ % height_, j = first % width_;
+    for (int64_t k = first; k < end;) {
+      const float* from = x_ + (n * map_.channels + c) * plane + (y + i) * map_.width + x + j;
+      const int64_t stop = k + width_ - j < end ? k + width_ - j : end;
+      for (; k < stop; ++k) to(k, *from++);
+      j = 0;
+      if (++i == height_) i = 0, ++c;
+    }
+  }
+
+ private:
+  const float* x_;
+  Shape map_;
+  int64_t height_, width_;
+};
+
 // For many rows: the inputs with rows innermost, [panel][depth][PANEL], so that a product holds PANEL rows of some
 // outputs in registers and each weight is broadcast to them.
-inline void fully_connected_by_product(const float* x, const float* weights, const float* bias, float* y,
-                                       int64_t rows, int64_t depth, int64_t outputs, bool rectify, int threads) {
+inline void fully_connected_by_product(const Rows& x, const float* weights, const float* bias, float* y,
+                                       int64_t outputs, bool rectify, int threads) {
   static thread_local Scratch packing;
   constexpr int64_t STEP = 2 * ROWS;  // outputs of a piece of work
   constexpr int64_t PIECE = 1024;     // of the depth, for which weights stay in the cache while all panels use them
   constexpr int64_t WAY = 1024;       // floats after which addresses compete for the same place of the first cache
-  const int64_t panels = parts(rows, PANEL);
+  const int64_t rows = x.count, depth = x.depth, panels = parts(rows, PANEL);
   // Rows of weights such a distance apart push one another out: they are copied, where they are used often enough.
   const bool copy = depth % WAY == 0 && panels > 2;
   const int64_t weights_row = copy ? PIECE + LANES : depth;
   float* const packed = packing.floats(panels * depth * PANEL);
   parallel(parts(depth, PIECE), threads, [&](int64_t piece) {
     const int64_t end = depth < (piece + 1) * PIECE ? depth : (piece + 1) * PIECE;
-    for (int64_t n = 0; n < panels * PANEL; ++n)
-      for (int64_t k = piece * PIECE; k < end; ++k)
-        packed[(n / PANEL * depth + k) * PANEL + n % PANEL] = n < rows ? x[n * depth + k] : 0;
+    for (int64_t n = 0; n < panels * PANEL; ++n) {
+      float* const to = packed + n / PANEL * depth * PANEL + n % PANEL;
+      if (n < rows) {
+        x.read(n, piece * PIECE, end, [to](int64_t k, float value) { to[k * PANEL] = value; });
+      } else {
+        for (int64_t k = piece * PIECE; k < end; ++k) to[k * PANEL] = 0;
+      }
+    }
   });
   parallel(parts(outputs, STEP), threads, [&](int64_t task) {
     static thread_local Scratch scratch;
@@ -117,10 +184,9 @@ inline void fully_connected_by_product(const float* x, const float* weights, con
   });
 }
 
-// x [rows][depth], weights [outputs][depth], y [rows][outputs]. For up to GROUP rows, which are kept in registers.
-inline void fully_connected(const float* x, const float* weights, const float* bias, float* y, int64_t rows,
-                            int64_t depth, int64_t outputs, bool rectify, int threads) {
-  if (rows > GROUP) return fully_connected_by_product(x, weights, bias, y, rows, depth, outputs, rectify, threads);
+// Up to GROUP rows, which are kept in registers: x [rows][depth].
+inline void fully_connected_by_row(const float* x, const float* weights, const float* bias, float* y, int64_t rows,
+                                   int64_t depth, int64_t outputs, bool rectify, int threads) {
   constexpr int64_t STEP = 24;  // outputs of a piece of work; a multiple of how many are computed at once
   const int64_t piece = rows > FEW ? 512 : 4096;  // of the depth
   parallel(parts(outputs, STEP), threads, [&](int64_t task) {
@@ -142,6 +208,22 @@ inline void fully_connected(const float* x, const float* weights, const float* b
         y[n * outputs + first + o] = rectify && total < 0 ? 0 : total;
       }
   });
+}
+
+// A convolution without padding whose kernel is height x width: weights [out][in][height][width], y [position][out].
+inline void fully_connected(const Map& map, int64_t height, int64_t width, const float* weights, const float* bias,
+                            float* y, int64_t outputs, bool rectify, int threads) {
+  static thread_local Scratch planes, copied;
+  const Rows rows(map, height, width, planes, threads);
+  if (rows.count > GROUP) return fully_connected_by_product(rows, weights, bias, y, outputs, rectify, threads);
+  const float* x = rows.begin();
+  if (!rows.side_by_side) {
+    float* const to = copied.floats(rows.count * rows.depth);
+    for (int64_t n = 0; n < rows.count; ++n)
+      rows.read(n, 0, rows.depth, [to = to + n * rows.depth](int64_t k, float value) { to[k] = value; });
+    x = to;
+  }
+  fully_connected_by_row(x, weights, bias, y, rows.count, rows.depth, outputs, rectify, threads);
 }
 
 }  // namespace verydeep

@@ -30,7 +30,7 @@ inline void convolve_twice(const Map& image, const float* weights, const float* 
   static thread_local Scratch packing, all_weights;
   const int64_t between = second.in;
   const Shape map{image.shape.images, image.shape.height, image.shape.width, between};
-  const float* const packed = pack_weights(weights, 9 * image.shape.channels, between, packing);
+  const float* const packed = pack_weights(weights, image.shape.channels, between, packing);
   const float* const transformed = transform_weights(second, all_weights, threads);
   const Tiling tiling(map, false);
   const int64_t bands = parts(tiling.rows, BAND);

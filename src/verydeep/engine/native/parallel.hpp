@@ -11,8 +11,13 @@
 #include <thread>
 #include <vector>
 
+#include "assertions.hpp"
+
 #if defined(__linux__)
 #include <sys/mman.h>
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #endif
 
 namespace verydeep {
@@ -88,18 +93,25 @@ inline void use_large_pages(void* memory, int64_t bytes) {
 #endif
 }
 
-// Memory that a thread keeps from call to call, so that the system need not hand out and clear its pages each time.
+// Memory that a thread keeps from call to call, so that the system need not hand out and clear its pages each time. No more of
+// it may be touched than was asked for last: the address sanitizer sees to that.
 class Scratch {
  public:
   float* floats(int64_t count) {
+    VERYDEEP_EXPECT(count >= 0);
     if (count > size_) {
       std::free(memory_);
-      const int64_t bytes = count * sizeof(float), step = bytes < (2 << 20) ? 64 : 2 << 20;
-      memory_ = static_cast<float*>(std::aligned_alloc(step, (bytes + step - 1) / step * step));
+      const int64_t needed = count * sizeof(float), step = needed < (2 << 20) ? 64 : 2 << 20;
+      const int64_t bytes = (needed + step - 1) / step * step;
+      memory_ = static_cast<float*>(std::aligned_alloc(step, bytes));
       if (memory_ == nullptr) std::abort();
-      use_large_pages(memory_, (bytes + step - 1) / step * step);
-      size_ = count;
+      use_large_pages(memory_, bytes);
+      size_ = bytes / sizeof(float);
     }
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(memory_, size_ * sizeof(float));
+    ASAN_POISON_MEMORY_REGION(memory_ + count, (size_ - count) * sizeof(float));
+#endif
     return memory_;
   }
   ~Scratch() { std::free(memory_); }

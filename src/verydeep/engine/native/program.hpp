@@ -1,42 +1,54 @@
 // Layers that follow one another, as schedule.py has put their calls in order.
 #pragma once
 
+#include "assertions.hpp"
 #include "direct.hpp"
+#include "interface.hpp"
 #include "linear.hpp"
 #include "pair.hpp"
 #include "winograd.hpp"
 
 namespace verydeep {
 
-enum Kind : int64_t { WINOGRAD, DIRECT, PAIR, WHOLE };
+// The weights of a call, where they are many.
+inline Memory weights_of(const Program& program, const Call& call) {
+  const int64_t kernel = call.kind == WINOGRAD ? TAPS : call.kind == WHOLE ? call.height * call.width : 0;
+  return {program.parameters[2 * call.layer], call.out * kernel * call.in};
+}
 
-// A layer, or two in one, for some images: a row of what schedule.py writes.
-struct Call {
-  int64_t kind, layer;
-  int64_t source, source_at, to, to_at;  // which memory: input, workspace or output; and after how many floats
-  int64_t images, height, width, in, between, out;
-  int64_t rectify, pool, tiles, shared;
+// Whether what a call reads and writes lies in its memories.
+inline void expect_inside(const Program& program, const Call& call) {
+  const int64_t floats[] = {program.inputs, program.floats, program.outputs};
+  VERYDEEP_EXPECT(call.kind >= WINOGRAD && call.kind <= WHOLE);
+  VERYDEEP_EXPECT(call.images > 0 && call.height > 0 && call.width > 0 && call.in > 0 && call.out > 0);
+  VERYDEEP_EXPECT(call.tiles > 0 && (call.kind != PAIR || call.between > 0));
+  VERYDEEP_EXPECT(call.layer >= 0 && call.layer + (call.kind == PAIR) < program.layers);
+  VERYDEEP_EXPECT(call.source == INPUT || call.source == WORKSPACE);
+  VERYDEEP_EXPECT(call.to == WORKSPACE || call.to == OUTPUT);
+  const int64_t pixels = call.kind == WHOLE ? 1
+                         : call.pool       ? (call.height / 2) * (call.width / 2)
+                                           : call.height * call.width;
+  const int64_t read = call.images * call.height * call.width * call.in, written = call.images * pixels * call.out;
+  VERYDEEP_EXPECT(written > 0);
+  VERYDEEP_EXPECT(call.source_at >= 0 && call.source_at + read <= floats[call.source]);
+  VERYDEEP_EXPECT(call.to_at >= 0 && call.to_at + written <= floats[call.to]);
+  VERYDEEP_EXPECT(call.source != call.to || call.source_at + read <= call.to_at || call.to_at + written <= call.source_at);
+  static_cast<void>(floats), static_cast<void>(read), static_cast<void>(written);
+}
 
-  // Floats, where they are many.
-  int64_t weights() const {
-    return out * (kind == WINOGRAD ? 9 * in : kind == WHOLE ? height * width * in : 0);
-  }
-};
-static_assert(sizeof(Call) == 16 * sizeof(int64_t), "schedule.py writes rows of 16 numbers");
-
-// parameters: the weights and the bias of each layer.
-inline void run(const Call* calls, int64_t count, const float* const* parameters, const float* x, float* maps,
-                float* y, int threads) {
-  const float* const from[] = {x, maps, y};
-  float* const into[] = {nullptr, maps, y};
-  for (int64_t i = 0; i < count; ++i) {
-    const Call& call = calls[i];
+inline void run(const Program& program, float* workspace) {
+  const float* const from[] = {program.x, workspace, program.y};
+  float* const into[] = {nullptr, workspace, program.y};
+  const int threads = static_cast<int>(program.threads);
+  for (int64_t i = 0; i < program.count; ++i) {
+    const Call& call = program.calls[i];
+    expect_inside(program, call);
     time_layer(call.layer);
     const Timed timed(WHOLE_LAYER);
-    const float* const* const given = parameters + 2 * call.layer;
-    const float *weights = given[0], *bias = given[1], *source = from[call.source] + call.source_at;
+    const float* const* const given = program.parameters + 2 * call.layer;
+    const float *weights = given[0], *bias = given[1];
     float* const to = into[call.to] + call.to_at;
-    const Map map{source, {call.images, call.height, call.width, call.in}};
+    const Map map{from[call.source] + call.source_at, {call.images, call.height, call.width, call.in}};
     const auto output = [&](const float* last_bias) {
       const Shape shape{call.images, call.height, call.width, call.out};
       return Output{to, nullptr, last_bias, call.rectify != 0, call.pool != 0, shape, true};
@@ -44,7 +56,7 @@ inline void run(const Call* calls, int64_t count, const float* const* parameters
     switch (call.kind) {
       case WINOGRAD:
         convolve(map, {weights, call.out, call.in, false}, output(bias), {call.tiles, call.shared != 0}, threads,
-                 i + 1 < count ? Memory{parameters[2 * calls[i + 1].layer], calls[i + 1].weights()} : Memory{});
+                 i + 1 < program.count ? weights_of(program, program.calls[i + 1]) : Memory{});
         break;
       case DIRECT:
         convolve_directly(map, weights, output(bias), threads);
@@ -54,8 +66,7 @@ inline void run(const Call* calls, int64_t count, const float* const* parameters
                        threads);
         break;
       case WHOLE:
-        fully_connected(source, weights, bias, to, call.images, call.height * call.width * call.in, call.out,
-                        call.rectify != 0, threads);
+        fully_connected(map, call.height, call.width, weights, bias, to, call.out, call.rectify != 0, threads);
     }
   }
 }

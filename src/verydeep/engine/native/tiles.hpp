@@ -49,6 +49,7 @@ struct Tiling {
         full_end_(s.images * rows * (columns - narrow_)) {}
 
   Tile tile(int64_t number) const {
+    VERYDEEP_EXPECT(number >= 0 && number < count);
     const int64_t down = rows - low_, across = columns - narrow_;
     if (number < full_begin_) return {number / across, down * TILE, number % across * TILE, true, false};
     if (number < full_end_) {

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "assertions.hpp"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -35,6 +37,7 @@ inline void store(float* p, vec v) { *reinterpret_cast<unaligned_vec*>(p) = v; }
 // To a place that is a multiple of a vector's size, and past the caches where that can be: a line that is overwritten as a
 // whole need not be fetched first. Others see it after finish_streams().
 inline void stream(float* p, vec v) {
+  VERYDEEP_EXPECT(reinterpret_cast<uintptr_t>(p) % sizeof(vec) == 0);
 #if defined(__AVX512F__)
   _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
 #elif defined(__AVX2__)
@@ -110,6 +113,16 @@ inline void transpose(vec rows[LANES]) {
     }
 }
 #endif
+
+// Up to LANES rows of up to LANES floats, as columns.
+inline void read_transposed(const float* from, int64_t row, int rows, int lanes, vec columns[LANES]) {
+  vec square[LANES];
+#pragma GCC unroll 16
+  for (int k = 0; k < LANES; ++k) square[k] = k < rows ? load_some(from + k * row, lanes) : vec{};
+  transpose(square);
+#pragma GCC unroll 16
+  for (int k = 0; k < LANES; ++k) columns[k] = square[k];
+}
 
 inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
 inline int64_t rounded_up(int64_t n, int64_t step) { return parts(n, step) * step; }

@@ -7,11 +7,12 @@
 #include "parallel.hpp"
 #include "phases.hpp"
 #include "product.hpp"
+#include "taps.hpp"
 #include "tiles.hpp"
 
 namespace verydeep {
 
-// Weights [out][3][3][in], as the convolution takes them or, rotated by 180 degrees and with out and in exchanged, as
+// Weights [out][in][3][3], as the convolution takes them or, rotated by 180 degrees and with out and in exchanged, as
 // the input's gradient does.
 struct Weights {
   const float* weights;
@@ -21,6 +22,7 @@ struct Weights {
   int64_t depth() const { return rotated ? out : in; }
   int64_t outputs() const { return rotated ? in : out; }
   int64_t panels() const { return parts(outputs(), PANEL); }
+  const float* kernel(int64_t to, int64_t from) const { return weights + TAPS * (to * in + from); }
   Channels panel(int64_t number) const {
     const int64_t end = (number + 1) * PANEL;
     return {number * PANEL, end < outputs() ? end : outputs()};
@@ -41,18 +43,8 @@ inline void transform_filters(const vec filters[9], float* to, int64_t matrix, b
   }
 }
 
-// Up to LANES rows of up to LANES floats, as columns.
-inline void read_transposed(const float* from, int64_t row, int rows, int lanes, vec columns[LANES]) {
-  vec square[LANES];
-#pragma GCC unroll 16
-  for (int k = 0; k < LANES; ++k) square[k] = k < rows ? load_some(from + k * row, lanes) : vec{};
-  transpose(square);
-#pragma GCC unroll 16
-  for (int k = 0; k < LANES; ++k) columns[k] = square[k];
-}
-
 // The weights of up to PANEL outputs at some depths, to [point][depth][PANEL]. LANES outputs at two vectors of depths are a
-// group, two lines of the cache of each of its rows; while they are transformed, the next group's are asked for.
+// group, 18 vectors side by side of each of its rows; while they are transformed, the next group's are asked for.
 inline void transform_weights(const Weights& w, Channels outputs, Channels depths, float* to,
                               bool past_caches = false) {
   const Timed timed(WEIGHTS);
@@ -61,34 +53,31 @@ inline void transform_weights(const Weights& w, Channels outputs, Channels depth
     const int there = static_cast<int>(outputs.end - o < LANES ? outputs.end - o : LANES);
     if (w.rotated) {
       for (int64_t k = depths.first; k < depths.end; ++k) {
-        vec g[9];
-        for (int i = 0; i < 9; ++i) g[8 - i] = load_some(w.weights + (k * 9 + i) * w.in + o, there);
+        vec taps[TAPS], g[TAPS];
+        load_taps(w.kernel(k, o), there, taps);
+        for (int i = 0; i < TAPS; ++i) g[TAPS - 1 - i] = taps[i];
         transform_filters(g, to + (k - depths.first) * PANEL, matrix, past_caches);
       }
       continue;
     }
+    const int64_t row = TAPS * w.in;
     for (int64_t c = depths.first; c < depths.end; c += 2 * LANES) {
-      vec filters[9][2 * LANES];
-      const int64_t end = c + 2 * LANES < depths.end ? c + 2 * LANES : depths.end;
-      for (int i = 0; i < 9; ++i)
-        for (int64_t from = c; from < end; from += LANES) {
-          const int lanes = static_cast<int>(end - from < LANES ? end - from : LANES);
-          const float* const rows = w.weights + (o * 9 + i) * w.in + from;
-          if (lanes == LANES && there == LANES) {
-            read_transposed(rows, 9 * w.in, LANES, LANES, filters[i] + from - c);
-          } else {
-            read_transposed(rows, 9 * w.in, there, lanes, filters[i] + from - c);
-          }
+      vec filters[2 * LANES * TAPS];
+      const int64_t end = c + 2 * LANES < depths.end ? c + 2 * LANES : depths.end, floats = TAPS * (end - c);
+      const float* const rows = w.kernel(o, c);
+      for (int64_t i = 0; i < floats; i += LANES) {
+        const int lanes = static_cast<int>(floats - i < LANES ? floats - i : LANES);
+        if (lanes == LANES && there == LANES) {
+          read_transposed(rows + i, row, LANES, LANES, filters + i);
+        } else {
+          read_transposed(rows + i, row, there, lanes, filters + i);
         }
-      const bool last = end == depths.end;
-      const float* const next = w.weights + (last ? o + LANES : o) * 9 * w.in + (last ? depths.first : end);
-      for (int64_t k = c; k < end; ++k) {
-        vec g[9];
-        for (int i = 0; i < 9; ++i) {
-          g[i] = filters[i][k - c];
-          __builtin_prefetch(next + ((k - c) / 2 * 9 + i) * w.in + (k - c) % 2 * LANES);
-        }
-        transform_filters(g, to + (k - depths.first) * PANEL, matrix, past_caches);
+      }
+      const float* const next = end == depths.end ? w.kernel(o + LANES, depths.first) : w.kernel(o, end);
+      for (int64_t k = 0; k < end - c; ++k) {
+        const float* const half = next + k / 2 * row + k % 2 * TAPS * LANES;
+        for (int i = 0; i < TAPS; ++i) __builtin_prefetch(half + i * LANES);
+        transform_filters(filters + k * TAPS, to + (c + k - depths.first) * PANEL, matrix, past_caches);
       }
     }
   }

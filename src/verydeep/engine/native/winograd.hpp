@@ -113,7 +113,7 @@ inline void panel_of_block(const SharedBlock& block, const Weights& weights, int
   const int64_t length = products_length(parts(block.tiles, subs));
   const Channels panel = weights.panel(number);
   const int vectors = panel.count() > LANES ? 2 : 1;
-  const int64_t asked = parts(PANEL * 9 * weights.in, block.chunks * (to - from) * POINTS);  // while one product is computed
+  const int64_t asked = parts(PANEL * TAPS * weights.in, block.chunks * (to - from) * POINTS);  // while one product is computed
   float* const w = transformed.floats(POINTS * weight_matrix(block.row));
   float* const m = products.floats((to - from) * POINTS * length);
   for (int64_t chunk = 0; chunk < block.chunks; ++chunk) {
@@ -158,7 +158,7 @@ void shared_block(const Source& source, const Tiling& tiling, int64_t first, int
                        v + chunk * POINTS * block.matrix() + t * block.row, block.row, block.matrix());
   });
   const int64_t subs = parts(tiles, SUB_BLOCK);
-  const int64_t panels = weights.panels(), size = PANEL * 9 * weights.in;
+  const int64_t panels = weights.panels(), size = PANEL * TAPS * weights.in;
   const int64_t shares = panels < 2 * threads ? subs : 1;  // of a panel, where there are few of them
   // What a thread reads after a panel: the next one, or its share of the next layer. Panels of rotated weights are columns
   // and do not lie together: of those it is no more than a guess.
@@ -207,7 +207,7 @@ void convolve(const Source& source, const Weights& weights, const Output& output
   });
 }
 
-// The gradients of weights [out][3][3][in] and bias. In an order of additions that depends on the shape alone.
+// The gradients of weights [out][in][3][3] and bias. In an order of additions that depends on the shape alone.
 template <class Source>
 void weight_gradient(const Map& input, const Source& gradient, float* weights, float* bias, int64_t block_tiles,
                      int threads) {
@@ -256,9 +256,11 @@ void weight_gradient(const Map& input, const Source& gradient, float* weights, f
   parallel(out, threads, [&](int64_t k) {
     for (int64_t c = 0; c < in; c += LANES) {
       const int lanes = static_cast<int>(in - c < LANES ? in - c : LANES);
+      vec taps[TAPS];
       both_sides<WINDOW, 3>(
           weight_gradient_transform, [&](int p) { return load(sums + (p * out + k) * width + c); },
-          [&](int i, vec g) { store_some(weights + (k * 9 + i) * in + c, g, lanes); });
+          [&](int i, vec g) { taps[i] = g; });
+      store_taps(weights + TAPS * (k * in + c), lanes, taps);
     }
   });
   std::memcpy(bias, bias_sums, out * sizeof(float));
