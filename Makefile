@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := $(VENV)
-.PHONY: $(VENV) quickstart test check clean
+.PHONY: $(VENV) quickstart test check package versions clean
 
 $(VENV): $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt $(wildcard src/verydeep/engine/native/*)
+$(VENV)/installed: pyproject.toml setup.py constraints.txt $(wildcard src/verydeep/engine/native/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
@@ -22,6 +22,8 @@ quickstart: $(VENV)/installed
 	$(BIN)/verydeep train digits --net A $(DIGITS) --out runs/quickstart/a
 	$(BIN)/verydeep train digits --net D $(DIGITS) --start-from runs/quickstart/a --out runs/quickstart/d
 	$(BIN)/verydeep test runs/quickstart/a runs/quickstart/d digits --scales 32 36 40
+	$(BIN)/verydeep test runs/quickstart/a runs/quickstart/d digits --scales 32 36 40 --json > runs/quickstart/errors.json
+	$(BIN)/python .ci/quickstart.py runs/quickstart/errors.json
 
 test: $(VENV)/installed
 	$(BIN)/pytest --numprocesses 2
@@ -33,5 +35,13 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The sdist and the wheel, in dist/; the wheel is used from a fresh environment.
+package: $(VENV)/installed
+	$(BIN)/python .ci/package.py
+
+# The tests with every supported Python and torch (docs/versions.md); not a part of CI, since it installs gigabytes.
+versions: $(VENV)/installed
+	$(BIN)/python .ci/versions.py $(VERSIONS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist
