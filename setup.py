@@ -8,6 +8,7 @@ the build.
 
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +33,14 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     PROCESSORS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 
 
+def reason(error: Exception) -> str:
+    """What went wrong, without the arguments of the compiler."""
+    cause = error.args[0] if error.args else error
+    if isinstance(cause, subprocess.CalledProcessError):
+        return f"{cause.cmd[0]} ended with exit status {cause.returncode}"
+    return str(cause)
+
+
 class Libraries(build_ext):
     """Shared libraries, compiled side by side, whose names say nothing of the Python that builds them."""
 
@@ -41,37 +50,39 @@ class Libraries(build_ext):
         self.parallel = self.parallel or True
         self.failures: list[str] = []
 
+    def run(self) -> None:
+        """Compile into the folder that the package will be imported from."""
+        self.root = Path("src" if self.inplace or self.editable_mode else self.build_lib)
+        super().run()
+
     def get_ext_filename(self, fullname: str) -> str:
         """From `verydeep.engine._plain` to `verydeep/engine/_plain.so`."""
         return str(Path(*fullname.split("."))) + SUFFIX
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link in folders of its own: all libraries come from one file."""
+        file = self.get_ext_filename(ext.name)
         try:
-            folder = str(Path(self.build_temp, ext.name))
-            objects = self.compiler.compile(ext.sources, folder, extra_postargs=ext.extra_compile_args)
+            temporary = str(Path(self.build_temp, ext.name))
+            objects = self.compiler.compile(ext.sources, temporary, extra_postargs=ext.extra_compile_args)
             self.compiler.link_shared_object(objects, self.get_ext_fullpath(ext.name), target_lang="c++")
         except (BaseError, CCompilerError, OSError) as error:
+            # What an earlier build left is not what the sources say now.
+            for folder in (self.root, Path(self.build_lib)):
+                (folder / file).unlink(missing_ok=True)
             if MODE == "strict":
                 raise
-            self.failures.append(f"{Path(self.get_ext_filename(ext.name)).name}: {error}")
-            # What an earlier build left is not what the sources say now.
-            (self._root / self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+            self.failures.append(f"{Path(file).name}: {reason(error)}")
 
     def build_extensions(self) -> None:
         """Compile all of them, and leave a note about those that failed."""
         super().build_extensions()
-        note = self._root / NOTE
+        note = self.root / NOTE
         note.unlink(missing_ok=True)
         if self.failures:
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text("\n".join(sorted(self.failures)) + "\n", encoding="utf-8")
             self.warn(f"verydeep installs without fast convolutions that did not compile:\n{note.read_text()}")
-
-    @property
-    def _root(self) -> Path:
-        """The folder that the package is imported from after this build."""
-        return Path("src" if self.inplace or self.editable_mode else self.build_lib)
 
 
 class Wheel(bdist_wheel):
