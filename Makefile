@@ -11,6 +11,7 @@ $(VENV): $(VENV)/installed
 $(VENV)/installed: pyproject.toml setup.py constraints.txt $(wildcard src/verydeep/engine/native/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@test ! -e src/verydeep/engine/_unbuilt.txt || sed 's/^/The engine was not built: /' src/verydeep/engine/_unbuilt.txt
 	touch $@
 
 # Two nets of different depth on handwritten digits, the deeper one from the shallower; then both tested on three

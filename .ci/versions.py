@@ -6,6 +6,7 @@ Interpreters are found as python3.11, python3.12, ... on the PATH.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -25,9 +26,10 @@ def supported() -> list[tuple[str, str]]:
 
 
 def run(*command: str | Path, output: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a command in the checkout."""
+    """Run a command in the checkout, where the engine is required."""
     print("+", *command, flush=True)
-    return subprocess.run(list(map(str, command)), cwd=ROOT, check=False, text=True, capture_output=output)
+    words, variables = [str(word) for word in command], os.environ | {"VERYDEEP_BUILD": "strict"}
+    return subprocess.run(words, cwd=ROOT, env=variables, check=False, text=True, capture_output=output)
 
 
 def environment(python: str, torch: str, wheel: Path) -> Path | None:

@@ -12,7 +12,7 @@ RECIPE = (
     "--initialisation glorot --batch 64 --epochs 15 --seed 0"
 )
 BOUND = 0.25
-"""Top-1 error; ten seeds gave ...; guessing has 0.9."""
+"""Top-1 error. Ten seeds gave 0.03 to 0.15 (0.03 with this one); guessing has 0.9."""
 
 
 def verydeep(folder, *words):
