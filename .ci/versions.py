@@ -70,12 +70,11 @@ def main() -> int:
     for pair in pairs:
         if pair not in known:
             sys.exit(f"versions: {'='.join(pair)} is none of {', '.join(map('='.join, known))} ({TABLE.name})")
-    PLACE.mkdir(parents=True, exist_ok=True)
-    for old in PLACE.glob("*.whl"):
-        old.unlink()
-    if run(sys.executable, "-m", "build", "--wheel", "--outdir", PLACE, ROOT).returncode:
+    dist = PLACE / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    if run(sys.executable, "-m", "build", "--outdir", dist, ROOT).returncode:
         return 1
-    (wheel,) = PLACE.glob("*.whl")
+    (wheel,) = dist.glob("*.whl")
     results = [tested(python, torch, wheel) for python, torch in pairs]
     for passed, line in results:
         print("passed" if passed else "FAILED", line)
