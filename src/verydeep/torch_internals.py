@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as modules
 from torch.utils._device import DeviceContext
 
 FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Conv2d, nn.ReLU, nn.MaxPool2d)}
@@ -57,7 +57,13 @@ def observed() -> bool:
     That is a hook on all modules, a replaced `nn.Module.__call__`, or a mode of `torch.overrides` or
     `torch.utils._python_dispatch` (a counter of operations, for example; not a default device).
     """
-    if _has_any_global_hook() or nn.Module.__call__ is not CALL:  # type: ignore[no-untyped-call]
+    hooks = (
+        modules._global_forward_hooks
+        or modules._global_forward_pre_hooks
+        or modules._global_backward_hooks
+        or modules._global_backward_pre_hooks
+    )
+    if hooks or nn.Module.__call__ is not CALL:
         return True
     if torch.compiler.is_compiling():  # the compiler itself is such a mode
         return False
@@ -69,9 +75,9 @@ def observed() -> bool:
 
 def exporting() -> bool:
     """Whether what is computed is being written down for others, who have no operators of this package."""
-    # torch.compiler.is_exporting() is this flag from torch 2.12 on, was true while compiling before, and is not
-    # there in 2.6.
-    flag = getattr(torch.compiler, "_is_exporting_flag", False)
+    # torch.compiler.is_exporting() is this flag from torch 2.12 on, and was true while compiling before. Torch 2.6 has
+    # neither; there an export that is not strict sets the flag of the compiler, and torch.compile does not.
+    flag = getattr(torch.compiler, "_is_exporting_flag", torch.compiler._is_compiling_flag)
     return flag or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
