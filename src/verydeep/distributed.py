@@ -153,7 +153,7 @@ def buckets(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 def together(bucket: Sequence[nn.Parameter]) -> Float[Tensor, " n"]:
     """The gradients of some parameters in one piece of memory, which is theirs from now on."""
-    # As they lie in memory: channels last is not what the libraries call contiguous.
+    # As they lie in memory, whatever that is: where a number lies must not change between iterations.
     gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]
     flat = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]
     if len(flat) == 1:

@@ -75,8 +75,8 @@ def observed() -> bool:
 
 def exporting() -> bool:
     """Whether what is computed is being written down for others, who have no operators of this package."""
-    # torch.compiler.is_exporting() is this flag from torch 2.12 on, and was true while compiling before. Torch 2.6 has
-    # neither; there an export that is not strict sets the flag of the compiler, and torch.compile does not.
+    # torch.compiler.is_exporting() is this flag from torch 2.12 on, and was true while compiling before. Torch 2.6
+    # has neither; there an export that is not strict sets the flag of the compiler, and torch.compile does not.
     flag = getattr(torch.compiler, "_is_exporting_flag", torch.compiler._is_compiling_flag)
     return flag or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
