@@ -131,7 +131,7 @@ def main() -> int:
     side = 64 if arguments.smoke else 224
     sizes: dict[str, Any] = {"crop": 64, "width": 0.125, "fully_connected": 32} if arguments.smoke else {}
     net = verydeep.ConvNet("D", **sizes)
-    what = f"D at {side}" + ", an eighth of its channels" * arguments.smoke
+    what = f"testing D at {side}" + ", an eighth of its channels" * arguments.smoke
     weights = {name: tensor.detach() for name, tensor in net.named_parameters()}
     rows: dict[str, Row] = {}
     with torch.no_grad():
@@ -149,9 +149,13 @@ def main() -> int:
     worst = max(rows, key=lambda name: rows[name]["engine / torch"])
     observations = [
         Observation(
-            f"testing {what}, all layers, each apart: the engine's time over torch's", round(ratio, 3), "times"
+            f"{what}, all layers, each apart: the engine's time over torch's", round(ratio, 3), "of its time"
         ),
-        Observation(f"the same of {worst}, the layer where it is largest", rows[worst]["engine / torch"], "times"),
+        Observation(
+            f"{what}, {worst}, the layer with the largest ratio: the engine's time over torch's",
+            rows[worst]["engine / torch"],
+            "of its time",
+        ),
     ]
     details = {
         "library": library.name,

@@ -74,13 +74,13 @@ def main() -> int:
         Claim(
             f"{what}: peak memory with recomputation over that without",
             round(recomputing / keeping, 3),
-            "times",
+            "of the memory",
             {"at most": 0.9},
         ),
     ]
     ratio = round(times["recomputing"] / times["keeping all maps"], 3)
     observations = [
-        Observation(f"{what}, the first: its time with recomputation over that without", ratio, "times")
+        Observation(f"{what}, the first: its time with recomputation over that without", ratio, "of the time")
     ]
     details = {"rounds": rounds, "sizes": sizes, "peak, GiB": peaks, "seconds": seconds}
     return record(destination(arguments), claims, observations, details=details)
