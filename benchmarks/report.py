@@ -13,10 +13,10 @@ PAGE = RESULTS / "README.md"
 HEAD = """\
 # Measured results
 
-`python benchmarks/report.py` makes this page from the JSON files beside it; change those, not the page. Each file is
-one run of one script in `benchmarks/`, whose docstring says what is measured and how. Speeds and memory are ratios
-of two sides measured in turn in one run; absolute ones drift from machine to machine and from hour to hour. AMD's
-processors of family 26 are Zen 5, those of family 25 and model 17 are Zen 4.
+`python benchmarks/report.py` makes this page from the JSON files beside it; change those, not the page. Each file
+is one run of one script in `benchmarks/`, whose docstring says what is measured and how. Speeds and memory are
+ratios of two sides measured in turn in one run; absolute ones drift from machine to machine and from hour to hour.
+AMD's processors of family 26 are Zen 5, those of family 25 and model 17 are Zen 4.
 """
 
 TAIL = """\
@@ -44,22 +44,22 @@ def records(folder: Path = RESULTS) -> dict[str, Record]:
 
 
 def _claims(records: Mapping[str, Record]) -> str:
-    rows = ["| claim | measured | bound | holds | beside each | data |", "|---|--:|--:|---|---|---|"]
+    rows = ["| claim | measured | bound | holds | beside each | on | data |", "|---|--:|--:|---|---|---|---|"]
     for name, found in records.items():
         for claim in found.claims:
             ((kind, bound),) = claim.bound.items()
             holds = "yes" if claim.holds else "**no**"
             cells = [claim.claim, f"{claim.measured:.3g} {claim.unit}", f"{kind} {bound:g}", holds]
-            rows.append(_row(*cells, _peers(claim.peers), f"[{name}]({name})"))
+            rows.append(_row(*cells, _peers(claim.peers), _processor(found.machine), f"[{name}]({name})"))
     return "\n".join(rows) + "\n"
 
 
 def _observations(records: Mapping[str, Record]) -> str:
-    rows = ["| observation | measured | beside each | data |", "|---|--:|---|---|"]
+    rows = ["| observation | measured | beside each | on | data |", "|---|--:|---|---|---|"]
     for name, found in records.items():
         for seen in found.observations:
             cells = [seen.observation, f"{seen.measured:.3g} {seen.unit}"]
-            rows.append(_row(*cells, _peers(seen.peers), f"[{name}]({name})"))
+            rows.append(_row(*cells, _peers(seen.peers), _processor(found.machine), f"[{name}]({name})"))
     return "\n".join(rows) + "\n"
 
 
@@ -74,12 +74,14 @@ def _runs(records: Mapping[str, Record]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def _processor(machine: Machine) -> str:
+    known = {"family": machine.family, "model": machine.model}
+    numbers = ", ".join(f"{what} {number}" for what, number in known.items() if number is not None)
+    return (machine.processor or "a processor not known") + (f" ({numbers})" if numbers else "")
+
+
 def _machine(machine: Machine) -> str:
-    numbers = [
-        f"{what} {n}" for what, n in (("family", machine.family), ("model", machine.model)) if n is not None
-    ]
-    processor = (machine.processor or "a processor not known") + (f" ({', '.join(numbers)})" if numbers else "")
-    facts = [processor]
+    facts = [_processor(machine)]
     facts += [f"{machine.cores} cores"] if machine.cores else []
     facts += [f"{machine.memory_gib:g} GiB"] if machine.memory_gib else []
     facts += [machine.system] if machine.system else []
