@@ -1,6 +1,8 @@
 """Makes results/README.md from the results/*.json that benchmarks write.
 
-python benchmarks/report.py
+    python benchmarks/report.py
+
+A test fails while the page is not what the files say.
 """
 
 from collections.abc import Mapping
