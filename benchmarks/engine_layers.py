@@ -1,34 +1,38 @@
 """Where the time of net D goes, layer by layer: the engine beside torch's channels-last convolutions.
 
-Each layer with its ReLU and pooling, at 224 and a mini-batch of 8, two threads, both sides in turn: testing
-(2 images at a time through the first two blocks and 4 through the third, as a net computes them), and in
-training the forward pass, the weights' and the input's gradient. "products" is the rate of the matrix products as
-if all of the time were theirs, beside what the processor was found to do; the rest of the time are transforms
-and memory. Writes JSON.
+Nothing is claimed here; benchmarks/engine.py has the claims on whole nets. Each layer with its ReLU and
+pooling, at 224 and a mini-batch of 8, two threads, both sides in turn, medians: testing (2 images at a time
+through the first two blocks and 4 through the third, as a net computes them), and in training the forward pass,
+the weights' and the input's gradient. "products" is the rate of the matrix products as if all of the time were
+theirs, beside what the processor was found to do; the rest of the time are transforms and memory.
 
     python benchmarks/engine_layers.py
 """
 
-import argparse
-import json
 import statistics
+import sys
 import time
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from verydeep.configurations import configuration, output_sides
-from verydeep.engine import in_large_pages, native, operators
+import verydeep
+from claims import Observation, destination, options, record
+from plain_torch import pooled
+from verydeep.engine import native, operators
 
 THREADS, BATCH = 2, 8
 AT_ONCE = {"conv1": 2, "conv2": 2, "conv3": 4}
 
+Row = dict[str, float]
 
-def in_turn(runs, rounds):
+
+def in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> Row:
     """Median milliseconds of each."""
-    found = {name: [] for name in runs}
+    found: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
             start = time.perf_counter()
@@ -38,112 +42,131 @@ def in_turn(runs, rounds):
     return {name: statistics.median(taken) for name, taken in found.items()}
 
 
-def laid_out(module):
-    """With its weights as a net has them."""
-    module.weight.data = in_large_pages(module.weight.data)
-    return module
-
-
-def by_torch(layer, x, pool):
-    y = F.relu(layer(x), inplace=True)
+def by_torch(x: Tensor, weight: Tensor, bias: Tensor, pool: bool) -> Tensor:
+    y = F.relu(F.conv2d(x, weight, bias, padding=1), inplace=True)
     return F.max_pool2d(y, 2) if pool else y
 
 
-def points(side):
+def points(side: int) -> int:
     """Points of the tiles along a side of a map: 6 of each, and 4 of a last one of up to two outputs."""
     return 6 * (side // 4) + (0, 4, 4, 6)[side % 4]
 
 
-def convolution(layer, side, pool, rounds):
-    """Milliseconds an image of one 3x3 layer, by what is computed and by whom."""
-    images = AT_ONCE.get(layer.name[:5], BATCH)
-    module = laid_out(nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1))
-    x = torch.randn(images, layer.in_channels, side, side).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        runs = {
-            "torch": lambda: by_torch(module, x, pool),
-            "engine": lambda: operators.convolutions([operators.Step(module, True, pool)], x),
-        }
-        taken = in_turn(runs, rounds)
-        y, winners = operators.convolution_for_training(x, module.weight, module.bias, True, pool)
-        gradient, kept = torch.randn_like(y), winners if pool else y
-        arguments = (gradient, x, module.weight, kept, winners, True, pool)
-        training = {
-            "training, forward": lambda: operators.convolution_for_training(
-                x, module.weight, module.bias, True, pool
-            ),
-            "weights' gradient": lambda: operators.convolution_backward(*arguments, False, True),
-            "both gradients": lambda: operators.convolution_backward(*arguments, True, True),
-        }
-        taken |= in_turn(training, rounds)
+def convolution(weight: Tensor, bias: Tensor, images: int, side: int, pool: bool, rounds: int) -> Row:
+    """Milliseconds an image of one 3x3 layer, by what is computed and by whom.
+
+    Args:
+        weight: as it lies in a net.
+        bias: its bias.
+        images: how many at once.
+        side: of the maps that come in.
+        pool: whether a pooling follows.
+        rounds: of each.
+    """
+    outputs, inputs = weight.shape[:2]
+    x = torch.randn(images, inputs, side, side).contiguous(memory_format=torch.channels_last)
+    torchs = weight.contiguous(memory_format=torch.channels_last)
+    taken = in_turn(
+        {
+            "torch": lambda: by_torch(x, torchs, bias, pool),
+            "engine": lambda: operators.convolutions_for_testing(x, [weight], [bias], [True], [pool], [False]),
+        },
+        rounds,
+    )
+    y, winners = operators.convolution_for_training(x, weight, bias, True, pool)
+    gradient, kept = torch.randn_like(y), winners if pool else y
+    known = (gradient, x, weight, kept, winners, True, pool)
+    taken |= in_turn(
+        {
+            "training, forward": lambda: operators.convolution_for_training(x, weight, bias, True, pool),
+            "weights' gradient": lambda: operators.convolution_backward(*known, False, True),
+            "both gradients": lambda: operators.convolution_backward(*known, True, True),
+        },
+        rounds,
+    )
     taken["input's gradient"] = taken.pop("both gradients") - taken["weights' gradient"]
     row = {name: round(value / images, 3) for name, value in taken.items()}
-    row["engine / torch"] = round(row["engine"] / row["torch"], 3)
-    if layer.in_channels > 3:
-        products = 2 * points(side) ** 2 * layer.in_channels * layer.out_channels
-        row["products, GFLOP/s"] = round(products / row["engine"] / 1e6)
+    row["engine / torch"] = round(taken["engine"] / taken["torch"], 3)
+    if inputs > 3:
+        products = 2 * points(side) ** 2 * inputs * outputs
+        row["products, GFLOP/s"] = round(products * images / taken["engine"] / 1e6)
     return row
 
 
-def fully_connected(layer, rounds):
-    module = laid_out(nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel))
-    x = torch.randn(BATCH, layer.in_channels, layer.kernel, layer.kernel)
-    x = x.contiguous(memory_format=torch.channels_last)
-    rows, weight = x.permute(0, 2, 3, 1).flatten(1), module.weight.flatten(1)
-    with torch.no_grad():
-        runs = {
-            "torch": lambda: F.relu(F.linear(rows, weight, module.bias)),
-            "engine": lambda: operators.fully_connected(module, x, True),
-        }
-        taken = in_turn(runs, rounds)
+def fully_connected(weight: Tensor, bias: Tensor, rounds: int) -> Row:
+    """Milliseconds an image of a fully connected layer at one position, and how fast its weights are read."""
+    outputs, inputs, side = weight.shape[:3]
+    x = torch.randn(BATCH, inputs, side, side)
+    rows, matrix = x.flatten(1), weight.contiguous().view(outputs, -1)
+    maps = x.contiguous(memory_format=torch.channels_last)
+    runs = {
+        "torch": lambda: F.relu(F.linear(rows, matrix, bias)),
+        "engine": lambda: operators.fully_connected_for_testing(maps, weight, bias, True),
+    }
+    taken = in_turn(runs, rounds)
     row = {name: round(value / BATCH, 3) for name, value in taken.items()}
-    row["engine / torch"] = round(row["engine"] / row["torch"], 3)
+    row["engine / torch"] = round(taken["engine"] / taken["torch"], 3)
     row["weights, GB/s"] = round(4 * weight.numel() / taken["engine"] / 1e6, 1)
     return row
 
 
-def attainable(rounds):
+def attainable(rounds: int, side: int, values: int) -> Row:
     """GFLOP/s of a matrix product of torch, and GB/s of reading, as the limits of this machine."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    long = torch.randn(2**27)
+    a, b, long = torch.randn(side, side), torch.randn(side, side), torch.randn(values)
     taken = in_turn({"product": lambda: a @ b, "reading": long.sum}, rounds)
     return {
-        "GFLOP/s of torch's matrix product": round(2 * 2048**3 / taken["product"] / 1e6),
-        "GB/s of torch's sum": round(4 * 2**27 / taken["reading"] / 1e6, 1),
+        "GFLOP/s of torch's matrix product": round(2 * side**3 / taken["product"] / 1e6),
+        "GB/s of torch's sum": round(4 * values / taken["reading"] / 1e6, 1),
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, default=Path("results/engine_layers.json"))
+def main() -> int:
+    parser = options(__doc__, "engine_layers")
+    parser.add_argument("--rounds", type=int, help="[default: 7; 1 with --smoke]")
     arguments = parser.parse_args()
+    rounds = arguments.rounds or (1 if arguments.smoke else 7)
+    if (library := native.library()) is None:
+        parser.error("the engine is off or was not built; there is nothing to measure")
     torch.set_num_threads(THREADS)
-    layers = configuration("D").layers()
-    sides = output_sides(layers, 224)
-    rows = {}
-    for number, (layer, side) in enumerate(zip(layers, sides, strict=True)):
-        if layer.kind != "conv":
-            continue
-        if layer.fully_connected:
-            rows[layer.name] = fully_connected(layer, arguments.rounds)
-        else:
-            rows[layer.name] = convolution(layer, side, layers[number + 2].kind == "pool", arguments.rounds)
-        print(layer.name, rows[layer.name], flush=True)
+    side = 64 if arguments.smoke else 224
+    sizes: dict[str, Any] = {"crop": 64, "width": 0.125, "fully_connected": 32} if arguments.smoke else {}
+    net = verydeep.ConvNet("D", **sizes)
+    what = f"testing D at {side}" + ", an eighth of its channels" * arguments.smoke
+    weights = {name: tensor.detach() for name, tensor in net.named_parameters()}
+    rows: dict[str, Row] = {}
+    with torch.no_grad():
+        for name, pool in pooled(weights).items():
+            known = (weights[f"{name}.weight"], weights[f"{name}.bias"])
+            rows[name] = convolution(*known, AT_ONCE.get(name[:5], BATCH), side, pool, rounds)
+            side //= 1 + pool
+            print(name, rows[name], flush=True)
+        for name in ("fc6", "fc7", "fc8"):
+            rows[name] = fully_connected(weights[f"{name}.weight"], weights[f"{name}.bias"], rounds)
+            print(name, rows[name], flush=True)
+        limits = attainable(rounds, *((256, 2**20) if arguments.smoke else (2048, 2**27)))
     totals = {name: round(sum(row[name] for row in rows.values()), 1) for name in ("torch", "engine")}
-    result = {
-        "claim": "milliseconds an image of D at 224, two threads",
-        "engine / torch": round(totals["engine"] / totals["torch"], 3),
-        "totals": totals,
-        "library": native.library().name,
-        "torch": torch.__version__,
-        "limits": attainable(arguments.rounds),
-        "layers": rows,
+    ratio = sum(row["engine"] for row in rows.values()) / sum(row["torch"] for row in rows.values())
+    worst = max(rows, key=lambda name: rows[name]["engine / torch"])
+    observations = [
+        Observation(
+            f"{what}, all layers, each apart: the engine's time over torch's", round(ratio, 3), "of its time"
+        ),
+        Observation(
+            f"{what}, {worst}, the layer with the largest ratio: the engine's time over torch's",
+            rows[worst]["engine / torch"],
+            "of its time",
+        ),
+    ]
+    details = {
+        "library": library.name,
+        "threads": THREADS,
+        "rounds": rounds,
+        "milliseconds an image, all layers": totals,
+        "limits": limits,
+        "milliseconds an image": rows,
     }
-    print({name: value for name, value in result.items() if name != "layers"})
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    return record(destination(arguments), [], observations, details=details)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

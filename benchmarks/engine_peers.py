@@ -5,8 +5,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +17,11 @@ MODEL = FOLDER / f"D-{BATCH}.onnx"
 x = np.load(FOLDER / f"images-{BATCH}.npy")
 THREADS = 2
 
+Run = Callable[[], Any]
+"""A pass: class scores as a numpy array."""
 
-def onnx_runtime():
+
+def onnx_runtime() -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -25,7 +30,7 @@ def onnx_runtime():
     return lambda: session.run(None, {"images": x})[0]
 
 
-def openvino():
+def openvino() -> Run:
     import openvino as ov
 
     precision = "bf16" if "bf16" in WHO else "f32"
@@ -38,7 +43,7 @@ def openvino():
     return lambda: model([x])[0]
 
 
-def mnn():
+def mnn() -> Run:
     import MNN
 
     converted = FOLDER / f"D-{BATCH}.mnn"
@@ -46,7 +51,17 @@ def mnn():
         from MNN.tools import mnnconvert  # noqa: F401
 
         converter = Path(sys.executable).parent / "mnnconvert"
-        words = [converter, "-f", "ONNX", "--modelFile", MODEL, "--MNNModel", converted, "--bizCode", "D"]
+        words: list[Any] = [
+            converter,
+            "-f",
+            "ONNX",
+            "--modelFile",
+            MODEL,
+            "--MNNModel",
+            converted,
+            "--bizCode",
+            "D",
+        ]
         subprocess.run(words, check=True, capture_output=True)
     runtime = MNN.nn.create_runtime_manager(
         ({"backend": "CPU", "precision": "high", "numThread": THREADS, "memory": "high"},)
@@ -56,12 +71,12 @@ def mnn():
     return lambda: np.array(net.forward([placed])[0].read())
 
 
-def ncnn():
+def ncnn() -> Run:
     import ncnn as runtime
 
     parameters = FOLDER / "D_1.ncnn.param"  # ncnn has no batches: one image after the other
     if not parameters.exists():
-        words = [Path(sys.executable).parent / "pnnx", "D-1.onnx", "inputshape=[1,3,224,224]", "fp16=0"]
+        words: list[Any] = [Path(sys.executable).parent / "pnnx", "D-1.onnx", "inputshape=[1,3,224,224]", "fp16=0"]
         subprocess.run(words, check=True, capture_output=True, cwd=FOLDER)
     net = runtime.Net()
     net.opt.num_threads = THREADS
@@ -70,7 +85,7 @@ def ncnn():
     net.load_param(str(parameters))
     net.load_model(str(parameters.with_suffix(".bin")))
 
-    def run():
+    def run() -> Any:
         scores = []
         for image in x:
             with net.create_extractor() as extractor:

@@ -1,53 +1,79 @@
 """Where the time of a pass of net D goes, by layer and phase: values of the tiles, products, outputs, weights.
 
-Compiles the engine with timers in it and takes passes at 224 with one image and with eight, two threads. A
-phase is the time of all threads divided by their number; "all" is by the clock, so that what is missing are
-threads that wait. Before and after the library's call lies "outside": Python, the mean colour, the scores.
-Prints a table of medians in milliseconds an image and writes JSON.
+Nothing is claimed here and there are no peers; benchmarks/engine.py has both. Compiles the engine with timers
+in it into a copy of the package and takes passes at 224 with one image and with eight, two threads. A phase is
+the time of all threads divided by their number; "all" is by the clock, so that what is missing are threads that
+wait. Before and after the library's call lies "outside": Python, the mean colour, the scores. Medians in
+milliseconds an image.
 
     python benchmarks/engine_phases.py
 """
 
-import argparse
 import ctypes
 import json
 import os
+import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-import tomllib
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from verydeep import ConvNet
-from verydeep.configurations import configuration
-from verydeep.engine import native, operators
+from claims import Observation, destination, options, record
 
 THREADS = 2
 LAYERS = 64  # as in native/phases.hpp, and the phases in its order
 PHASES = ("values", "products", "outputs", "weights", "conv1_1", "all")
-PROJECT = Path(__file__).parent.parent
+FLAGS = {
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+    "avx2": ["-mavx2", "-mfma"],
+    "plain": [],
+}
+"""For each library beside `COMMON`, as the package is built."""
+
+COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=fast"]
+
+Row = dict[str, float]
 
 
-def timed_library(folder):
-    """The library that this machine uses, with timers: as the operators call it, and by itself."""
-    name = native.library().name
-    modules = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
-    module = next(module for module in modules if module["name"].endswith(f"_{name}"))
-    file = folder / "timed.so"
-    flags = [*module["extra-compile-args"], "-DVERYDEEP_PHASES", "-shared", "-fPIC"]
-    sources = [PROJECT / source for source in module["sources"]]
-    subprocess.run([os.environ.get("CXX", "c++"), *flags, *sources, "-o", file], check=True)
-    return native.Library(name, file), ctypes.CDLL(str(file))
+def timed_package(folder: Path, smoke: bool) -> str:
+    """Copy the package to a folder, its library for this machine with timers; gives the library's name."""
+    import verydeep
+    from verydeep.engine import native
+
+    if (library := native.library()) is None:
+        sys.exit("engine_phases.py: the engine is off or was not built; there is nothing to measure")
+    package = Path(verydeep.__file__).parent
+    shutil.copytree(package, folder / "verydeep", ignore=shutil.ignore_patterns("__pycache__"))
+    (built,) = (folder / "verydeep" / "engine").glob(f"_{library.name}.*")
+    source = package / "engine" / "native" / "engine.cpp"
+    flags = [*COMMON, *FLAGS[library.name], *["-O1"] * smoke, "-DVERYDEEP_PHASES", "-shared", "-fPIC"]
+    subprocess.run([os.environ.get("CXX", "c++"), *flags, source, "-o", built], check=True)
+    return library.name
 
 
-def passes(batch, rounds, library):
-    """Median milliseconds an image by layer and phase, and of a pass as a whole."""
-    net = ConvNet("D").eval()
-    names = [layer.name for layer in configuration("D").layers() if layer.kind == "conv"]
-    images = torch.rand(batch, 3, 224, 224) * 255
+def passes(file: Path, batch: int, rounds: int, smoke: bool) -> dict[str, Row]:
+    """Median milliseconds an image by layer and phase, and of a whole pass; where the timed package is loaded.
+
+    Args:
+        file: the timed library.
+        batch: images at once.
+        rounds: passes that count.
+        smoke: whether with a small net.
+    """
+    import torch
+
+    import verydeep
+
+    torch.set_num_threads(THREADS)
+    library = ctypes.CDLL(str(file))
+    sizes: dict[str, Any] = {"crop": 64, "width": 0.125, "fully_connected": 32} if smoke else {}
+    net = verydeep.ConvNet("D", **sizes).eval()
+    names = [name.removesuffix(".weight") for name, _ in net.named_parameters() if name.endswith(".weight")]
+    side = 64 if smoke else 224
+    images = torch.rand(batch, 3, side, side) * 255
     found = (ctypes.c_int64 * (LAYERS * len(PHASES)))()
     tables, whole = [], []
     with torch.inference_mode():
@@ -60,7 +86,7 @@ def passes(batch, rounds, library):
             if number >= 2:  # the first ones make scratch and workspace
                 whole.append(1e3 * taken)
                 tables.append(list(found))
-    rows = {}
+    rows: dict[str, Row] = {}
     for layer, name in enumerate(names):
         row = {}
         for place, phase in enumerate(PHASES):
@@ -68,37 +94,53 @@ def passes(batch, rounds, library):
             row[phase] = round(median / batch / (1 if phase == "all" else THREADS), 3)
         if row["all"]:
             rows["conv1_1, conv1_2" if name == "conv1_1" else name] = row
-    rows["the library's call"] = {phase: round(sum(row[phase] for row in rows.values()), 2) for phase in PHASES}
+    rows["the library's call"] = {phase: round(sum(row[phase] for row in rows.values()), 3) for phase in PHASES}
     outside = statistics.median(whole) / batch - rows["the library's call"]["all"]
-    rows["outside"] = {phase: round(outside, 2) if phase == "all" else 0 for phase in PHASES}
+    rows["outside"] = {phase: round(outside, 3) if phase == "all" else 0.0 for phase in PHASES}
     return rows
 
 
-def show(rows):
+def by_child(folder: Path, name: str, batch: int, rounds: int, smoke: bool) -> dict[str, Row]:
+    """`passes` in a process that finds the timed package before the installed one."""
+    (file,) = (folder / "verydeep" / "engine").glob(f"_{name}.*")
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    words = [sys.executable, __file__, "--passes", str(file), str(batch), str(rounds), *["--smoke"] * smoke]
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    rows: dict[str, Row] = json.loads(done.stdout)
+    return rows
+
+
+def show(rows: dict[str, Row]) -> None:
     print(f"{'':18}" + "".join(f"{phase:>10}" for phase in ("all", *PHASES[:-1])))
     for name, row in rows.items():
         print(f"{name:18}" + "".join(f"{row[phase] or '':>10}" for phase in ("all", *PHASES[:-1])))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--json", type=Path, default=Path("results/engine_phases.json"))
+def main() -> int:
+    parser = options(__doc__, "engine_phases")
+    parser.add_argument("--rounds", type=int, help="[default: 11; 1 with --smoke]")
+    parser.add_argument("--passes", nargs=3, metavar=("LIBRARY", "BATCH", "ROUNDS"), help="a part of this script")
     arguments = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    result = {"claim": "milliseconds an image of D at 224, two threads, by layer and phase"}
+    if arguments.passes:
+        file, batch, number = arguments.passes
+        print(json.dumps(passes(Path(file), int(batch), int(number), arguments.smoke)))
+        return 0
+    rounds = arguments.rounds or (1 if arguments.smoke else 11)
+    what = "D at 64, an eighth of its channels" if arguments.smoke else "D at 224"
+    details: dict[str, Any] = {"threads": THREADS, "rounds": rounds}
+    observations = []
     with tempfile.TemporaryDirectory() as folder:
-        caller, library = timed_library(Path(folder))
-        operators.library = lambda: caller
-        for batch in (1, 8):
-            rows = passes(batch, arguments.rounds, library)
+        name = details["library"] = timed_package(Path(folder), arguments.smoke)
+        for batch in (1,) if arguments.smoke else (1, 8):
+            rows = by_child(Path(folder), name, batch, rounds, arguments.smoke)
             print(f"\n{batch} image{'s' if batch > 1 else ''}, milliseconds an image")
             show(rows)
-            result[f"batch {batch}"] = rows
-    result |= {"library": caller.name, "torch": torch.__version__}
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+            details[f"batch {batch}, milliseconds an image"] = rows
+            call = rows["the library's call"]
+            text = f"testing {what}, batch {batch}: share of the matrix products in the engine's time"
+            observations.append(Observation(text, round(call["products"] / call["all"], 3), "of the time"))
+    return record(destination(arguments), [], observations, details=details)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,59 +1,90 @@
-"""One measurement of benchmarks/engine.py with torch, in a process of its own; prints JSON."""
+"""One measurement of benchmarks/engine.py with torch, in a process of its own; prints JSON.
 
+    python benchmarks/engine_run.py inference WHO NET BATCH
+    python benchmarks/engine_run.py dense WHO NET WIDTHxHEIGHT
+    python benchmarks/engine_run.py training WHO NET BATCH STEPS
+    python benchmarks/engine_run.py weights FOLDER NET BATCH...
+
+WHO is verydeep, or one of these with the same net in plain torch: "PyTorch, channels last", "PyTorch, NCHW",
+"torch.compile, frozen". The last form writes what other runtimes are given: the net's weights, images of each
+batch, and exact scores.
+"""
+
+import ctypes
+import gc
 import json
 import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-WHAT, WHO = sys.argv[1], sys.argv[2]
-if WHO != "verydeep":
-    os.environ["VERYDEEP_ENGINE"] = "off"
-if "compile" in WHO:
+# Both read where their libraries are loaded.
+if "torch.compile, frozen" in sys.argv:
     os.environ["TORCHINDUCTOR_FREEZING"] = "1"
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-import verydeep  # noqa: E402
+import verydeep
+from engine_nets import NETS
+from plain_torch import plain_torch
 
-torch.set_num_threads(2)
+THREADS = 2
 
 
-def new_net(name="D", **sizes):
-    """Random weights that keep the signal's size, the same ones in each process.
-
-    For PyTorch with channels last those of the convolutions have channels last, too.
-    """
+def new_net(which: str) -> nn.Module:
+    """Random weights that keep the signal's size, the same ones in each process."""
+    sizes = NETS[which]
+    net = verydeep.ConvNet(
+        sizes.name,
+        classes=sizes.classes,
+        crop=sizes.crop,
+        width=sizes.width,
+        fully_connected=sizes.fully_connected,
+    )
     torch.manual_seed(0)
-    net = verydeep.ConvNet(name, **sizes)
-    for parameter in net.parameters():
-        if parameter.ndim == 4:
-            torch.nn.init.kaiming_normal_(parameter)
-    if WHO != "verydeep" and "NCHW" not in WHO:
-        for layer in net.children():
-            if isinstance(layer, torch.nn.Conv2d) and layer.padding != (0, 0):
-                layer.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim == 4:
+                parameter.copy_(nn.init.kaiming_normal_(torch.empty(parameter.shape)))
+            else:
+                parameter.zero_()
     return net
 
 
-def images(count, height, width):
+def built(who: str, net: nn.Module, dense: bool = False) -> nn.Module:
+    """The net as somebody runs it."""
+    if who == "verydeep":
+        return net
+    layout = torch.contiguous_format if "NCHW" in who else torch.channels_last
+    return plain_torch(net.state_dict(), dense, layout)
+
+
+def images(count: int, height: int, width: int) -> Tensor:
+    """Noise of all pixel values, uint8."""
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, height, width), dtype=np.uint8))
 
 
-def peak(reset=False):
+def peak(reset: bool = False) -> int | None:
     """Largest memory of this process in MiB, since it was reset; None where the system does not say."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     if reset:
+        gc.collect()
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)  # what making the net left is not the pass's
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def milliseconds(run, times):
+def milliseconds(run: Callable[[], object], times: int) -> float:
+    """Median of some calls, after two that are not counted."""
     peak(reset=True)
     run()
     run()
@@ -65,69 +96,66 @@ def milliseconds(run, times):
     return 1000 * statistics.median(found)
 
 
-def testing(x):
-    net = new_net().eval()
-    if "NCHW" in WHO:
-        net._centred = lambda images, *_: images.float() - net.mean.view(-1, 3, 1, 1)
-    run = torch.compile(net) if "compile" in WHO else net
+def testing(who: str, which: str, x: Tensor, dense: bool) -> dict[str, Any]:
+    """Milliseconds an image, relative error of the first one's scores against float64, memory in MiB."""
+    net = built(who, new_net(which), dense).eval()
+    run = torch.compile(net) if "compile" in who else net
     with torch.no_grad():
         taken, most = milliseconds(lambda: run(x), 5), peak()
         scores = run(x[:1])
-        exact = exact_scores(x[:1])
+    exact = exact_scores(new_net(which), x[:1], dense)  # afterwards, since it takes memory of its own
     error = float((scores - exact).norm() / exact.norm())
     return {"ms": taken / len(x), "error": error, "peak_mib": most, "version": torch.__version__}
 
 
-def exact_scores(x):
-    net = new_net().eval().double()
+def exact_scores(net: nn.Module, x: Tensor, dense: bool) -> Tensor:
+    """In float64, by torch alone."""
     with torch.no_grad():
-        return net(x)
+        scores: Tensor = plain_torch(net.state_dict(), dense).eval().double()(x)
+        return scores
 
 
-def export(folder):
-    """D as ONNX for any size of batch, its input (uint8 becomes float) and exact scores."""
-    net = new_net().eval()
-    folder = Path(folder)
-    for batch in (1, 8):
-        x = images(batch, 224, 224)
-        np.save(folder / f"images-{batch}.npy", x.float().numpy())
-    np.save(folder / "scores.npy", exact_scores(images(1, 224, 224)).numpy())
-    for batch in (1, 8):
-        name = folder / f"D-{batch}.onnx"
-        torch.onnx.export(
-            net,
-            (images(batch, 224, 224).float(),),
-            name,
-            input_names=["images"],
-            output_names=["scores"],
-            external_data=False,  # pnnx reads no other file
-        )
-    (folder / "D.onnx").touch()
-
-
-def training(which):
-    if which == "D":
-        net, x, times = new_net(), images(16, 224, 224), 3
-    else:
-        net = new_net("A", classes=10, crop=64, width=0.25, fully_connected=1024)
-        x, times = images(64, 64, 64), 25
-    labels = torch.arange(len(x)) % 10
+def training(who: str, which: str, count: int, steps: int) -> dict[str, Any]:
+    """Milliseconds of a step of gradient descent with momentum, and memory in MiB."""
+    net = built(who, new_net(which)).train()
+    sizes = NETS[which]
+    x, labels = images(count, sizes.crop, sizes.crop), torch.arange(count) % 10
     optimiser = torch.optim.SGD(net.parameters(), lr=1e-9, momentum=0.9)
 
-    def step():
+    def step() -> None:
         optimiser.zero_grad()
-        F.cross_entropy(net(x), labels).backward()
+        F.cross_entropy(net(x), labels).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
-    return {"ms": milliseconds(step, times), "peak_mib": peak(), "version": torch.__version__}
+    return {"ms": milliseconds(step, steps), "peak_mib": peak(), "version": torch.__version__}
 
 
-if WHAT == "export":
-    export(sys.argv[2])
-elif WHAT == "inference":
-    print(json.dumps(testing(images(int(sys.argv[4]), 224, 224))))
-elif WHAT == "dense":
-    width, height = map(int, sys.argv[3].split("x"))
-    print(json.dumps(testing(images(1, height, width))))
-elif WHAT == "training":
-    print(json.dumps(training(sys.argv[3])))
+def write_weights(folder: Path, which: str, batches: list[int]) -> None:
+    """What engine_export.py and engine_peers.py read."""
+    net, side = new_net(which).eval(), NETS[which].crop
+    for batch in batches:
+        np.save(folder / f"images-{batch}.npy", images(batch, side, side).float().numpy())
+    np.save(folder / "scores.npy", exact_scores(net, images(1, side, side), dense=False).numpy())
+    torch.save(net.state_dict(), folder / "weights.pt")
+
+
+def main() -> None:
+    torch.set_num_threads(THREADS)
+    what, who, which, *rest = sys.argv[1:]
+    side = NETS[which].crop
+    match what:
+        case "weights":
+            write_weights(Path(who), which, [int(batch) for batch in rest])
+        case "inference":
+            print(json.dumps(testing(who, which, images(int(rest[0]), side, side), dense=False)))
+        case "dense":
+            width, height = map(int, rest[0].split("x"))
+            print(json.dumps(testing(who, which, images(1, height, width), dense=True)))
+        case "training":
+            print(json.dumps(training(who, which, int(rest[0]), int(rest[1]))))
+        case _:
+            sys.exit(f"engine_run.py: {what!r} is not known; it may be weights, inference, dense or training")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Gives the net of benchmarks/engine.py to other runtimes: D-BATCH.onnx in a folder that has its weights.
+
+Needs torch, onnx and onnxscript alone, in an environment of its own.
+
+    python benchmarks/engine_export.py FOLDER BATCH...
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from plain_torch import plain_torch
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    net = plain_torch(torch.load(folder / "weights.pt", weights_only=True)).eval()
+    for batch in sys.argv[2:]:
+        torch.onnx.export(
+            net,
+            (torch.from_numpy(np.load(folder / f"images-{batch}.npy")),),
+            folder / f"D-{batch}.onnx",
+            input_names=["images"],
+            output_names=["scores"],
+            external_data=False,  # pnnx reads no other file
+        )
+
+
+if __name__ == "__main__":
+    main()
