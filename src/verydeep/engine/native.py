@@ -47,7 +47,7 @@ class Library:
             found.argtypes, found.restype = arguments, None
         self._functions.verydeep_use_pool.argtypes = [_pointer]
         self._functions.verydeep_use_large_pages.argtypes = [_pointer, _size]
-        if (pool := _torch_pool()) is not None:
+        if (pool := torch_pool()) is not None:
             self._functions.verydeep_use_pool(pool)
 
     def call(self, function: str, *arguments: Tensor | int | bool | None) -> None:
@@ -61,6 +61,10 @@ class Library:
         table, workspace = ctypes.addressof(program.table), program.workspace
         own = x.new_empty(workspace) if workspace > KEPT else None
         self.call("run", table, len(program.calls), ctypes.addressof(pointers), x, y, y.numel(), own, workspace)
+
+    def waits_asleep(self) -> bool:
+        """Whether threads sleep where they wait, since other processes use their cores; see native/waiting.hpp."""
+        return bool(self._functions.verydeep_sleeps())
 
     def use_large_pages(self, memory: Tensor) -> None:
         """Ask the system for large pages under a tensor that nothing was written to."""
@@ -105,7 +109,7 @@ def _file(name: str) -> Path | None:
     return next((file for suffix in EXTENSION_SUFFIXES if (file := folder / f"_{name}{suffix}").exists()), None)
 
 
-def _torch_pool() -> int | None:
+def torch_pool() -> int | None:
     """Address of the function that runs work on torch's own threads, where torch uses GNU's OpenMP."""
     if os.name != "posix":
         return None

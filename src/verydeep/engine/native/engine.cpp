@@ -25,6 +25,9 @@ inline Output output(float* y, uint8_t* winner, const float* bias, bool rectify,
 
 EXPORT void verydeep_use_pool(void* gomp_parallel) { pool = reinterpret_cast<Pool>(gomp_parallel); }
 
+// Whether the threads of the pool, where they wait for one another, go to sleep soon, since others use their cores.
+EXPORT int verydeep_sleeps() { return waiting.sleeps(); }
+
 EXPORT void verydeep_use_large_pages(void* memory, int64_t bytes) { use_large_pages(memory, bytes); }
 
 EXPORT void verydeep_convolve(const float* x, const float* weights, const float* bias, float* y, uint8_t* winner,
