@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def beside_others(passes, **environment):
-    """Compute beside two processes a core: whether threads sleep in the end, and whether the result is the same."""
+    """Compute beside two processes a core: whether threads sleep at the end, and whether results are equal."""
     ours = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     others = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, "-c", BESIDE_OTHERS, str(passes)]

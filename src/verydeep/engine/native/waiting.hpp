@@ -21,10 +21,12 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #if defined(__linux__)
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -88,6 +90,15 @@ inline std::optional<Times> times_of(int64_t thread) {
 #endif
 }
 
+// Cores that this process may use.
+inline unsigned cores() {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return CPU_COUNT(&allowed);
+#endif
+  return std::max(1U, std::thread::hardware_concurrency());
+}
+
 // Sees whether the threads that work here have their cores to themselves, and sets how OpenMP waits.
 class Waiting {
  public:
@@ -149,8 +160,12 @@ class Waiting {
   void decide(bool crowded, unsigned team) {
     calm_ = crowded ? 0 : calm_ + 1;
     if (crowded && !sleeping_) {
-      const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
-      sleeping_.emplace(cores < team ? 2 : cores - team + 2);  // its first thread does not count
+      const unsigned have = cores();
+      if (have > 2 * team) return;  // the system finds our threads another core
+      try {
+        sleeping_.emplace(have < team ? 2 : have - team + 2);  // OpenMP does not count its first thread
+      } catch (const std::system_error&) {  // no further thread is allowed: threads spin as before
+      }
     } else if (sleeping_ && calm_ == CALM) {
       sleeping_.reset();
     }
