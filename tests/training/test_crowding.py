@@ -9,48 +9,46 @@ from verydeep.training.crowding import CoreTime, Crowding, core_times
 
 
 def crowding(*moments):
-    """Crowding in a process whose threads had these times, one moment after another."""
+    """Crowding in a process whose threads had run and waited for so many seconds, one moment after another."""
     each = iter([{}, *moments])
-    return Crowding(lambda: next(each))
+    return Crowding(lambda: {thread: CoreTime(*map(float, times)) for thread, times in next(each).items()})
 
 
 def test_a_training_with_the_cores_to_itself_says_nothing():
     # as measured: a hundredth of the time at most
-    watched = crowding(
-        {1: CoreTime(10, 0.1), 2: CoreTime(10, 0.1)}, {1: CoreTime(2000, 20), 2: CoreTime(2000, 20)}
-    )
+    watched = crowding({1: (10, 0.1), 2: (10, 0.1)}, {1: (2000, 20), 2: (2000, 20)})
     assert watched.line() == watched.line() == ""
 
 
 def test_the_line_says_what_was_seen_and_what_to_do():
-    line = crowding({1: CoreTime(9, 1), 2: CoreTime(5, 5)}).line()
+    line = crowding({1: (9, 1), 2: (5, 5)}).line()
     assert "30%" in line
     assert "OMP_NUM_THREADS" in line
     assert "\n" not in line
 
 
 def test_it_is_said_once():
-    watched = crowding({1: CoreTime(10, 10)}, {1: CoreTime(20, 20)})
+    watched = crowding({1: (10, 10)}, {1: (20, 20)})
     assert watched.line()
     assert not watched.line()
 
 
 def test_what_was_judged_is_not_judged_again():
     """Another process that starts late is noticed, however long the training had the cores to itself."""
-    watched = crowding({1: CoreTime(1000, 0)}, {1: CoreTime(1006, 4)})
+    watched = crowding({1: (1000, 0)}, {1: (1006, 4)})
     assert not watched.line()
     assert "40%" in watched.line()
 
 
 def test_a_moment_is_too_short_for_a_judgement_but_many_are_not():
-    watched = crowding({1: CoreTime(1, 1)}, {1: CoreTime(2, 2)}, {1: CoreTime(3, 3)})
+    watched = crowding({1: (1, 1)}, {1: (2, 2)}, {1: (3, 3)})
     assert not watched.line()
     assert not watched.line()
     assert "50%" in watched.line()
 
 
 def test_a_thread_that_started_since_counts_and_one_that_ended_does_not():
-    watched = crowding({1: CoreTime(100, 0), 2: CoreTime(100, 0)}, {1: CoreTime(106, 0), 3: CoreTime(0, 2)})
+    watched = crowding({1: (100, 0), 2: (100, 0)}, {1: (106, 0), 3: (0, 2)})
     assert not watched.line()
     assert "25%" in watched.line()
 

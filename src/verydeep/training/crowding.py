@@ -46,7 +46,7 @@ class Crowding:
         """
         if self._said:
             return ""
-        now, none = self._times(), CoreTime(0, 0)
+        now, none = self._times(), CoreTime(0.0, 0.0)
         ran = sum(time.ran - self._before.get(thread, none).ran for thread, time in now.items())
         waited = sum(time.waited - self._before.get(thread, none).waited for thread, time in now.items())
         if ran + waited < self.SECONDS:
