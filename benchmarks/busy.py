@@ -53,6 +53,9 @@ OTHERS = {"alone": 0, "beside one": 1, "beside two": 2}
 IDLE, BUSY = 0.97, 0.5
 """Bounds: of the other version's speed, alone; of its own speed alone, beside one."""
 
+LEAD = 1.0
+"""Seconds of a turn before it counts: threads that sleep spin again after half a second of calm."""
+
 FOREIGN = 0.1
 """Cores' worth of what others compute, from which on a turn is taken again."""
 
@@ -83,10 +86,10 @@ class Computing:
         """How many passes or iterations it has done since it started."""
         return self.lines.read_bytes().count(b"\n") if self.lines.exists() else 0
 
-    def turn(self, seconds):
-        """Images a second."""
+    def turn(self, seconds, lead):
+        """Images a second during some time, after a time in which it finds out how the machine is."""
         self.process.send_signal(signal.SIGCONT)
-        time.sleep(seconds / 4)  # to see how the machine is
+        time.sleep(lead)
         passes, start = self.passes(), time.perf_counter()
         time.sleep(seconds)
         passes, taken = self.passes() - passes, time.perf_counter() - start
@@ -121,18 +124,18 @@ def others(count):
             process.wait()
 
 
-def turn(computing, count, seconds):
+def turn(computing, count, seconds, lead):
     """Images a second beside others, and how many cores were used by anybody else."""
     with others(count) as running:
         time.sleep(0.1)  # they have started
         ours = [computing.process.pid, *(process.pid for process in running)]
         foreign, start = cores_used() - sum(map(cores_used, ours)), time.perf_counter()
-        speed = computing.turn(seconds)
+        speed = computing.turn(seconds, lead)
         foreign = cores_used() - sum(map(cores_used, ours)) - foreign
         return speed, foreign / (time.perf_counter() - start)
 
 
-def measure(work, versions, rounds, seconds):
+def measure(work, versions, rounds, seconds, lead):
     """Images a second of each version beside each number of others, and how many turns were taken again."""
     speeds = {version: {name: [] for name in OTHERS} for version in versions}
     again = 0
@@ -146,7 +149,7 @@ def measure(work, versions, rounds, seconds):
             for name, count in OTHERS.items():
                 for version in versions:
                     for _ in range(5):
-                        speed, foreign = turn(computing[version], count, seconds)
+                        speed, foreign = turn(computing[version], count, seconds, lead)
                         if foreign < FOREIGN:
                             break
                         again += 1
@@ -172,12 +175,12 @@ def main():
     parser.add_argument("--json", type=Path, default=Path("results/busy.json"))
     parser.add_argument("--smoke", action="store_true", help="as short as can be, to see that it runs; no claim")
     arguments = parser.parse_args()
-    rounds, seconds = (1, 0.2) if arguments.smoke else (arguments.rounds, arguments.seconds)
+    times = (1, 0.2, 0.1) if arguments.smoke else (arguments.rounds, arguments.seconds, LEAD)
     versions = {"before": arguments.before} if arguments.before else {}
     versions["now"] = sys.executable
     claims, details = [], {}
     for work in [*WORK][:1] if arguments.smoke else WORK:
-        speeds, again = measure(work, versions, rounds, seconds)
+        speeds, again = measure(work, versions, *times)
         medians = {
             version: {name: statistics.median(found) for name, found in each.items()}
             for version, each in speeds.items()

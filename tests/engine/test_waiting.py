@@ -35,8 +35,10 @@ finally:
 """
 
 pytestmark = pytest.mark.skipif(
-    native.library() is None or native.torch_pool() is None or not os.path.exists("/proc/self/schedstat"),
-    reason="needs the engine, GNU's OpenMP, and a system that says how long threads waited for a core",
+    native.library() is None
+    or native.loaded("GOMP_parallel") is None
+    or not os.path.exists("/proc/self/schedstat"),
+    reason="needs the engine, torch's OpenMP, and a system that says how long threads waited for a core",
 )
 
 

@@ -45,10 +45,10 @@ class Library:
         for function, arguments in _SIGNATURES.items():
             found = getattr(self._functions, f"verydeep_{function}")
             found.argtypes, found.restype = arguments, None
-        self._functions.verydeep_use_pool.argtypes = [_pointer]
+        self._functions.verydeep_use_pool.argtypes = [_pointer] * 3
         self._functions.verydeep_use_large_pages.argtypes = [_pointer, _size]
-        if (pool := torch_pool()) is not None:
-            self._functions.verydeep_use_pool(pool)
+        if (pool := loaded("GOMP_parallel")) is not None:
+            self._functions.verydeep_use_pool(pool, loaded("kmp_get_blocktime"), loaded("kmp_set_blocktime"))
 
     def call(self, function: str, *arguments: Tensor | int | bool | None) -> None:
         """Run a function on as many threads as torch uses."""
@@ -109,11 +109,14 @@ def _file(name: str) -> Path | None:
     return next((file for suffix in EXTENSION_SUFFIXES if (file := folder / f"_{name}{suffix}").exists()), None)
 
 
-def torch_pool() -> int | None:
-    """Address of the function that runs work on torch's own threads, where torch uses GNU's OpenMP."""
+def loaded(function: str) -> int | None:
+    """Address of a function of the OpenMP that torch has loaded, or None where that one has no such function.
+
+    `GOMP_parallel` runs work on torch's own threads: in GNU's OpenMP, and in LLVM's and Intel's on Linux.
+    """
     if os.name != "posix":
         return None
     try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, _pointer).value
+        return ctypes.cast(ctypes.CDLL(None)[function], _pointer).value
     except AttributeError:
         return None

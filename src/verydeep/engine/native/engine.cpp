@@ -23,7 +23,12 @@ inline Output output(float* y, uint8_t* winner, const float* bias, bool rectify,
   return {in_large_pages(y, shape, pool), in_large_pages(winner, shape, pool), bias, rectify, pool, shape, true};
 }
 
-EXPORT void verydeep_use_pool(void* gomp_parallel) { pool = reinterpret_cast<Pool>(gomp_parallel); }
+// The last two are null where torch uses GNU's OpenMP.
+EXPORT void verydeep_use_pool(void* gomp_parallel, void* kmp_get_blocktime, void* kmp_set_blocktime) {
+  pool = reinterpret_cast<Pool>(gomp_parallel);
+  get_blocktime = reinterpret_cast<GetBlocktime>(kmp_get_blocktime);
+  set_blocktime = reinterpret_cast<SetBlocktime>(kmp_set_blocktime);
+}
 
 // Whether the threads of the pool, where they wait for one another, go to sleep soon, since others use their cores.
 EXPORT int verydeep_sleeps() { return waiting.sleeps(); }

@@ -37,6 +37,12 @@ namespace verydeep {
 using Pool = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
 inline Pool pool = nullptr;
 
+// How many milliseconds to spin, in LLVM's and Intel's OpenMP, which let a program say so; null in GNU's.
+using SetBlocktime = void (*)(int);
+using GetBlocktime = int (*)();
+inline SetBlocktime set_blocktime = nullptr;
+inline GetBlocktime get_blocktime = nullptr;
+
 // A team of OpenMP's own that sleeps until this object is destroyed.
 class SleepingTeam {
  public:
@@ -159,24 +165,38 @@ class Waiting {
 
   void decide(bool crowded, unsigned team) {
     calm_ = crowded ? 0 : calm_ + 1;
-    if (crowded && !sleeping_) {
-      const unsigned have = cores();
-      if (have > 2 * team) return;  // the system finds our threads another core
-      try {
-        sleeping_.emplace(have < team ? 2 : have - team + 2);  // OpenMP does not count its first thread
-      } catch (const std::system_error&) {  // no further thread is allowed: threads spin as before
-      }
-    } else if (sleeping_ && calm_ == CALM) {
-      sleeping_.reset();
+    if (crowded && !sleeps()) {
+      sleeps_.store(sleep(team), std::memory_order_relaxed);
+    } else if (calm_ == CALM && sleeps()) {
+      if (set_blocktime != nullptr) set_blocktime(usual_);
+      second_.reset();
+      sleeps_.store(false, std::memory_order_relaxed);
     }
-    sleeps_.store(sleeping_.has_value(), std::memory_order_relaxed);
+  }
+
+  // Have threads that wait sleep; whether that is possible.
+  bool sleep(unsigned team) {
+    if (set_blocktime != nullptr) {
+      usual_ = get_blocktime();
+      set_blocktime(0);
+      return true;
+    }
+    const unsigned have = cores();
+    if (have > 2 * team) return false;  // the system finds our threads another core
+    try {
+      second_.emplace(have < team ? 2 : have - team + 2);  // OpenMP does not count its first thread
+    } catch (const std::system_error&) {  // no further thread is allowed
+      return false;
+    }
+    return true;
   }
 
   std::array<Thread, 256> threads_;
   std::mutex looking_;
   std::atomic<int64_t> due_{0};
   std::atomic<bool> sleeps_{false};
-  std::optional<SleepingTeam> sleeping_;
+  std::optional<SleepingTeam> second_;
+  int usual_ = 0;  // milliseconds that LLVM's OpenMP spins
   int calm_ = 0;
   bool chosen_ = false;
 };
