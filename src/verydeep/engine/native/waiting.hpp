@@ -134,7 +134,9 @@ class Waiting {
     due_.store(now + INTERVAL, std::memory_order_relaxed);
     int64_t waited = 0, wanted = 0;  // most of any thread since the last decision: for a core; a core, had or not
     for (Thread& thread : threads_) {
-      thread.now = times_of(thread.id.load(std::memory_order_relaxed));
+      const int64_t id = thread.id.load(std::memory_order_relaxed);
+      if (id == 0) break;  // numbers are given in order
+      thread.now = times_of(id);
       if (!thread.now || !thread.before) continue;
       const Times times{thread.now->ran - thread.before->ran, thread.now->waited - thread.before->waited};
       waited = std::max(waited, times.waited);
