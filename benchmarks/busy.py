@@ -76,25 +76,34 @@ class Computing:
         environment = {name: value for name, value in os.environ.items() if name not in ours}
         errors = folder / "errors"
         self.process = subprocess.Popen(command, stdout=output, stderr=errors.open("w"), env=environment)
-        while self.passes() < 5:
-            if self.process.poll() is not None:
-                raise RuntimeError(errors.read_text())
-            time.sleep(0.05)
+        self._errors, self._reading = errors, None
+        self.end_of_pass()
         self.process.send_signal(signal.SIGSTOP)
 
-    def passes(self):
-        """How many passes or iterations it has done since it started."""
-        return self.lines.read_bytes().count(b"\n") if self.lines.exists() else 0
+    def end_of_pass(self):
+        """Wait for the end of a pass: when it was, and how many have ended since this was asked last."""
+        passes, last = self._new_lines(), 0
+        while not last:
+            if self.process.poll() is not None:
+                raise RuntimeError(self._errors.read_text())
+            time.sleep(0.002)
+            last = self._new_lines()
+        return time.perf_counter(), passes + last
+
+    def _new_lines(self):
+        if self._reading is None and self.lines.exists():
+            self._reading = self.lines.open("rb")
+        return self._reading.read().count(b"\n") if self._reading else 0
 
     def turn(self, seconds, lead):
         """Images a second during some time, after a time in which it finds out how the machine is."""
         self.process.send_signal(signal.SIGCONT)
         time.sleep(lead)
-        passes, start = self.passes(), time.perf_counter()
+        start, _ = self.end_of_pass()
         time.sleep(seconds)
-        passes, taken = self.passes() - passes, time.perf_counter() - start
+        end, passes = self.end_of_pass()
         self.process.send_signal(signal.SIGSTOP)
-        return passes * self.images / taken
+        return passes * self.images / (end - start)
 
     def end(self):
         """Kill it."""
