@@ -7,7 +7,7 @@ field is changed here and there, and nowhere else.
 import ctypes
 from typing import ClassVar
 
-ABI = 1
+ABI = 2
 """What the fields mean and the functions do with them: counts up when that changes, here and there."""
 
 KINDS = ("winograd", "direct", "pair", "whole")

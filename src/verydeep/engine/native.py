@@ -76,9 +76,11 @@ class Library:
         self._use_large_pages = self._function("verydeep_use_large_pages", file)
         self._use_large_pages.argtypes, self._use_large_pages.restype = [ctypes.c_void_p, ctypes.c_int64], None
         use_pool = self._function("verydeep_use_pool", file)
-        use_pool.argtypes, use_pool.restype = [ctypes.c_void_p], None
-        if (pool := _torch_pool()) is not None:
-            use_pool(pool)
+        use_pool.argtypes, use_pool.restype = [ctypes.c_void_p] * 3, None
+        self._sleeps = self._function("verydeep_sleeps", file)
+        self._sleeps.restype = ctypes.c_int
+        if (pool := loaded("GOMP_parallel")) is not None:
+            use_pool(pool, loaded("kmp_get_blocktime"), loaded("kmp_set_blocktime"))
 
     def _function(self, name: str, file: Path) -> Any:
         try:
@@ -126,6 +128,10 @@ class Library:
                 floats=program.workspace,
             ),
         )
+
+    def waits_asleep(self) -> bool:
+        """Whether threads sleep where they wait, since other processes use their cores; see native/waiting.hpp."""
+        return bool(self._sleeps())
 
     def use_large_pages(self, memory: Tensor) -> None:
         """Ask the system for large pages under a tensor that nothing was written to."""
@@ -212,11 +218,14 @@ def _file(name: str) -> Path | None:
     return next((file for suffix in SUFFIXES if (file := folder / f"_{name}{suffix}").exists()), None)
 
 
-def _torch_pool() -> int | None:
-    """Address of the function that runs work on torch's own threads, where torch uses GNU's OpenMP."""
+def loaded(function: str) -> int | None:
+    """Address of a function of the OpenMP that torch has loaded, or None where that one has no such function.
+
+    `GOMP_parallel` runs work on torch's own threads: in GNU's OpenMP, and in LLVM's and Intel's on Linux.
+    """
     if os.name != "posix":
         return None
     try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+        return ctypes.cast(ctypes.CDLL(None)[function], ctypes.c_void_p).value
     except AttributeError:
         return None

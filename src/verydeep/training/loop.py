@@ -21,6 +21,7 @@ from verydeep.recipe import Recipe
 from verydeep.training import checkpoint
 from verydeep.training.augmentation import Colours, MiniBatch, Order, loader
 from verydeep.training.checkpoint import Progress
+from verydeep.training.crowding import Crowding
 from verydeep.training.initialisation import initialise, signal, start_from
 from verydeep.training.journal import Clock, Report, reporting, silent
 from verydeep.training.run import Start, record_environment
@@ -183,6 +184,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.clock = Clock()
+        self.crowding = Crowding()
         self.clocked = 0
         """Images of this epoch since this process started."""
 
@@ -239,6 +241,8 @@ class Training:
             rate=rate,
             **lap,
         )
+        if line := self.crowding.line():
+            self.report(line, event="crowded", iteration=progress.iteration)
         after = stage(self.recipe, self.start.rate, progress.validation_errors)
         if after.ended:
             progress.ended = f"no lower validation error after {self.recipe.rate_drops} drops of the rate"

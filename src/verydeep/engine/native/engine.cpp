@@ -56,7 +56,15 @@ EXPORT const char* verydeep_description() {
   return text.c_str();
 }
 
-EXPORT void verydeep_use_pool(void* gomp_parallel) { pool = reinterpret_cast<Pool>(gomp_parallel); }
+// The last two are null where torch uses GNU's OpenMP.
+EXPORT void verydeep_use_pool(void* gomp_parallel, void* kmp_get_blocktime, void* kmp_set_blocktime) {
+  pool = reinterpret_cast<Pool>(gomp_parallel);
+  get_blocktime = reinterpret_cast<GetBlocktime>(kmp_get_blocktime);
+  set_blocktime = reinterpret_cast<SetBlocktime>(kmp_set_blocktime);
+}
+
+// Whether the threads of the pool, where they wait for one another, go to sleep soon, since others use their cores.
+EXPORT int verydeep_sleeps() { return waiting.sleeps(); }
 
 EXPORT void verydeep_use_large_pages(void* memory, int64_t bytes) { use_large_pages(memory, bytes); }
 

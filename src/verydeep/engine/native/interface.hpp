@@ -13,7 +13,7 @@
 namespace verydeep {
 
 // Counts up whenever what a field means changes, or what a function does with it: descriptions do not show that.
-constexpr int64_t ABI = 1;
+constexpr int64_t ABI = 2;
 
 // A 3x3 convolution with padding 1. `winner` may be null: then nothing is kept for a backward pass.
 #define VERYDEEP_CONVOLUTION(FIELD)                                                          \

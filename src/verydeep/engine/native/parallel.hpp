@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "assertions.hpp"
+#include "waiting.hpp"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -22,13 +23,14 @@
 
 namespace verydeep {
 
-using Pool = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
-inline Pool pool = nullptr;
-
 // A number of its own for each thread of the pool, from 0 on.
 inline unsigned thread_number() {
   static std::atomic<unsigned> count{0};
-  static thread_local const unsigned number = count.fetch_add(1, std::memory_order_relaxed);
+  static thread_local const unsigned number = [] {
+    const unsigned mine = count.fetch_add(1, std::memory_order_relaxed);
+    waiting.enter(mine);
+    return mine;
+  }();
   return number;
 }
 
@@ -47,6 +49,7 @@ struct Worker {
 // that may be in its cache, or in that of its part of the processor. Who is done with a share helps with the others.
 template <class Body>
 void parallel(int64_t n, int threads, Body&& body) {
+  const unsigned team = static_cast<unsigned>(threads);
   if (threads > n) threads = static_cast<int>(n);
   if (threads <= 1) {
     for (int64_t i = 0; i < n; ++i) body(i);
@@ -72,7 +75,9 @@ void parallel(int64_t n, int threads, Body&& body) {
     work.shares[t].end = n * (t + 1) / threads;
   }
   if (pool != nullptr) {
-    pool([](void* data) { static_cast<Work*>(data)->run(thread_number()); }, &work, threads, 0);
+    waiting.look(team);
+    // Always the whole team, as torch does: OpenMP ends the threads that a smaller one leaves over.
+    pool([](void* data) { static_cast<Work*>(data)->run(thread_number()); }, &work, team, 0);
     return;
   }
   std::vector<std::thread> started;

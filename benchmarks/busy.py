@@ -1,0 +1,229 @@
+"""Claim: beside one process that computes, nets keep half of their speed, and alone they lose 3% at most for it.
+
+Trains the quickstart's net A by `verydeep train` itself, and runs D at 224 with one image and with eight, each in
+a process that lives through the whole benchmark and is stopped (SIGSTOP) but for its turns: alone, beside one
+process that does nothing but compute, and beside two. With the Python of an environment that holds another
+version, that one's processes take turns with them. A turn in which anybody else used a tenth of a core is taken
+again, four times at most. Prints images a second, the medians over all turns, and their ratios, and writes them as
+JSON. Linux only.
+
+    python benchmarks/busy.py --before ../before/.venv/bin/python
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+TRAINING = [
+    "--net", "A", "--crop", "32", "--width", "0.25", "--fully-connected", "128", "--training-scale", "32", "40",
+    "--no-flip", "--initialisation", "glorot", "--batch", "64", "--epochs", "100000", "--patience", "100000",
+    "--device", "cpu",
+]  # fmt: skip
+"""The quickstart's net A, without an end."""
+
+TESTING = """
+import sys, torch, verydeep
+torch.manual_seed(0)
+net = verydeep.ConvNet("D", classes=1000).eval()
+images = torch.randint(0, 256, (int(sys.argv[1]), 3, 224, 224), dtype=torch.uint8)
+with torch.no_grad():
+    while True:
+        net(images)
+        print(flush=True)
+"""
+
+WORK = {"training, A": 64, "testing, D, 1 image": 1, "testing, D, 8 images": 8}
+"""What is computed, and the images of each line that it writes."""
+
+OTHERS = {"alone": 0, "beside one": 1, "beside two": 2}
+"""Processes that compute at the same time."""
+
+IDLE, BUSY = 0.97, 0.5
+"""Bounds: of the other version's speed, alone; of its own speed alone, beside one."""
+
+LEAD = 1.0
+"""Seconds of a turn before it counts: threads that sleep spin again after half a second of calm."""
+
+FOREIGN = 0.1
+"""Cores' worth of what others compute, from which on a turn is taken again."""
+
+
+class Computing:
+    """A process that computes while it has its turn, and writes a line for each pass or iteration."""
+
+    def __init__(self, python, work, folder):
+        self.images = WORK[work]
+        if work.startswith("training"):
+            command = [python, "-m", "verydeep", "train", "digits", *TRAINING, "--out", str(folder / "run")]
+            self.lines, output = folder / "run" / "log.jsonl", subprocess.DEVNULL
+        else:
+            command = [python, "-c", TESTING, str(self.images)]
+            self.lines = folder / "lines"
+            output = self.lines.open("w")
+        ours = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # not even where the caller has set them
+        environment = {name: value for name, value in os.environ.items() if name not in ours}
+        errors = folder / "errors"
+        self.process = subprocess.Popen(command, stdout=output, stderr=errors.open("w"), env=environment)
+        self._errors, self._reading = errors, None
+        self.end_of_pass()
+        self.process.send_signal(signal.SIGSTOP)
+
+    def end_of_pass(self):
+        """Wait for the end of a pass: when it was, and how many have ended since this was asked last."""
+        passes, last = self._new_lines(), 0
+        while not last:
+            if self.process.poll() is not None:
+                raise RuntimeError(self._errors.read_text())
+            time.sleep(0.002)
+            last = self._new_lines()
+        return time.perf_counter(), passes + last
+
+    def _new_lines(self):
+        if self._reading is None and self.lines.exists():
+            self._reading = self.lines.open("rb")
+        return self._reading.read().count(b"\n") if self._reading else 0
+
+    def turn(self, seconds, lead):
+        """Images a second during some time, after a time in which it finds out how the machine is."""
+        self.process.send_signal(signal.SIGCONT)
+        time.sleep(lead)
+        start, _ = self.end_of_pass()
+        time.sleep(seconds)
+        end, passes = self.end_of_pass()
+        self.process.send_signal(signal.SIGSTOP)
+        return passes * self.images / (end - start)
+
+    def end(self):
+        """Kill it."""
+        self.process.kill()
+        self.process.wait()
+
+
+def cores_used(pid=None):
+    """Seconds of cores that a process has used, or all of the system have."""
+    tick = os.sysconf("SC_CLK_TCK")
+    if pid is None:
+        user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text().splitlines()[0].split()[1:8]
+        return sum(map(int, (user, nice, system, *interrupts))) / tick
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / tick
+
+
+@contextmanager
+def others(count):
+    """So many processes that compute."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield running
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def turn(computing, count, seconds, lead):
+    """Images a second beside others, and how many cores were used by anybody else."""
+    with others(count) as running:
+        time.sleep(0.1)  # they have started
+        ours = [computing.process.pid, *(process.pid for process in running)]
+        foreign, start = cores_used() - sum(map(cores_used, ours)), time.perf_counter()
+        speed = computing.turn(seconds, lead)
+        foreign = cores_used() - sum(map(cores_used, ours)) - foreign
+        return speed, foreign / (time.perf_counter() - start)
+
+
+def measure(work, versions, rounds, seconds, lead):
+    """Images a second of each version beside each number of others, and how many turns were taken again."""
+    speeds = {version: {name: [] for name in OTHERS} for version in versions}
+    again = 0
+    with ExitStack() as stack:
+        computing = {}
+        for version, python in versions.items():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            computing[version] = Computing(python, work, folder)
+            stack.callback(computing[version].end)
+        for _ in range(rounds):
+            for name, count in OTHERS.items():
+                for version in versions:
+                    for _ in range(5):
+                        speed, foreign = turn(computing[version], count, seconds, lead)
+                        if foreign < FOREIGN:
+                            break
+                        again += 1
+                    speeds[version][name].append(round(speed, 2))
+    return speeds, again
+
+
+def claim(text, bound, measured):
+    return {
+        "claim": text,
+        "bound": {"at least": bound},
+        "measured": round(measured, 3),
+        "unit": "ratio of medians",
+        "holds": measured >= bound,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", metavar="PYTHON", help="of an environment with another version")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a turn")
+    parser.add_argument("--json", type=Path, default=Path("results/busy.json"))
+    parser.add_argument("--smoke", action="store_true", help="as short as can be, to see that it runs; no claim")
+    arguments = parser.parse_args()
+    times = (1, 0.2, 0.1) if arguments.smoke else (arguments.rounds, arguments.seconds, LEAD)
+    versions = {"before": arguments.before} if arguments.before else {}
+    versions["now"] = sys.executable
+    claims, details = [], {}
+    for work in [*WORK][:1] if arguments.smoke else WORK:
+        speeds, again = measure(work, versions, *times)
+        medians = {
+            version: {name: statistics.median(found) for name, found in each.items()}
+            for version, each in speeds.items()
+        }
+        for version, each in medians.items():
+            for name, speed in each.items():
+                print(f"{work}, {version}, {name}: {speed:.1f} images/s, {speed / each['alone']:.2f}", flush=True)
+        details[work] = {"images_per_second": speeds, "medians": medians, "turns taken again": again}
+        now = medians["now"]
+        claims.append(claim(f"{work}: beside one busy process / alone", BUSY, now["beside one"] / now["alone"]))
+        if "before" in medians:
+            ratio = now["alone"] / medians["before"]["alone"]
+            claims.append(claim(f"{work}: alone, now / the version before", IDLE, ratio))
+    for each in claims:
+        print(f"{each['claim']}: {each['measured']} (at least {each['bound']['at least']})")
+    result = {
+        "claims": claims,
+        "command": " ".join(["python", "benchmarks/busy.py", *sys.argv[1:]]),
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "system": f"{platform.system()} {platform.release()}",
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "date": datetime.now(UTC).date().isoformat(),
+        "details": details,
+    }
+    if arguments.smoke:
+        return
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    sys.exit(not all(each["holds"] for each in claims))
+
+
+if __name__ == "__main__":
+    main()
