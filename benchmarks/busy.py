@@ -10,21 +10,19 @@ JSON. Linux only.
     python benchmarks/busy.py --before ../before/.venv/bin/python
 """
 
-import argparse
-import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
-import torch
+from claims import Claim, destination, options, record
 
 TRAINING = [
     "--net", "A", "--crop", "32", "--width", "0.25", "--fully-connected", "128", "--training-scale", "32", "40",
@@ -63,11 +61,12 @@ FOREIGN = 0.1
 class Computing:
     """A process that computes while it has its turn, and writes a line for each pass or iteration."""
 
-    def __init__(self, python, work, folder):
+    def __init__(self, python: str, work: str, folder: Path) -> None:
         self.images = WORK[work]
         if work.startswith("training"):
             command = [python, "-m", "verydeep", "train", "digits", *TRAINING, "--out", str(folder / "run")]
-            self.lines, output = folder / "run" / "log.jsonl", subprocess.DEVNULL
+            self.lines = folder / "run" / "log.jsonl"
+            output: int | IO[str] = subprocess.DEVNULL
         else:
             command = [python, "-c", TESTING, str(self.images)]
             self.lines = folder / "lines"
@@ -76,11 +75,12 @@ class Computing:
         environment = {name: value for name, value in os.environ.items() if name not in ours}
         errors = folder / "errors"
         self.process = subprocess.Popen(command, stdout=output, stderr=errors.open("w"), env=environment)
-        self._errors, self._reading = errors, None
+        self._errors = errors
+        self._reading: IO[bytes] | None = None
         self.end_of_pass()
         self.process.send_signal(signal.SIGSTOP)
 
-    def end_of_pass(self):
+    def end_of_pass(self) -> tuple[float, int]:
         """Wait for the end of a pass: when it was, and how many have ended since this was asked last."""
         passes, last = self._new_lines(), 0
         while not last:
@@ -90,12 +90,12 @@ class Computing:
             last = self._new_lines()
         return time.perf_counter(), passes + last
 
-    def _new_lines(self):
+    def _new_lines(self) -> int:
         if self._reading is None and self.lines.exists():
             self._reading = self.lines.open("rb")
         return self._reading.read().count(b"\n") if self._reading else 0
 
-    def turn(self, seconds, lead):
+    def turn(self, seconds: float, lead: float) -> float:
         """Images a second during some time, after a time in which it finds out how the machine is."""
         self.process.send_signal(signal.SIGCONT)
         time.sleep(lead)
@@ -105,13 +105,13 @@ class Computing:
         self.process.send_signal(signal.SIGSTOP)
         return passes * self.images / (end - start)
 
-    def end(self):
+    def end(self) -> None:
         """Kill it."""
         self.process.kill()
         self.process.wait()
 
 
-def cores_used(pid=None):
+def cores_used(pid: int | None = None) -> float:
     """Seconds of cores that a process has used, or all of the system have."""
     tick = os.sysconf("SC_CLK_TCK")
     if pid is None:
@@ -122,7 +122,7 @@ def cores_used(pid=None):
 
 
 @contextmanager
-def others(count):
+def others(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """So many processes that compute."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
@@ -133,7 +133,7 @@ def others(count):
             process.wait()
 
 
-def turn(computing, count, seconds, lead):
+def turn(computing: Computing, count: int, seconds: float, lead: float) -> tuple[float, float]:
     """Images a second beside others, and how many cores were used by anybody else."""
     with others(count) as running:
         time.sleep(0.1)  # they have started
@@ -144,9 +144,11 @@ def turn(computing, count, seconds, lead):
         return speed, foreign / (time.perf_counter() - start)
 
 
-def measure(work, versions, rounds, seconds, lead):
+def measure(
+    work: str, versions: Mapping[str, str], rounds: int, seconds: float, lead: float
+) -> tuple[dict[str, dict[str, list[float]]], int]:
     """Images a second of each version beside each number of others, and how many turns were taken again."""
-    speeds = {version: {name: [] for name in OTHERS} for version in versions}
+    speeds: dict[str, dict[str, list[float]]] = {version: {name: [] for name in OTHERS} for version in versions}
     again = 0
     with ExitStack() as stack:
         computing = {}
@@ -166,23 +168,11 @@ def measure(work, versions, rounds, seconds, lead):
     return speeds, again
 
 
-def claim(text, bound, measured):
-    return {
-        "claim": text,
-        "bound": {"at least": bound},
-        "measured": round(measured, 3),
-        "unit": "ratio of medians",
-        "holds": measured >= bound,
-    }
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = options(__doc__, "busy")
     parser.add_argument("--before", metavar="PYTHON", help="of an environment with another version")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.5, help="of a turn")
-    parser.add_argument("--json", type=Path, default=Path("results/busy.json"))
-    parser.add_argument("--smoke", action="store_true", help="as short as can be, to see that it runs; no claim")
     arguments = parser.parse_args()
     times = (1, 0.2, 0.1) if arguments.smoke else (arguments.rounds, arguments.seconds, LEAD)
     versions = {"before": arguments.before} if arguments.before else {}
@@ -197,33 +187,19 @@ def main():
         for version, each in medians.items():
             for name, speed in each.items():
                 print(f"{work}, {version}, {name}: {speed:.1f} images/s, {speed / each['alone']:.2f}", flush=True)
-        details[work] = {"images_per_second": speeds, "medians": medians, "turns taken again": again}
-        now = medians["now"]
-        claims.append(claim(f"{work}: beside one busy process / alone", BUSY, now["beside one"] / now["alone"]))
+        details[work] = {"images a second": speeds, "medians": medians, "turns taken again": again}
+        now, unit = medians["now"], "of the speed"
+        beside = round(now["beside one"] / now["alone"], 3)
+        text = f"{work}: speed beside one process that computes over that alone"
+        peers = {f"{version}, {name}": round(each[name] / each["alone"], 3)
+                 for version, each in medians.items() for name in ("beside one", "beside two")}  # fmt: skip
+        claims.append(Claim(text, beside, unit, {"at least": BUSY}, peers))
         if "before" in medians:
-            ratio = now["alone"] / medians["before"]["alone"]
-            claims.append(claim(f"{work}: alone, now / the version before", IDLE, ratio))
-    for each in claims:
-        print(f"{each['claim']}: {each['measured']} (at least {each['bound']['at least']})")
-    result = {
-        "claims": claims,
-        "command": " ".join(["python", "benchmarks/busy.py", *sys.argv[1:]]),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": len(os.sched_getaffinity(0)),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-            "system": f"{platform.system()} {platform.release()}",
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "date": datetime.now(UTC).date().isoformat(),
-        "details": details,
-    }
-    if arguments.smoke:
-        return
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    sys.exit(not all(each["holds"] for each in claims))
+            alone = round(now["alone"] / medians["before"]["alone"], 3)
+            text = f"{work}: speed alone over that of the version before"
+            claims.append(Claim(text, alone, unit, {"at least": IDLE}))
+    return record(destination(arguments), claims, details={"rounds": times[0], "seconds": times[1], **details})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

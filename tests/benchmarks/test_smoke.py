@@ -40,6 +40,13 @@ def test_reading(tmp_path):
     assert set(found.details["images a second, medians"]) == {"Pillow, whole", "Pillow, box", "verydeep"}
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_busy(tmp_path):
+    (claim,) = smoke("busy", tmp_path).claims
+    assert claim.measured > 0
+    assert claim.peers.keys() == {"now, beside one", "now, beside two"}
+
+
 def test_memory(tmp_path):
     found = smoke("memory", tmp_path)
     peak, ratio = found.claims
