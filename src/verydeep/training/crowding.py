@@ -55,7 +55,7 @@ def _core_times(task: Path) -> tuple[float, float]:
 class Crowding:
     """Says once, in a line, that other processes slow a training down.
 
-    Threads wait for cores also where a training has many readers and ranks, so what other processes use counts, too.
+    Threads also wait for cores where a training has many readers and ranks, so what others use counts, too.
     """
 
     SHARE = 0.2
