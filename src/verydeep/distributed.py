@@ -170,9 +170,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def local_ranks() -> int:
+    """Ranks of this training on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def local_cores() -> int:
     """Cores a rank has, where the ranks of this machine share them out."""
-    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores() // local_ranks())
 
 
 def device_of(name: str, local_rank: int = 0, local_world: int = 1) -> torch.device:

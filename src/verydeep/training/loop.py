@@ -12,7 +12,7 @@ import torch
 
 from verydeep import weights
 from verydeep.datasets import Dataset
-from verydeep.distributed import Ranks
+from verydeep.distributed import Ranks, local_ranks
 from verydeep.errors import Interrupted, UserError
 from verydeep.network import ConvNet
 from verydeep.photographs import ImageError
@@ -184,7 +184,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.clock = Clock()
-        self.crowding = Crowding()
+        self.crowding = Crowding(local_ranks())
         self.clocked = 0
         """Images of this epoch since this process started."""
 
