@@ -238,16 +238,16 @@ class ConvNet(nn.Module):
         Takes and raises what `forward` does.
         """
         x = self._centred(images, self.crop, shift)
-        if keys is None and self.training:
-            keys = new_keys(x)
+        if keys is None:
+            keys = self._drawn(x)
         if not (self.recompute and torch.is_grad_enabled()):
-            return self._run(x, self.layers, keys)
+            return self._run(x, self.layers, keys).contiguous()
         for block in self._blocks():
             if block[0].name.startswith("conv"):
                 x = checkpoint(self._run, x, block, keys, use_reentrant=False)
             else:
                 x = self._run(x, block, keys)
-        return x
+        return x.contiguous()
 
     def features(self, images: Tensor, layers: Collection[str]) -> dict[str, Float[Tensor, "N _ _ _"]]:
         """Outputs of the named layers: conv3_3, relu5_1, lrn1_1, pool4, fc7, drop7, ...
@@ -271,11 +271,11 @@ class ConvNet(nn.Module):
             )
         ends = sorted({known.index(name) + 1 for name in layers})
         x = self._centred(images, self.crop if ends[-1] > known.index("fc6") else STRIDE)
-        keys = new_keys(x) if self.training else None
+        keys = self._drawn(x)
         found = {}
         for start, end in zip([0, *ends], ends, strict=False):
             x = self._run(x, self.layers[start:end], keys)
-            found[known[end - 1]] = x
+            found[known[end - 1]] = x.contiguous()
         return found
 
     def lay_out(self) -> None:
@@ -305,6 +305,7 @@ class ConvNet(nn.Module):
     def _run(self, x: Tensor, layers: Sequence[Layer], keys: Tensor | None) -> Tensor:
         """Output of some layers: by the engine where nobody can tell the difference, else as torch calls them."""
         if observed():
+            x = x.contiguous()
             for layer in layers:
                 x = self._call(layer, x, keys)
             return x
@@ -343,9 +344,20 @@ class ConvNet(nn.Module):
             ends.append(at)
         return steps, ends
 
+    def _drawn(self, x: Tensor) -> Int64[Tensor, " N"] | None:
+        """A key an image where dropout is active; drawing none elsewhere, vmap needs no `randomness`."""
+        active = self.training and any(isinstance(m, Dropout) and m.training and m.ratio for m in self.children())
+        return new_keys(x) if active else None
+
     def _call(self, layer: Layer, x: Tensor, keys: Tensor | None) -> Tensor:
-        """Output of one layer, called as any module of torch."""
+        """Output of one layer, called as any module of torch.
+
+        What somebody has attached or put there meets maps laid out as torch lays them out, not with channels last:
+        `view` works, and so does code that reads strides (Opacus).
+        """
         module = self.get_submodule(layer.name)
+        if not untouched(module, KINDS[layer.kind]):
+            x = x.contiguous()
         y: Tensor = module(x, keys) if keys is not None and isinstance(module, Dropout) else module(x)
         return y
 
@@ -374,6 +386,16 @@ def new_module(layer: Layer, dropout: float, position: int) -> nn.Module:
             return nn.MaxPool2d(layer.kernel, layer.stride)
         case "dropout":
             return Dropout(dropout, position)
+
+
+KINDS: dict[str, type[nn.Module]] = {
+    "conv": nn.Conv2d,
+    "relu": nn.ReLU,
+    "lrn": LocalResponseNormalisation,
+    "pool": nn.MaxPool2d,
+    "dropout": Dropout,
+}
+"""The class of a layer's module by its kind."""
 
 
 def halves(module: nn.Module | None) -> bool:
