@@ -19,7 +19,7 @@ from verydeep import engine
 from verydeep.card import Card
 from verydeep.configurations import STRIDE, Architecture, Configuration, Layer, Sizes, configuration
 from verydeep.errors import UserError
-from verydeep.torch_internals import exporting, observed, transformed, untouched, valueless
+from verydeep.torch_internals import exporting, observed, plain, transformed, untouched, valueless
 
 ILSVRC_MEAN = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set, as published with the authors' models; training replaces it by the
@@ -311,6 +311,10 @@ class ConvNet(nn.Module):
             return x
         at = 0
         while at < len(layers):
+            if not plain(x):
+                x = self._call(layers[at], x.contiguous(), keys)
+                at += 1
+                continue
             # The engine takes as many convolutions at once as it can, and rectifies and pools on the way.
             steps, ends = self._steps(layers, at)
             if number := engine.served(steps, x):
@@ -462,10 +466,10 @@ def check_images(images: object, smallest: int) -> None:
 
 
 def looks_at_values(images: Tensor) -> bool:
-    """Whether values may be looked at: not on the meta device, in torch.compile, exports and torch.func."""
-    return not (
-        images.numel() == 0 or torch.compiler.is_compiling() or exporting() or transformed() or valueless(images)
-    )
+    """Whether values may be looked at: not on the meta device, in torch.compile, exports, torch.func and make_fx."""
+    if images.numel() == 0 or torch.compiler.is_compiling():
+        return False
+    return not (observed() or exporting() or transformed() or valueless(images))
 
 
 def warn_of_range(images: Tensor) -> None:

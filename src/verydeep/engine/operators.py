@@ -436,7 +436,8 @@ def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None
     of_inputs, of_weights, of_bias = backward(
         gradient, x, weight, kept, winners, ctx.rectify, ctx.pool, inputs, parameters
     )
-    found = (of_inputs if inputs else None, *((of_weights, of_bias) if parameters else (None, None)))
+    # As torch lays them out: hooks on a weight see them. Nothing is copied that autograd would not copy later.
+    found = (of_inputs if inputs else None, *((of_weights.contiguous(), of_bias) if parameters else (None, None)))
     return *found, None, None
 
 
