@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parameters_to_vector, parametrize, prune
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -143,6 +144,41 @@ def test_what_a_hook_returned_stays(net, images):
     net(images).sum().backward()
     assert parameter.grad is not None
     assert torch.equal(parameter, before)
+
+
+def test_what_is_attached_meets_maps_as_torch_lays_them_out(net, images):
+    met = []
+    for name in LAYERS:
+        net.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output: met.extend([inputs[0].view(2, -1), output.view(2, -1)])
+        )
+    for _ in both(net, images):
+        assert len(met) == 2 * len(LAYERS)
+        met.clear()
+    net.relu1_1 = nn.Sequential(nn.Flatten(2), nn.Unflatten(2, (32, 32)), nn.ReLU())
+    assert net.features(images, ["pool1"])["pool1"].view(2, -1).shape == (2, 16 * 16 * 16)
+
+
+def test_maps_that_are_given_out_are_laid_out_as_torch_lays_them_out(net):
+    images = torch.full((2, 3, 96, 64), 100.0)
+    for name, output in net.features(images, ["conv1_1", "relu3_1", "pool5", "fc8"]).items():
+        assert output.is_contiguous(), name
+    with torch.no_grad():
+        assert net.score_map(images).view(2, -1).shape == (2, 7 * 3 * 2)
+
+
+def test_a_gradient_an_image_needs_no_randomness_where_nothing_is_dropped(images):
+    torch.manual_seed(0)
+    net = ConvNet("A", classes=7, crop=32, width=0.25, fully_connected=16, dropout=0.0)
+    parameters = {name: each.detach() for name, each in net.named_parameters()}
+
+    def loss(parameters, image):
+        return functional_call(net, parameters, (image[None],)).square().sum()
+
+    found = vmap(grad(loss), (None, 0))(parameters, images.float())
+    net(images).square().sum().backward()
+    for name, each in net.named_parameters():
+        same(found[name].sum(0), each.grad)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from verydeep import engine
 from verydeep.card import Card
 from verydeep.configurations import STRIDE, Architecture, Configuration, Layer, Sizes, configuration
 from verydeep.errors import UserError
-from verydeep.torch_internals import exporting, observed, transformed, untouched, valueless
+from verydeep.torch_internals import exporting, observed, plain, transformed, untouched, valueless
 
 ILSVRC_MEAN = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set, as published with the authors' models; training replaces it by the
@@ -238,16 +238,16 @@ class ConvNet(nn.Module):
         Takes and raises what `forward` does.
         """
         x = self._centred(images, self.crop, shift)
-        if keys is None and self.training:
-            keys = new_keys(x)
+        if keys is None:
+            keys = self._drawn(x)
         if not (self.recompute and torch.is_grad_enabled()):
-            return self._run(x, self.layers, keys)
+            return self._run(x, self.layers, keys).contiguous()
         for block in self._blocks():
             if block[0].name.startswith("conv"):
                 x = checkpoint(self._run, x, block, keys, use_reentrant=False)
             else:
                 x = self._run(x, block, keys)
-        return x
+        return x.contiguous()
 
     def features(self, images: Tensor, layers: Collection[str]) -> dict[str, Float[Tensor, "N _ _ _"]]:
         """Outputs of the named layers: conv3_3, relu5_1, lrn1_1, pool4, fc7, drop7, ...
@@ -271,11 +271,11 @@ class ConvNet(nn.Module):
             )
         ends = sorted({known.index(name) + 1 for name in layers})
         x = self._centred(images, self.crop if ends[-1] > known.index("fc6") else STRIDE)
-        keys = new_keys(x) if self.training else None
+        keys = self._drawn(x)
         found = {}
         for start, end in zip([0, *ends], ends, strict=False):
             x = self._run(x, self.layers[start:end], keys)
-            found[known[end - 1]] = x
+            found[known[end - 1]] = x.contiguous()
         return found
 
     def lay_out(self) -> None:
@@ -305,11 +305,16 @@ class ConvNet(nn.Module):
     def _run(self, x: Tensor, layers: Sequence[Layer], keys: Tensor | None) -> Tensor:
         """Output of some layers: by the engine where nobody can tell the difference, else as torch calls them."""
         if observed():
+            x = x.contiguous()
             for layer in layers:
                 x = self._call(layer, x, keys)
             return x
         at = 0
         while at < len(layers):
+            if not plain(x):
+                x = self._call(layers[at], x.contiguous(), keys)
+                at += 1
+                continue
             # The engine takes as many convolutions at once as it can, and rectifies and pools on the way.
             steps, ends = self._steps(layers, at)
             if number := engine.served(steps, x):
@@ -343,9 +348,20 @@ class ConvNet(nn.Module):
             ends.append(at)
         return steps, ends
 
+    def _drawn(self, x: Tensor) -> Int64[Tensor, " N"] | None:
+        """A key an image where dropout is active; drawing none elsewhere, vmap needs no `randomness`."""
+        active = self.training and any(isinstance(m, Dropout) and m.training and m.ratio for m in self.children())
+        return new_keys(x) if active else None
+
     def _call(self, layer: Layer, x: Tensor, keys: Tensor | None) -> Tensor:
-        """Output of one layer, called as any module of torch."""
+        """Output of one layer, called as any module of torch.
+
+        What somebody has attached or put there meets maps laid out as torch lays them out, not with channels last:
+        `view` works, and so does code that reads strides (Opacus).
+        """
         module = self.get_submodule(layer.name)
+        if not untouched(module, KINDS[layer.kind]):
+            x = x.contiguous()
         y: Tensor = module(x, keys) if keys is not None and isinstance(module, Dropout) else module(x)
         return y
 
@@ -374,6 +390,16 @@ def new_module(layer: Layer, dropout: float, position: int) -> nn.Module:
             return nn.MaxPool2d(layer.kernel, layer.stride)
         case "dropout":
             return Dropout(dropout, position)
+
+
+KINDS: dict[str, type[nn.Module]] = {
+    "conv": nn.Conv2d,
+    "relu": nn.ReLU,
+    "lrn": LocalResponseNormalisation,
+    "pool": nn.MaxPool2d,
+    "dropout": Dropout,
+}
+"""The class of a layer's module by its kind."""
 
 
 def halves(module: nn.Module | None) -> bool:
@@ -440,10 +466,10 @@ def check_images(images: object, smallest: int) -> None:
 
 
 def looks_at_values(images: Tensor) -> bool:
-    """Whether values may be looked at: not on the meta device, in torch.compile, exports and torch.func."""
-    return not (
-        images.numel() == 0 or torch.compiler.is_compiling() or exporting() or transformed() or valueless(images)
-    )
+    """Whether values may be looked at: not on the meta device, in torch.compile, exports, torch.func and make_fx."""
+    if images.numel() == 0 or torch.compiler.is_compiling():
+        return False
+    return not (observed() or exporting() or transformed() or valueless(images))
 
 
 def warn_of_range(images: Tensor) -> None:

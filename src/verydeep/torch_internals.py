@@ -8,19 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
 from torch.nn.modules import module as modules
 from torch.utils._device import DeviceContext
 
 FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Conv2d, nn.ReLU, nn.MaxPool2d)}
-CONVOLVE, CALL = nn.Conv2d._conv_forward, nn.Module.__call__
-"""As they were at import; programs that watch or change all layers replace them."""
+CONVOLVE, CALL, CALL_IMPL = nn.Conv2d._conv_forward, nn.Module.__call__, nn.Module._call_impl
+CONV2D, RELU, MAX_POOL2D = F.conv2d, F.relu, F.max_pool2d
+"""As they were at import; programs that watch or change all layers replace them, profilers for example."""
 
 
 def untouched(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     """Whether to call this module does what its class does, and nothing else.
 
     False for a subclass (a parametrized layer is one), for a layer with a hook of any kind, with a forward of its
-    own on the instance, or with a forward that was compiled or replaced in its class.
+    own on the instance, or with a forward or a call that was compiled or replaced in its class.
     """
     if type(module) is not kind:
         return False
@@ -34,6 +36,8 @@ def untouched(module: nn.Module | None, kind: type[nn.Module]) -> bool:
         or "_call_impl" in own
         or own.get("_compiled_call_impl")
         or kind.forward is not FORWARDS.get(kind, kind.forward)
+        or kind.__call__ is not CALL
+        or kind._call_impl is not CALL_IMPL
     )
 
 
@@ -54,7 +58,7 @@ def untouched_convolution(module: nn.Module | None) -> bool:
 def observed() -> bool:
     """Whether something looks on at every call of a layer or of an operator: then each has to be torch's own.
 
-    That is a hook on all modules, a replaced `nn.Module.__call__`, or a mode of `torch.overrides` or
+    That is a hook on all modules, a replaced function of `torch.nn.functional`, or a mode of `torch.overrides` or
     `torch.utils._python_dispatch` (a counter of operations, for example; not a default device).
     """
     hooks = (
@@ -63,7 +67,7 @@ def observed() -> bool:
         or modules._global_backward_hooks
         or modules._global_backward_pre_hooks
     )
-    if hooks or nn.Module.__call__ is not CALL:
+    if hooks or F.conv2d is not CONV2D or F.relu is not RELU or F.max_pool2d is not MAX_POOL2D:
         return True
     if torch.compiler.is_compiling():  # the compiler itself is such a mode
         return False
@@ -71,6 +75,11 @@ def observed() -> bool:
         return True
     modes = (torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack()))
     return any(not isinstance(mode, DeviceContext) for mode in modes)
+
+
+def plain(x: Tensor) -> bool:
+    """Whether this is torch's own tensor, and not one of a subclass, which may define each operator anew."""
+    return type(x) is Tensor or type(x) is nn.Parameter
 
 
 def exporting() -> bool:

@@ -20,6 +20,11 @@ from verydeep.engine.schedule import Convolution, program
 from verydeep.torch_internals import exporting, forward_mode, transformed, untouched_convolution
 
 
+NAMESPACE = "verydeep_2"
+"""Of the operators. To be counted up when one of them gives tensors of another shape or layout: torch.compile keeps
+on disk what it made of a graph, under the names of the operators, and takes it for what they do now."""
+
+
 class Step(NamedTuple):
     """A convolution with stride 1; whether a ReLU follows, and a 2x2 max-pooling with stride 2."""
 
@@ -136,7 +141,7 @@ def fully_connected(layer: nn.Conv2d, x: Float[Tensor, "N C H W"], rectify: bool
     return y
 
 
-@torch.library.custom_op("verydeep::fully_connected_for_testing", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(f"{NAMESPACE}::fully_connected_for_testing", mutates_args=(), device_types="cpu")
 def fully_connected_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
     """Each weight is read from memory once for many positions, whose inputs are written side by side."""
     native = library()
@@ -179,14 +184,14 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
 
 # custom_op's own checks of each call would take longer than all else that is done here before the native code.
 torch.library.define(
-    "verydeep::convolutions_for_testing",
+    f"{NAMESPACE}::convolutions_for_testing",
     "(Tensor x, Tensor[] weights, Tensor[] biases, bool[] rectify, bool[] pool, bool[] whole) -> Tensor",
     tags=torch.Tag.pt2_compliant_tag,
 )
-convolutions_for_testing = torch.ops.verydeep.convolutions_for_testing.default
+convolutions_for_testing = getattr(torch.ops, NAMESPACE).convolutions_for_testing.default
 
 
-@torch.library.impl("verydeep::convolutions_for_testing", "cpu")
+@torch.library.impl(f"{NAMESPACE}::convolutions_for_testing", "cpu")
 def _(
     x: Tensor,
     weights: list[Tensor],
@@ -212,7 +217,7 @@ def _(
     return y
 
 
-@torch.library.register_fake("verydeep::convolutions_for_testing")  # type: ignore[untyped-decorator]
+@torch.library.register_fake(f"{NAMESPACE}::convolutions_for_testing")  # type: ignore[untyped-decorator]
 def _(
     x: Tensor,
     weights: list[Tensor],
@@ -272,7 +277,7 @@ def _empty_chain(x: Tensor, weights: Sequence[Tensor], pool: Sequence[bool], who
     return _empty(x, n, len(weights[-1]), *sides)
 
 
-@torch.library.custom_op("verydeep::convolution_for_training", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(f"{NAMESPACE}::convolution_for_training", mutates_args=(), device_types="cpu")
 def convolution_for_training(
     x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool
 ) -> tuple[Tensor, Tensor]:
@@ -306,7 +311,7 @@ def convolution_for_training(
     return y, won
 
 
-@torch.library.custom_op("verydeep::convolution_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(f"{NAMESPACE}::convolution_backward", mutates_args=(), device_types="cpu")
 def convolution_backward(
     gradient: Tensor,
     x: Tensor,
@@ -478,7 +483,8 @@ def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None
     of_inputs, of_weights, of_bias = backward(
         gradient, x, weight, kept, winners, ctx.rectify, ctx.pool, inputs, parameters
     )
-    found = (of_inputs if inputs else None, *((of_weights, of_bias) if parameters else (None, None)))
+    # As torch lays them out: hooks on a weight see them. Nothing is copied that autograd would not copy later.
+    found = (of_inputs if inputs else None, *((of_weights.contiguous(), of_bias) if parameters else (None, None)))
     return *found, None, None
 
 
