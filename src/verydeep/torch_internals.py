@@ -17,6 +17,11 @@ CONVOLVE, CALL, CALL_IMPL = nn.Conv2d._conv_forward, nn.Module.__call__, nn.Modu
 CONV2D, RELU, MAX_POOL2D = F.conv2d, F.relu, F.max_pool2d
 """As they were at import; programs that watch or change all layers replace them, profilers for example."""
 
+EXPORTING = "_is_exporting_flag" if hasattr(torch.compiler, "_is_exporting_flag") else "_is_compiling_flag"
+"""Name of the flag that an export sets. torch.compiler.is_exporting() is it from torch 2.12 on, and was true while
+compiling before. Torch 2.6 has neither; there an export that is not strict sets the flag of the compiler, and
+torch.compile does not."""
+
 
 def untouched(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     """Whether to call this module does what its class does, and nothing else.
@@ -84,10 +89,7 @@ def plain(x: Tensor) -> bool:
 
 def exporting() -> bool:
     """Whether what is computed is being written down for others, who have no operators of this package."""
-    # torch.compiler.is_exporting() is this flag from torch 2.12 on, and was true while compiling before. Torch 2.6
-    # has neither; there an export that is not strict sets the flag of the compiler, and torch.compile does not.
-    flag = getattr(torch.compiler, "_is_exporting_flag", torch.compiler._is_compiling_flag)
-    return flag or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return getattr(torch.compiler, EXPORTING) or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def transformed() -> bool:

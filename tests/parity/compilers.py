@@ -5,9 +5,8 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from torch import Tensor, nn
-
 from layers import scores, trained
+from torch import Tensor, nn
 from trials import Values, trial
 
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
+from trials import LABELS, Values, gradients, trial
 
 import verydeep
-from trials import LABELS, Values, gradients, trial
 
 SOME = ("conv1_1", "conv3_1", "fc6", "fc8")
 
@@ -54,7 +54,9 @@ def architecture_counts(net: nn.Module, images: Tensor) -> Values:
 COUNTED = verydeep.Architecture("A", classes=7, crop=32, width=0.25, fully_connected=16)
 
 
-@trial("torch", "FlopCounterMode: two operations for each of the architecture's multiply_adds()", architecture_counts)
+@trial(
+    "torch", "FlopCounterMode: two operations for each of the architecture's multiply_adds()", architecture_counts
+)
 def operations(net: nn.Module, images: Tensor) -> Values:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(images[:1])
@@ -105,7 +107,9 @@ def a_gradient_an_image(net: nn.Module, images: Tensor) -> Values:
     return vmap(one, (None, 0, 0))(parameters, images, LABELS)
 
 
-@trial("opacus", "GradSampleModule: a gradient for each image, as torch.func's", a_gradient_an_image, training=True)
+@trial(
+    "opacus", "GradSampleModule: a gradient for each image, as torch.func's", a_gradient_an_image, training=True
+)
 def a_gradient_an_image_by_opacus(net: nn.Module, images: Tensor) -> Values:
     assert not ModuleValidator.validate(net, strict=False)
     wrapped = GradSampleModule(net, loss_reduction="sum")

@@ -19,10 +19,9 @@ from verydeep.engine.native import address, available, library
 from verydeep.engine.schedule import Convolution, program
 from verydeep.torch_internals import exporting, forward_mode, transformed, untouched_convolution
 
-
 NAMESPACE = "verydeep_2"
-"""Of the operators. To be counted up when one of them gives tensors of another shape or layout: torch.compile keeps
-on disk what it made of a graph, under the names of the operators, and takes it for what they do now."""
+"""Of the operators. Count it up when one of them gives tensors of another shape or layout: torch.compile keeps on
+disk what it made of a graph, under the names of the operators, and takes it for what they do now."""
 
 
 class Step(NamedTuple):
