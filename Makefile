@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := $(VENV)
-.PHONY: $(VENV) quickstart test check clean
+.PHONY: $(VENV) quickstart test check parity clean
 
 $(VENV): $(VENV)/installed
 
@@ -32,6 +32,17 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# PyTorch's tools on a small net of ours, in an environment of their own: a table, and an error where one disagrees.
+PARITY := build/parity
+
+parity: $(PARITY)/installed
+	$(PARITY)/bin/python tests/parity/tools.py
+
+$(PARITY)/installed: pyproject.toml constraints.txt tests/parity/requirements.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/pip install --quiet --constraint constraints.txt --editable . --requirement tests/parity/requirements.txt
+	touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build

@@ -14,7 +14,6 @@ from captum.attr import (
     Saliency,
 )
 from torch import Tensor, nn
-
 from trials import LABELS, Values, trial
 
 LAYERS = ("conv1_1", "relu1_1", "pool1", "conv3_1", "relu3_1", "pool5", "drop6", "fc7", "fc8")

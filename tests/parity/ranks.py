@@ -10,7 +10,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-
 from trials import LABELS, Values, gradients, trial
 
 RANKS = 2

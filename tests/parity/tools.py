@@ -19,8 +19,9 @@ def tried(only: str) -> None:
     import attribution  # noqa: F401
     import compilers  # noqa: F401
     import layers  # noqa: F401
-    import ranks  # noqa: F401
     from trials import outcomes
+
+    import ranks  # noqa: F401
 
     for each in outcomes(only):
         print(json.dumps(asdict(each)), flush=True)
