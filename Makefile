@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := $(VENV)
-.PHONY: $(VENV) quickstart test sanitize check package versions clean
+.PHONY: $(VENV) quickstart test sanitize check package versions parity clean
 
 $(VENV): $(VENV)/installed
 
@@ -64,6 +64,17 @@ package: $(VENV)/installed
 # The tests with every supported Python and torch (docs/versions.md); not a part of CI, since it installs gigabytes.
 versions: $(VENV)/installed
 	$(BIN)/python .ci/versions.py $(VERSIONS)
+
+# PyTorch's tools on a small net of ours, in an environment of their own: a table, and an error where one disagrees.
+PARITY := build/parity
+
+parity: $(PARITY)/installed
+	$(PARITY)/bin/python tests/parity/tools.py
+
+$(PARITY)/installed: pyproject.toml constraints.txt tests/parity/requirements.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/pip install --quiet --constraint constraints.txt --editable . --requirement tests/parity/requirements.txt
+	touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist

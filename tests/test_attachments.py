@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.func import functional_call, grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parameters_to_vector, parametrize, prune
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from verydeep.engine import operators
 from verydeep.network import ConvNet, Dropout, LocalResponseNormalisation
 
 LAYERS = ("conv1_1", "relu1_1", "pool1", "conv3_1", "relu3_2", "pool5", "fc6", "relu6", "drop6", "fc7", "fc8")
@@ -255,6 +257,71 @@ def test_a_mode_that_looks_on_sees_torchs_own_operators(net, images, mode):
             assert not [name for name in seen if "verydeep" in name]
             assert len([name for name in seen if "conv2d" in name or "convolution" in name]) >= 8
             seen.clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("conv2d", lambda old, *given, **named: 2 * old(*given, **named)),
+        ("relu", lambda old, x, inplace=False: nn.functional.gelu(x)),
+        ("max_pool2d", lambda old, *given, **named: 2 * old(*given, **named)),
+    ],
+)
+def test_a_replaced_function_of_torch_is_called(net, images, name, other, monkeypatch):
+    """As profilers do it that count operations."""
+    monkeypatch.setattr(nn.functional, name, functools.partial(other, getattr(nn.functional, name)))
+    expected = layer_by_layer(net, images)
+    for scores in both(net, images):
+        same(scores, expected)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(nn.Module, "_call_impl"), (nn.ReLU, "__call__")])
+def test_a_replaced_call_of_layers_is_made(net, images, kind, name, monkeypatch):
+    called, old = [], getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda module, *given: called.append(module) or old(module, *given))
+    for _ in both(net, images):
+        assert {id(module) for module in called} >= {id(m) for m in net.modules() if type(m) is nn.ReLU}
+        called.clear()
+
+
+class Doubling(torch.Tensor):
+    """A tensor whose convolutions give twice as much."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), named=None):
+        found = super().__torch_function__(function, types, arguments, named or {})
+        return 2 * found if function is torch.conv2d else found
+
+
+@pytest.mark.parametrize("where", ["images", "conv3_1", "fc6"])
+def test_a_tensor_of_a_subclass_is_asked_for_each_operator(net, images, where):
+    images = images.float()
+    if where == "images":
+        images = images.as_subclass(Doubling)
+    else:
+        layer = net.get_submodule(where)
+        layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Doubling))
+    expected = layer_by_layer(net, images).as_subclass(torch.Tensor)
+    for scores in both(net, images):
+        assert type(scores) is Doubling
+        same(scores.as_subclass(torch.Tensor), expected)
+
+
+def test_make_fx_traces_torchs_own_operators(net, images):
+    with torch.no_grad():
+        traced = make_fx(net)(images.float())
+        assert "verydeep" not in str(traced.graph)
+        same(traced(images.float()), layer_by_layer(net, images))
+
+
+def test_a_hook_on_a_weight_meets_a_gradient_as_torch_lays_it_out(net, images):
+    if not operators.available():
+        pytest.skip("torch's own convolution gives them with channels last where maps are so")
+    met = []
+    for name in ("conv1_1", "conv3_1"):
+        net.get_submodule(name).weight.register_hook(lambda gradient: met.append(gradient.view(-1)))
+    net(images).sum().backward()
+    assert len(met) == 2
 
 
 def test_a_default_device_is_no_such_mode(net, images):

@@ -466,7 +466,7 @@ def check_images(images: object, smallest: int) -> None:
 
 
 def looks_at_values(images: Tensor) -> bool:
-    """Whether there are values, and nobody traces the net: torch.compile, an export, torch.func or make_fx."""
+    """Whether values may be looked at: not on the meta device, in compilers, exports, traces and torch.func."""
     if images.numel() == 0 or torch.compiler.is_compiling():
         return False
     return not (observed() or exporting() or transformed() or valueless(images))

@@ -7,6 +7,7 @@ import onnxruntime
 import torch
 from layers import scores, trained
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from trials import Values, trial
 
 
@@ -29,9 +30,19 @@ def exported(net: nn.Module, images: Tensor) -> Values:
     return scores(program.module(), images)
 
 
-@trial("torch", "torch.fx.symbolic_trace", scores)
+@trial(
+    "torch", "torch.fx.symbolic_trace, which other libraries' feature extractors use", scores, limit="are a Proxy"
+)
 def traced_by_fx(net: nn.Module, images: Tensor) -> Values:
     return scores(torch.fx.symbolic_trace(net), images)
+
+
+@trial("torch", "make_fx", scores)
+def traced_by_make_fx(net: nn.Module, images: Tensor) -> Values:
+    with torch.no_grad():
+        traced = make_fx(net)(images)
+    assert "verydeep" not in str(traced.graph)
+    return scores(traced, images)
 
 
 @trial("torch", "torch.jit.trace", scores)

@@ -21,6 +21,9 @@ import verydeep
 
 SOME = ("conv1_1", "conv3_1", "fc6", "fc8")
 
+SIZES = verydeep.Architecture("A", classes=7, crop=32, width=0.25, fully_connected=16)
+NAMES = [layer.name for layer in SIZES.layers]
+
 
 def trained(net: nn.Module, images: Tensor) -> Values:
     """Scores without gradients and with them, and the gradients of the loss."""
@@ -34,29 +37,20 @@ def trained(net: nn.Module, images: Tensor) -> Values:
 @trial("torchinfo", "summary: layers, parameters, multiply-adds")
 def summary(net: nn.Module, images: Tensor) -> Values:
     found = torchinfo.summary(net, input_data=images[:1], verbose=0)
-    names = [each.var_name for each in found.summary_list if each.is_leaf_layer]
-    assert [name for name in names if name not in ("centre", "17", "22", "25")][0] == "conv1_1"
-    layers = [name for name in names if hasattr(net, name) and name not in ("centre",)]
+    layers = [each.var_name for each in found.summary_list if each.is_leaf_layer and each.var_name in NAMES]
     if isinstance(net, verydeep.ConvNet):
-        assert layers == [layer.name for layer in net.layers]
-        assert found.total_params == net.architecture.parameters()
-    sizes = {each.var_name: each.output_size for each in found.summary_list if each.var_name in layers}
-    return {
-        "parameters": torch.tensor(found.total_params),
-        "multiply-adds": torch.tensor(found.total_mult_adds),
-    } | {f"size of {name}": torch.tensor(size) for name, size in sizes.items() if name.startswith(("c", "r", "p"))}
+        assert layers == NAMES
+        assert found.total_params == SIZES.parameters()
+    sizes = {each.var_name: each.output_size for each in found.summary_list if each.var_name in NAMES}
+    counts = {"parameters": found.total_params, "multiply-adds": found.total_mult_adds}
+    return {name: torch.tensor(value) for name, value in (counts | sizes).items()}
 
 
 def architecture_counts(net: nn.Module, images: Tensor) -> Values:
-    return {"multiply-adds": torch.tensor(2 * COUNTED.multiply_adds())}
+    return {"multiply-adds": torch.tensor(2 * SIZES.multiply_adds())}
 
 
-COUNTED = verydeep.Architecture("A", classes=7, crop=32, width=0.25, fully_connected=16)
-
-
-@trial(
-    "torch", "FlopCounterMode: two operations for each of the architecture's multiply_adds()", architecture_counts
-)
+@trial("torch", "FlopCounterMode: twice the architecture's multiply_adds()", architecture_counts)
 def operations(net: nn.Module, images: Tensor) -> Values:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(images[:1])
@@ -84,11 +78,11 @@ def pruned_and_saved(net: nn.Module, images: Tensor) -> Values:
     return trained(net, images)
 
 
-@trial("torch", "parametrizations.weight_norm, spectral_norm and orthogonal; gradients", training=True)
+@trial("torch", "parametrizations.weight_norm and spectral_norm; gradients; made permanent", training=True)
 def parametrized(net: nn.Module, images: Tensor) -> Values:
     parametrizations.weight_norm(net.get_submodule("conv1_1"))
     parametrizations.spectral_norm(net.get_submodule("conv3_1"))
-    parametrizations.orthogonal(net.get_submodule("fc7"))
+    parametrizations.weight_norm(net.get_submodule("fc7"))
     found = trained(net, images)
     for name in ("conv1_1", "conv3_1", "fc7"):
         parametrize.remove_parametrizations(net.get_submodule(name), "weight")
@@ -107,9 +101,7 @@ def a_gradient_an_image(net: nn.Module, images: Tensor) -> Values:
     return vmap(one, (None, 0, 0))(parameters, images, LABELS)
 
 
-@trial(
-    "opacus", "GradSampleModule: a gradient for each image, as torch.func's", a_gradient_an_image, training=True
-)
+@trial("opacus", "GradSampleModule: a gradient an image, as torch.func's", a_gradient_an_image, training=True)
 def a_gradient_an_image_by_opacus(net: nn.Module, images: Tensor) -> Values:
     assert not ModuleValidator.validate(net, strict=False)
     wrapped = GradSampleModule(net, loss_reduction="sum")
