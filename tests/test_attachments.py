@@ -324,6 +324,36 @@ def test_a_hook_on_a_weight_meets_a_gradient_as_torch_lays_it_out(net, images):
     assert len(met) == 2
 
 
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ReLU, nn.MaxPool2d, Dropout])
+@pytest.mark.parametrize("name", ["forward", "__call__"])
+def test_what_is_replaced_in_a_class_is_called(net, images, kind, name, monkeypatch):
+    called, old = [], getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda *inputs: called.append(inputs[0]) or old(*inputs))
+    for _ in both(net, images):
+        assert [type(module) for module in called if type(module) is kind]
+        called.clear()
+
+
+def test_dropouts_are_torchs_to_those_who_look_for_them(net, images):
+    """Monte Carlo dropout as it is usually written."""
+    found = [module for module in net.modules() if isinstance(module, nn.Dropout)]
+    assert found == [net.drop6, net.drop7]
+    for module in found:
+        module.train()
+        module.p = 0.9
+    with torch.no_grad():
+        assert not torch.equal(net(images), net(images))
+
+
+def test_a_card_computes_no_parametrized_weight(net):
+    counted = Counted()
+    parametrize.register_parametrization(net.fc8, "weight", counted)
+    counted.count = 0
+    assert (net.classes, net.card.architecture.classes) == (7, 7)
+    assert "classes=7" in net.extra_repr()
+    assert counted.count == 0
+
+
 def test_a_default_device_is_no_such_mode(net, images):
     with torch.device("cpu"), torch.no_grad():
         same(net(images), layer_by_layer(net, images))

@@ -256,7 +256,7 @@ def test_a_start_is_the_weights_that_it_names_however_its_path_is_spelled(veryde
     for spelled in ("./a/", "a/weights.safetensors", tmp_path / "a"):
         code, _, err = verydeep(*command, spelled)
         assert (code, "has ended" in err) == (0, True), err
-    assert refused(verydeep(*command, "other"), "start_from: other (there: a)")
+    assert refused(verydeep(*command, "other"), "start_from: other, SHA-256", "(there: a, SHA-256")
     assert refused(verydeep(*command[:-1]), "start_from: None (there: a)")
     shutil.copy("other/weights.safetensors", "a/weights.safetensors")
     code, _, err = verydeep(*command, "a")

@@ -381,6 +381,13 @@ with torch.no_grad():
         images = torch.randint(0, 256, (2, 3, 97 + 7 * number, 98 + 5 * number), dtype=torch.uint8)
         torch.testing.assert_close(compiled(images), net(images), rtol=1e-4, atol=1e-5)
 assert counter.frame_count == 1
+
+torch._dynamo.reset()
+images, counter = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), CompileCounterWithBackend("eager")
+compiled = torch.compile(net, backend=counter)
+for _ in range(3):
+    compiled(images)
+assert counter.frame_count == 1
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,7 +1,9 @@
 """The library: train, test and predict as functions, and arguments that are wrong."""
 
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 import verydeep
 from synthetic import memory, refusal, write
+from verydeep import recipe as recipes
 from verydeep.photographs import ImageError
 
 RECIPE = verydeep.Recipe(
@@ -54,6 +57,83 @@ def test_several_nets_are_tested_each_and_together(run, folder, tmp_path):
     assert "runs/a is given twice" in refusal(verydeep.test, [run.path, run.path], folder)
     net = run.net()
     assert "given twice" in refusal(verydeep.test, [net, net], folder)
+
+
+def test_a_run_is_taken_wherever_the_path_of_one_is(run, folder):
+    assert verydeep.load(run).classes == 2
+    assert verydeep.test(run, folder) == verydeep.test(run.path, folder)
+    assert verydeep.predict(run, [folder / "val/cat/c.png"])[0].classes
+    assert verydeep.train(folder, RECIPE, out=run) == run
+
+
+def test_other_classes_in_validation_are_refused_before_anything_is_trained(tmp_path):
+    others = replace(memory(6), name="others", classes=("b", "a"))
+    said = refusal(verydeep.train, memory(), RECIPE, out=tmp_path / "a", validation=others)
+    assert "they first differ at position 0" in said
+    nothing = replace(memory(6), photographs=(), labels=np.zeros(0, np.int64))
+    assert "has no photographs" in refusal(
+        verydeep.train, memory(), RECIPE, out=tmp_path / "a", validation=nothing
+    )
+    assert not (tmp_path / "a").exists()
+
+
+def lose_start(run):
+    (run.path / "start.json").unlink()
+
+
+def make_a_run_of_the_first_version(run):
+    """It wrote the rate into the recipe, and had no start.json."""
+    lose_start(run)
+    text = (run.path / "recipe.toml").read_text()
+    (run.path / "recipe.toml").write_text(text.replace("# learning_rate =", f"learning_rate = {run.start.rate}"))
+
+
+@pytest.mark.parametrize("change", [lose_start, make_a_run_of_the_first_version])
+def test_a_run_without_a_recorded_start_goes_on_at_its_own_rate(run, folder, tmp_path, change):
+    recipe = recipes.changed(RECIPE, {"start_from": str(run.path)})
+    tuned = verydeep.train(folder, recipe, out=tmp_path / "b")
+    assert tuned.start.rate == 1e-3
+    change(tuned)
+    assert verydeep.read_run(tuned).start.rate == 1e-3
+    assert verydeep.train(folder, recipe, out=tuned).ended == "limit of epochs"
+    given = recipes.changed(recipe, {"learning_rate": 1e-3})
+    assert verydeep.train(folder, given, out=tuned).ended, "the rate that the rule gives may be named"
+    other = recipes.changed(recipe, {"learning_rate": 1e-2})
+    assert "learning_rate: 0.01" in refusal(verydeep.train, folder, other, out=tuned)
+
+
+def test_a_run_goes_on_elsewhere_with_its_own_recipe_when_its_start_is_gone(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tuned = verydeep.train(folder, recipes.changed(RECIPE, {"start_from": "runs/a"}), out="b")
+    shutil.move("b", "moved")
+    shutil.rmtree("runs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = verydeep.train(folder, verydeep.read_run("../moved").recipe, out="../moved")
+    assert again.epochs == tuned.epochs
+    other = recipes.changed(RECIPE, {"start_from": "runs/x"})
+    assert "start_from: runs/x, not found (there: runs/a, SHA-256" in refusal(
+        verydeep.train, folder, other, out="../moved"
+    )
+
+
+def test_a_damaged_start_is_said_in_a_sentence(run, folder):
+    for text in ("{", '{"path": null, "weights": null, "configuration": null, "rate": "x"}'):
+        (run.path / "start.json").write_text(text)
+        assert "start.json" in refusal(verydeep.train, folder, RECIPE, out=run)
+
+
+def test_curves_are_those_of_the_last_training(run, folder):
+    """Checkpoint and weights moved away: it is trained anew, and its log goes on."""
+    (run.path / "checkpoint.pt").unlink()
+    (run.path / "weights.safetensors").unlink()
+    shorter = recipes.changed(RECIPE, {"epochs": 1})
+    again = verydeep.train(folder, shorter, out=run)
+    assert [epoch.epoch for epoch in again.epochs] == [1]
+    lines = (run.path / "log.jsonl").read_text().splitlines()
+    (run.path / "log.jsonl").write_text("\n".join(line for line in lines if "reason" not in line) + "\n")
+    assert verydeep.read_run(run).ended == ""
+    assert verydeep.train(folder, shorter, out=run).ended == "limit of epochs"
 
 
 def test_data_sets_may_be_ones_own(tmp_path):
@@ -141,12 +221,26 @@ for call, words in [
     (lambda: verydeep.test(net, "digits", scales=64), "scales is 64"),
     (lambda: verydeep.test(net, "digits", method=None), "method is None"),
     (lambda: verydeep.test([], "digits"), "no net to test"),
-    (lambda: verydeep.test(5, "digits"), "the net is a int"),
-    (lambda: verydeep.test(net, 5), "the data are a int"),
+    (lambda: verydeep.test(5, "digits"), "the net is of type int"),
+    (lambda: verydeep.test({net}, "digits"), "the net is of type set"),
+    (lambda: verydeep.test(net, 5), "data is of type int"),
+    (lambda: verydeep.test(net, "digits", method=["dense"]), "method is ['dense']"),
+    (lambda: verydeep.test(net, "digits", scales=np.array([64])), "scales is array([64])"),
+    (lambda: verydeep.test(net, "digits", scales=[]), "at least one"),
+    (lambda: verydeep.train("digits", recipe, out=None), "out is None"),
+    (lambda: verydeep.read_run(None), "the run is None"),
+    (lambda: verydeep.save(net, None), "the path is None"),
+    (lambda: verydeep.posteriors(net, dataset, ranks=3), "ranks and computing are 3"),
+    (lambda: setattr(net, "card", "x"), "the card is 'x'"),
+    (lambda: verydeep.ConvNet("A", classes=np.array([1, 2])), "classes is array"),
+    (lambda: verydeep.initialise(net, std=-1), "std is -1"),
+    (lambda: verydeep.Card(net.architecture, training_scale=(64, 32)), "training_scale is (64, 32)"),
+    (lambda: verydeep.Card(net.architecture, class_names="abcdefghij"), "class_names is"),
+    (lambda: verydeep.Recipe(crop=True), "crop is True"),
     (lambda: verydeep.test(net, "digits", precision="fp64"), "'fp64'"),
     (lambda: verydeep.test(net, "digits", device="tpu"), "'tpu'"),
     (lambda: verydeep.predict(net, "tom.jpg"), "give a list of files"),
-    (lambda: verydeep.predict(net, [5]), "an image is a int"),
+    (lambda: verydeep.predict(net, [5]), "an image is of type int"),
     (lambda: verydeep.predict(net, [np.zeros((40, 40))]), "float64 and shape (40, 40)"),
     (lambda: verydeep.predict(net, [Image.new("RGB", (40, 40))], scale=31), "31 pixels"),
     (lambda: verydeep.predict(net, [Image.new("RGB", (40, 40))], top=0), "top is 0"),

@@ -77,8 +77,8 @@ def test_the_python_of_the_readme(tmp_path, monkeypatch, capsys):
     whole, pieces = blocks
     statements = [line for line in whole.splitlines() if line and not line.startswith("import")]
     assert len(statements) <= 10, "it trains, tests and predicts in ten lines"
-    small = '"width": 0.125, "fully_connected": 8, "epochs": 2}'
-    exec(whole.replace('"crop": 64, "width": 0.25, "fully_connected": 1024}', f'"crop": 32, {small}'), names := {})
+    small = "crop=32, width=0.125, fully_connected=8, epochs=2"
+    exec(whole.replace("crop=64, width=0.25, fully_connected=1024", small), names := {})
     assert [epoch.epoch for epoch in names["run"].epochs] == [1, 2]
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1 + 2 + 3 + 1  # the run, its epochs, two nets and both together, one photograph

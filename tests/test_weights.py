@@ -180,6 +180,22 @@ def with_another_buffer(net):
     net.register_buffer("surprise", torch.zeros(1))
 
 
+def with_another_activation(net):
+    net.relu3_1 = nn.GELU()
+
+
+def with_another_padding(net):
+    net.conv3_1.padding_mode = "reflect"
+
+
+def beyond_float32(net):
+    net.double().fc8.bias.data[0] = 1e300
+
+
+def with_unwritable_provenance(net):
+    net.card = replace(net.card, provenance={"path": object()})
+
+
 def of_another_shape(net):
     net.conv3_1 = nn.Conv2d(16, 32, 5, padding=2)
 
@@ -192,6 +208,10 @@ def of_another_shape(net):
         (pruned, "conv3_1.weight has shape none.*prune.remove"),
         (parametrized, "conv3_1.parametrizations.weight.original.*remove_parametrizations"),
         (with_another_buffer, "surprise"),
+        (with_another_activation, r"relu3_1 is GELU.*where a net C has ReLU"),
+        (with_another_padding, "conv3_1 is Conv2d.*padding_mode=reflect"),
+        (beyond_float32, "fc8.bias holds values that are not finite"),
+        (with_unwritable_provenance, "its card cannot be written"),
         (of_another_shape, r"conv3_1.weight has shape \(32, 16, 5, 5\)"),
     ],
 )

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verydeep.card import Card as Card
+    from verydeep.computing import Computing as Computing
     from verydeep.configurations import CONFIGURATIONS as CONFIGURATIONS
     from verydeep.configurations import Architecture as Architecture
     from verydeep.datasets import Dataset as Dataset
     from verydeep.datasets import open_dataset as open_dataset
+    from verydeep.distributed import Ranks as Ranks
     from verydeep.errors import Interrupted as Interrupted
     from verydeep.errors import UserError as UserError
     from verydeep.evaluation.posteriors import posteriors as posteriors
     from verydeep.evaluation.testing import Result as Result
     from verydeep.network import ConvNet as ConvNet
+    from verydeep.photographs import ImageError as ImageError
     from verydeep.procedures import Inspection as Inspection
     from verydeep.procedures import Prediction as Prediction
     from verydeep.procedures import inspect as inspect
@@ -39,11 +42,14 @@ _HOMES = {
     "Architecture": "configurations",
     "CONFIGURATIONS": "configurations",
     "Card": "card",
+    "Computing": "computing",
     "ConvNet": "network",
     "Dataset": "datasets",
+    "ImageError": "photographs",
     "Inspection": "procedures",
     "Interrupted": "errors",
     "Prediction": "procedures",
+    "Ranks": "distributed",
     "Recipe": "recipe",
     "Result": "evaluation.testing",
     "Run": "training.run",

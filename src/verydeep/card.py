@@ -34,8 +34,17 @@ class Card:
 
     def __post_init__(self) -> None:
         names, classes = self.class_names, self.architecture.classes
+        if names is not None and not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
+            raise UserError(f"class_names is {names!r}; give a tuple of names")
         if names is not None and len(names) != classes:
             raise UserError(f"the card names {len(names)} classes for a net of {classes}")
+        if self.training_scale is not None:
+            low, high = self.training_scale
+            if not self.architecture.crop <= low <= high:
+                raise UserError(
+                    f"training_scale is {self.training_scale}; give Smin and Smax in pixels, from the crop "
+                    f"({self.architecture.crop}) on"
+                )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -287,7 +287,7 @@ def test(
     results = test_nets(
         sources,
         data,
-        scales,
+        scales or None,
         method,
         device=device,
         precision=precision,
@@ -313,6 +313,7 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
     """
     from verydeep import weights
     from verydeep.distributed import device_of
+    from verydeep.evaluation.dense import left_out
     from verydeep.evaluation.posteriors import test_scale
     from verydeep.photographs import ImageError
     from verydeep.procedures import predict as predict_classes
@@ -322,6 +323,8 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
         raise UserError("predict takes a run and at least one image; no image was given")
     net = weights.load(run).to(device_of(device))
     predictions, failed = [], False
+    if line := left_out(test_scale(net.card)):
+        say(line)
     for path in track(images, "predicting", total=len(images), enabled=_first()):
         try:
             predictions += predict_classes(net, [path])

@@ -229,9 +229,12 @@ def output_sides(layers: Sequence[Layer], side: int) -> list[int]:
 
 def whole_number(name: str, value: object) -> int:
     """A size as Python's own integer; a `UserError` that names it for anything but a whole number."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise UserError(f"{name} is {value!r}; it must be a whole number")
-    return operator.index(value)
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise UserError(f"{name} is {value!r}; it must be a whole number")
 
 
 def real_number(name: str, value: object) -> float:

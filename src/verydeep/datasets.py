@@ -117,7 +117,7 @@ def open_dataset(data: str | Path, split: Split) -> Dataset:
     if data == "digits":
         return _digits(split)
     if not isinstance(data, str | os.PathLike):
-        raise UserError(f'the data are a {type(data).__name__}; give the path of a folder, or "digits"')
+        raise UserError(f'data is of type {type(data).__name__}; give the path of a folder, or "digits"')
     root = Path(data)
     if not os.path.isdir(root):
         raise UserError(f'{root}: there is no such folder; {_layouts(root)}, or "digits"')

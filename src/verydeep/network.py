@@ -19,7 +19,17 @@ from verydeep import engine
 from verydeep.card import Card
 from verydeep.configurations import STRIDE, Architecture, Configuration, Layer, Sizes, configuration
 from verydeep.errors import UserError
-from verydeep.torch_internals import exporting, observed, plain, transformed, untouched, valueless
+from verydeep.torch_internals import (
+    exporting,
+    observed,
+    own_parameter,
+    plain,
+    remember,
+    transformed,
+    untouched,
+    user_level,
+    valueless,
+)
 
 ILSVRC_MEAN = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set, as published with the authors' models; training replaces it by the
@@ -51,7 +61,7 @@ class LocalResponseNormalisation(nn.Module):
         return (wide * (self.k + self.alpha * total).pow(-self.beta)).to(a.dtype)
 
 
-class Dropout(nn.Module):
+class Dropout(nn.Dropout):
     """Dropout whose mask is a function of a key an image, and of nothing else.
 
     So a mask does not depend on the rank, the mini-batch or the worker that happens to meet the image, and a
@@ -59,28 +69,24 @@ class Dropout(nn.Module):
     """
 
     def __init__(self, ratio: float, stream: int) -> None:
-        super().__init__()
-        self.ratio, self.stream = ratio, stream
+        super().__init__(ratio)
+        self.stream = stream
 
     def forward(
         self, x: Float[Tensor, "N C h w"], keys: Int64[Tensor, " N"] | None = None
     ) -> Float[Tensor, "N C h w"]:
-        """Set each unit to zero with probability `ratio` and scale the others by 1 / (1 - ratio).
+        """Set each unit to zero with probability `p` and scale the others by 1 / (1 - p).
 
         Without keys they are drawn from torch's generator: dropout alone may be training, in a net that is not.
         """
-        if not self.training or self.ratio == 0:
+        if not self.training or self.p == 0:
             return x
         if keys is None:
             keys = new_keys(x)
         units = torch.arange(x[0].numel(), device=x.device) if len(x) else torch.zeros(0, device=x.device).long()
         bits = mix(mix(keys + self.stream)[:, None] + units)
-        kept = (bits & 0xFFFFFF) >= int(self.ratio * 2**24)
-        return x * (kept.view(x.shape).to(x.dtype) / (1 - self.ratio))
-
-    def extra_repr(self) -> str:
-        """What `print(net)` shows."""
-        return f"ratio={self.ratio}"
+        kept = (bits & 0xFFFFFF) >= int(self.p * 2**24)
+        return x * (kept.view(x.shape).to(x.dtype) / (1 - self.p))
 
 
 def new_keys(images: Tensor) -> Int64[Tensor, " N"]:
@@ -157,18 +163,17 @@ class ConvNet(nn.Module):
 
         Its classes are those of fc8 as it is, also where another layer was put in its place.
         """
-        weight = getattr(self.fc8, "weight", None)
-        classes = (
-            len(weight) if isinstance(weight, Tensor) and weight.ndim == 4 else self._card.architecture.classes
-        )
-        if classes == self._card.architecture.classes:
+        made, fc8 = self._card.architecture, self.get_submodule("fc8")
+        weight = own_parameter(fc8, "weight")  # one that is parametrized is not computed for this
+        classes = getattr(fc8, "out_channels", made.classes) if weight is None else len(weight)
+        if classes == made.classes:
             return self._card
-        return replace(
-            self._card, architecture=replace(self._card.architecture, classes=classes), class_names=None
-        )
+        return replace(self._card, architecture=replace(made, classes=classes), class_names=None)
 
     @card.setter
     def card(self, card: Card) -> None:
+        if not isinstance(card, Card):
+            raise UserError(f"the card is {card!r}; give a verydeep.Card")
         if card.architecture != self.card.architecture:
             raise UserError(f"the card is one of {card.architecture}; this net is {self.card.architecture}")
         self._card = card
@@ -350,7 +355,7 @@ class ConvNet(nn.Module):
 
     def _drawn(self, x: Tensor) -> Int64[Tensor, " N"] | None:
         """A key an image where dropout is active; drawing none elsewhere, vmap needs no `randomness`."""
-        active = self.training and any(isinstance(m, Dropout) and m.training and m.ratio for m in self.children())
+        active = self.training and any(isinstance(m, Dropout) and m.training and m.p for m in self.children())
         return new_keys(x) if active else None
 
     def _call(self, layer: Layer, x: Tensor, keys: Tensor | None) -> Tensor:
@@ -400,6 +405,9 @@ KINDS: dict[str, type[nn.Module]] = {
     "dropout": Dropout,
 }
 """The class of a layer's module by its kind."""
+
+
+remember(LocalResponseNormalisation, Dropout)
 
 
 def halves(module: nn.Module | None) -> bool:
@@ -484,7 +492,7 @@ def warn_of_range(images: Tensor) -> None:
     if divided or low < -100:
         what = "divided by 255 or normalised" if divided else "centred"
         warnings.warn(
-            f"images lie in {low:.4g}..{high:.4g}, it seems that they were {what}; wanted are {WANTED}: the net "
-            "itself subtracts the mean colour. (This is said once a net, and nothing was changed.)",
-            stacklevel=2,
+            f"image values lie in {low:.4g}..{high:.4g}, as if {what}. The net takes {WANTED}, and subtracts its "
+            "own mean colour. The values were used as they are; this warning appears once per net.",
+            stacklevel=user_level(),
         )

@@ -1,5 +1,6 @@
 """Sect. 3 and 4 as functions: train, test, predict. The command line and the experiments call these."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,22 @@ from torch import nn
 from verydeep import weights
 from verydeep.computing import Computing, Precision
 from verydeep.configurations import whole_number
-from verydeep.datasets import Dataset, Split, open_dataset
-from verydeep.distributed import Ranks, local_cores, ranks
+from verydeep.datasets import Dataset, Split, compare_classes, open_dataset
+from verydeep.distributed import Ranks, device_of, local_cores, ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import testing
-from verydeep.evaluation.dense import dense_posteriors, left_out
+from verydeep.evaluation.dense import dense_posteriors
 from verydeep.evaluation.metrics import top_error
-from verydeep.evaluation.posteriors import Pass, check_scales, in_testing, middle, one_pass, protocol, test_scale
+from verydeep.evaluation.posteriors import (
+    Pass,
+    check_scales,
+    in_testing,
+    middle,
+    one_pass,
+    passes,
+    protocol,
+    test_scale,
+)
 from verydeep.evaluation.testing import Result
 from verydeep.images import rescale
 from verydeep.network import ConvNet
@@ -33,8 +43,8 @@ from verydeep.training.augmentation import Colours
 from verydeep.training.run import Run, read_run, run_directory
 from verydeep.training.step import Execution
 
-Net: TypeAlias = nn.Module | str | Path
-"""A `ConvNet`, a run directory or a weight file."""
+Net: TypeAlias = nn.Module | Run | str | Path
+"""A `ConvNet`, a run, or the path of a run or of a weight file."""
 
 Data: TypeAlias = str | Path | Dataset
 """What `open_dataset` takes, or what it returned."""
@@ -46,7 +56,7 @@ MOST_WORKERS = 16
 def train(
     data: Data,
     recipe: Recipe,
-    out: str | Path,
+    out: str | Path | Run,
     *,
     validation: Dataset | None = None,
     device: str = "auto",
@@ -80,7 +90,9 @@ def train(
         Interrupted: after SIGTERM or Ctrl-C, when everything is saved; the same call goes on from there.
     """
     if not isinstance(recipe, Recipe):
-        raise UserError(f"the recipe is a {type(recipe).__name__}; give a verydeep.Recipe")
+        raise UserError(f"the recipe is of type {type(recipe).__name__}; give a verydeep.Recipe")
+    if not isinstance(out, str | os.PathLike):
+        raise UserError(f"out is {out!r}; give the path of the run directory")
     if isinstance(data, Dataset) and validation is None:
         raise UserError(f"{data.name} is a training set alone; give a validation set, too")
     computing = Computing(precision, reading_workers(workers))
@@ -88,7 +100,8 @@ def train(
     run = Path(out)
     with ranks(device) as here:
         training_set, found = surveyed(data, "train", skip_unreadable, here)
-        validation_set, sizes = surveyed(validation or data, "val", skip_unreadable, here)
+        validation_set, sizes = surveyed(data if validation is None else validation, "val", skip_unreadable, here)
+        compare_classes(validation_set.classes, training_set.classes, validation_set.name, training_set.name)
         colours = Colours(found.mean, *principal_components(found.covariance))
         described = {
             "path": place_of(data),
@@ -129,14 +142,14 @@ def test(
     Every pass of a run or weight file is stored once; averages over scales, methods and nets need no other pass.
 
     Args:
-        nets: a run directory, a weight file or a `ConvNet`, or several.
+        nets: a `ConvNet`, a run, or the path of a run or of a weight file; or several.
         data: as `train` takes it.
         scales: test scales Q in pixels; where None, the training scale S of each net, or the middle of its range.
         method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; or centre-crop.
-        device: as `train` takes it, like `precision`, `workers` and `skip_unreadable`.
-        precision: see above.
-        workers: see above.
-        skip_unreadable: see above.
+        device: cpu, cuda, mps, or auto for the fastest that is there.
+        precision: bf16 computes with bfloat16 where torch's autocast does.
+        workers: processes that read images ahead, for each rank; by the number of cores where None.
+        skip_unreadable: go on without images that cannot be read; each is named.
 
     Returns:
         A result a net, in order, and one of all together where there are several.
@@ -147,6 +160,8 @@ def test(
     several = list(nets) if isinstance(nets, Sequence) and not isinstance(nets, str) else [nets]
     if not several:
         raise UserError("there is no net to test; give at least one")
+    if scales is not None:
+        passes(method, scales)
     candidates = [testing.tested(net) for net in several]
     computing = Computing(precision, reading_workers(workers))
     with ranks(device) as here:
@@ -180,7 +195,7 @@ def predict(
     """Name the most likely classes of photographs, each tested densely (Sect. 3.2).
 
     Args:
-        net: a `ConvNet`, which computes on its own device, a run directory or a weight file.
+        net: a `ConvNet`, which computes on its own device; or a run or weight file, for the fastest one there is.
         images: files, Pillow's images, or RGB arrays of height x width x 3, uint8.
         scale: test scale Q in pixels; where None, the net's own by the rule of Sect. 4.1.
         top: how many classes to name.
@@ -193,15 +208,18 @@ def predict(
         UserError: for wrong arguments.
     """
     if isinstance(images, str | Path | Image.Image) or not isinstance(images, Sequence):
-        raise UserError(f"images is a {type(images).__name__}; give a list of files, Pillow's images or arrays")
+        raise UserError(
+            f"images is of type {type(images).__name__}; give a list of files, Pillow's images or arrays"
+        )
     if whole_number("top", top) < 1:
         raise UserError(f"top is {top}; name at least one class")
-    inner = weights.load(net) if isinstance(net, str | Path) else weights.convolutional_net(net)
+    if isinstance(net, nn.Module):
+        inner = weights.convolutional_net(net)
+    else:
+        inner = weights.load(net).to(device_of("auto"))
     card = inner.card
     scale = test_scale(card) if scale is None else whole_number("scale", scale)
     check_scales([scale], card.architecture.crop)
-    if line := left_out(scale):
-        say(line)
     device, found = inner.mean.device, []
     with in_testing(inner, device), torch.no_grad():
         for number, image in enumerate(images):
@@ -237,7 +255,7 @@ def inspect(data: str | Path) -> tuple[Inspection, Inspection]:
     """Read a data set through: its classes, its images' sizes and mean colour, and what cannot be read.
 
     Args:
-        data: as `train` takes it.
+        data: a folder of photographs or "digits"; see `open_dataset`.
 
     Returns:
         The training set's and the validation set's.
@@ -279,7 +297,9 @@ def photograph_of(image: object) -> Photograph:
     if isinstance(image, Image.Image):
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     if not isinstance(image, np.ndarray):
-        raise UserError(f"an image is a {type(image).__name__}; give a file, one of Pillow's images or an array")
+        raise UserError(
+            f"an image is of type {type(image).__name__}; give a file, one of Pillow's images or an array"
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ImageError(
             None, f"an array of {image.dtype} and shape {image.shape}; give uint8 of (height, width, 3)"
@@ -301,6 +321,8 @@ def surveyed(data: Data, split: Split, skip_unreadable: bool, here: Ranks) -> tu
         UserError: where there is no such data set, and for unreadable images that are not to be skipped.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data, split)
+    if not len(dataset):
+        raise UserError(f"{dataset.name} has no photographs; give at least one")
     if here.local_rank > 0:
         here.wait()
     found = survey(dataset)

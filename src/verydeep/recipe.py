@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,9 +91,17 @@ class Recipe(BaseModel):
     @classmethod
     def _scale_from_crop(cls, values: Any) -> Any:
         """S = 256 is meant for a crop of 224: another crop scales it, unless S is given."""
-        if isinstance(values, dict) and "training_scale" not in values and isinstance(values.get("crop"), int):
-            return values | {"training_scale": (scaled(PAPER_SCALE, values["crop"]),)}
+        if isinstance(values, dict) and "crop" in values and "training_scale" not in values:
+            with suppress(TypeError, ValueError):  # a crop that is no number is refused as such
+                return values | {"training_scale": (scaled(PAPER_SCALE, int(values["crop"])),)}
         return values
+
+    @field_validator("crop", "fully_connected", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("it must be a whole number")
+        return value
 
     @field_validator("start_from", mode="before")
     @classmethod

@@ -3,6 +3,8 @@
 All of them answer one question: would somebody notice if a layer were not called the way torch calls it?
 """
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,10 +110,25 @@ def valueless(tensor: Tensor) -> bool:
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
-def unwrapped(net: nn.Module) -> nn.Module:
-    """The net inside of `torch.compile`, DataParallel, DistributedDataParallel and AveragedModel."""
-    while True:
-        inner = net._modules.get("_orig_mod") or net._modules.get("module")
-        if inner is None:
-            return net
-        net = inner
+def user_level() -> int:
+    """The `stacklevel` at which the caller's warning names the line of a user, beyond this package and torch."""
+    ours = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def wrapped(net: nn.Module) -> nn.Module | None:
+    """The module inside of `torch.compile`, DataParallel, DistributedDataParallel or AveragedModel; else None."""
+    return net._modules.get("_orig_mod") or net._modules.get("module")
+
+
+def own_parameter(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter that a module holds itself; None for one that is computed (parametrized, pruned)."""
+    return module._parameters.get(name)
+
+
+def remember(*kinds: type[nn.Module]) -> None:
+    """Count the forward of these classes as it is now as theirs, for `untouched`."""
+    FORWARDS.update({kind: kind.forward for kind in kinds})

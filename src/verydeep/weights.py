@@ -21,8 +21,8 @@ from verydeep.card import PREPROCESSING, Card
 from verydeep.configurations import Architecture
 from verydeep.errors import UserError
 from verydeep.files import written_aside
-from verydeep.network import ConvNet
-from verydeep.torch_internals import unwrapped
+from verydeep.network import ConvNet, new_module
+from verydeep.torch_internals import wrapped
 
 FILE_NAME = "weights.safetensors"
 """Name of the weight file in a run directory."""
@@ -40,13 +40,18 @@ def convolutional_net(net: object) -> ConvNet:
     Raises:
         UserError: for anything else.
     """
-    inner = unwrapped(net) if isinstance(net, nn.Module) else net
+    inner = net
+    while isinstance(inner, nn.Module) and not isinstance(inner, ConvNet):
+        inner = wrapped(inner)
     if not isinstance(inner, ConvNet):
-        raise UserError(f"the net is a {type(net).__name__}; give a verydeep.ConvNet")
+        kind = type(net).__name__
+        raise UserError(
+            f"the net is of type {kind}; give a verydeep.ConvNet, or the path of a run or a weight file"
+        )
     return inner
 
 
-def save(net: nn.Module, path: str | Path) -> None:
+def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a weight file, whole or not at all; what `load` would refuse is refused before a file is touched.
 
     Args:
@@ -60,6 +65,8 @@ def save(net: nn.Module, path: str | Path) -> None:
             written.
     """
     inner = convolutional_net(net)
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"the path is {path!r}; give that of the file to write")
     tensors = inner.state_dict()
     complaint = misfit(inner.card.architecture, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if complaint:
@@ -68,18 +75,25 @@ def save(net: nn.Module, path: str | Path) -> None:
             "parametrizations (torch.nn.utils.parametrize.remove_parametrizations); what has other layers can be "
             "kept with torch.save"
         )
+    if layer := other_layer(inner):
+        raise UserError(
+            f"cannot save the net: {layer}. A weight file holds numbers and a card, so that load would make "
+            "another net of it; what has other layers can be kept with torch.save"
+        )
     if strange := next((name for name, tensor in tensors.items() if type(tensor) is not Tensor), None):
         raise UserError(
             f"cannot save the net: {strange} is a {type(tensors[strange]).__name__}; give whole, plain tensors"
         )
-    if bad := not_finite(tensors):
-        raise UserError(f"cannot save the net: {bad} holds values that are not finite; its training has diverged")
+    if empty := next((name for name, tensor in tensors.items() if tensor.is_meta), None):
+        raise UserError(f"cannot save the net: {empty} is on the meta device and has no values")
     # Copies of their own: safetensors takes no tensors that share memory, as tied biases do.
     own = {
         name: tensor.to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    metadata = {"verydeep": json.dumps({"format": FORMAT, "preprocessing": PREPROCESSING, **asdict(inner.card)})}
+    if bad := not_finite(own):
+        raise UserError(f"cannot save the net: {bad} holds values that are not finite; its training has diverged")
+    metadata = {"verydeep": header(inner.card)}
     with written_aside(Path(path)) as aside:
         try:
             save_file(own, aside, metadata)
@@ -87,7 +101,7 @@ def save(net: nn.Module, path: str | Path) -> None:
             raise OSError(str(error)) from error
 
 
-def load(source: str | Path) -> ConvNet:
+def load(source: str | os.PathLike[str]) -> ConvNet:
     """Load a net in evaluation mode.
 
     Args:
@@ -142,12 +156,32 @@ def misfit(architecture: Architecture, found: Mapping[str, tuple[int, ...]]) -> 
     return ""
 
 
+def other_layer(net: ConvNet) -> str:
+    """Which layer computes something else than the one that `load` would make in its place; empty where none does.
+
+    Dropouts do not count: they let everything pass in testing.
+    """
+    if type(net).forward is not ConvNet.forward:
+        return f"{type(net).__name__} has a forward of its own"
+    for position, layer in enumerate(net.layers):
+        module, made = net.get_submodule(layer.name), new_module(layer, 0.0, position)
+        if layer.kind != "dropout" and (type(module) is not type(made) or _settings(module) != _settings(made)):
+            return f"{layer.name} is {module}, where a net {net.configuration.name} has {made}"
+    return ""
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """What a convolution or pooling computes besides its numbers."""
+    names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "ceil_mode")
+    return {name: getattr(module, name, None) for name in names}
+
+
 def not_finite(tensors: Mapping[str, Tensor]) -> str:
     """Name of the first tensor that holds a value that is not finite, or empty."""
     return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), "")
 
 
-def read_card(source: str | Path) -> Card:
+def read_card(source: str | os.PathLike[str]) -> Card:
     """The card of a run directory's or a weight file's net, without loading its parameters.
 
     Raises:
@@ -172,6 +206,20 @@ def read_card(source: str | Path) -> Card:
 _CARD = TypeAdapter(with_config(ConfigDict(extra="forbid", strict=False))(Card))
 
 
+def header(card: Card) -> str:
+    """A card as a weight file's header holds it.
+
+    Raises:
+        UserError: where it would not be read back: a field of another type, provenance that JSON does not know.
+    """
+    try:
+        text = json.dumps({"format": FORMAT, "preprocessing": PREPROCESSING, **asdict(card)}, allow_nan=False)
+        card_of_file(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"cannot save the net: its card cannot be written: {_first_line(error)}") from error
+    return text
+
+
 def card_of_file(fields: Any) -> Card:
     """The card that a weight file's header holds, of this format or the earlier one.
 
@@ -190,7 +238,7 @@ def card_of_file(fields: Any) -> Card:
     return _CARD.validate_python(fields)
 
 
-def weight_file(source: str | Path) -> Path:
+def weight_file(source: str | os.PathLike[str]) -> Path:
     """The weight file of a run directory, or the file itself.
 
     Raises:

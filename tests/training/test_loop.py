@@ -25,6 +25,7 @@ from verydeep.survey import principal_components, survey
 from verydeep.training import loop
 from verydeep.training.augmentation import Colours
 from verydeep.training.run import run_directory
+from verydeep.training.start import start_of
 from verydeep.training.step import Execution
 
 RECIPE = Recipe(
@@ -346,11 +347,13 @@ def test_starting_from_another_run(tmp_path):
     recipe = recipes.changed(RECIPE, {"net": "B", "start_from": str(tmp_path / "a")})
     dataset = memory()
     net = ConvNet(recipe.architecture(2), dataset.classes)
-    line = loop.start_weights(net, recipe, colours_of(dataset))
+    line = loop.start_weights(net, recipe, start_of(recipe), colours_of(dataset))
     assert "conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 from" in line
     assert torch.equal(net.conv3_2.weight, weights.load(tmp_path / "a").conv3_2.weight)
     same = ConvNet(RECIPE.architecture(2), dataset.classes)
-    assert "all layers" in loop.start_weights(same, recipes.changed(recipe, {"net": "A"}), colours_of(dataset))
+    assert "all layers" in loop.start_weights(
+        same, recipes.changed(recipe, {"net": "A"}), start_of(recipe), colours_of(dataset)
+    )
     assert same_weights(same, weights.load(tmp_path / "a"))
 
 

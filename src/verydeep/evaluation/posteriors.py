@@ -68,7 +68,7 @@ def passes(method: str, scales: Sequence[int], flip: bool = True) -> tuple[Pass,
     Raises:
         UserError: for another method, no scale, a scale given twice, or what is no list of scales.
     """
-    if method not in PROTOCOLS:
+    if not isinstance(method, str) or method not in PROTOCOLS:
         raise UserError(f"method is {method!r}; choose one of {', '.join(PROTOCOLS)}")
     if not isinstance(scales, Sequence) or isinstance(scales, str):
         raise UserError(f"scales is {scales!r}; give a list of test scales Q in pixels, such as [256, 384, 512]")
@@ -136,6 +136,10 @@ def posteriors(
     if not isinstance(dataset, Dataset):
         raise UserError(f"the data set is a {type(dataset).__name__}; give what verydeep.open_dataset returns")
     scales = [test_scale(inner.card)] if scales is None else scales
+    if not isinstance(ranks, Ranks | None) or not isinstance(computing, Computing | None):
+        raise UserError(
+            f"ranks and computing are {ranks!r} and {computing!r}; give None, or a Ranks and a Computing"
+        )
     planned = passes(method, scales, inner.card.flip if flip is None else flip)
     check_scales(scales, inner.crop)
     ranks = ranks or Ranks(device=inner.mean.device)
@@ -231,7 +235,8 @@ def one_pass(
     check_scales([one.scale], net.crop)
     batches = batches_of(dataset, one, net.crop, sizes)[ranks.rank :: ranks.world]
     ours = [row for batch in batches for row in batch]
-    matrix, done = np.zeros((len(dataset), net.classes), np.float32), np.zeros(len(dataset), np.int32)
+    classes = net.classes
+    matrix, done = np.zeros((len(dataset), classes), np.float32), np.zeros(len(dataset), np.int32)
     if unfinished is not None and (kept := store.load(unfinished)) is not None:
         known = np.isin(kept["rows"], ours)
         matrix[kept["rows"][known]], done[kept["rows"][known]] = kept["posteriors"][known], 1
@@ -255,10 +260,8 @@ def one_pass(
                     if dense
                     else crop_posteriors(net, pixels, one.flip)
                 )
-            if found.shape[1] != net.classes:
-                raise UserError(
-                    f"the net gives {found.shape[1]} scores an image; its card says {net.classes} classes"
-                )
+            if found.shape[1] != classes:
+                raise UserError(f"the net gives {found.shape[1]} scores an image; its card says {classes} classes")
             matrix[batch.rows] = found.cpu().numpy()
             done[batch.rows] += 1
             meter.advance(len(batch.rows))

@@ -1,5 +1,6 @@
 """Sect. 4.1 to 4.4: test trained nets, alone and together, and keep what each pass found."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,14 +83,14 @@ class Tested:
         return folder / "posteriors" if folder else None
 
 
-def tested(net: nn.Module | str | Path) -> Tested:
+def tested(net: nn.Module | str | os.PathLike[str]) -> Tested:
     """A net to test, by a run, a weight file, or itself.
 
     Raises:
         UserError: where it is none of these, or has no readable card.
     """
-    if isinstance(net, str | Path):
-        return Tested(str(net), weights.read_card(net), weights.weight_file(net).resolve())
+    if isinstance(net, str | os.PathLike):
+        return Tested(os.fspath(net), weights.read_card(net), weights.weight_file(net).resolve())
     inner = weights.convolutional_net(net)
     return Tested(inner.configuration.name, inner.card, net=inner)
 

@@ -47,14 +47,16 @@ def initialise(net: ConvNet, distribution: Distribution = "normal", std: float =
     Raises:
         UserError: for an unknown distribution.
     """
+    if not std >= 0:
+        raise UserError(f"std is {std}; a standard deviation is at least 0")
     if distribution not in get_args(Distribution):
         raise UserError(f"distribution is {distribution!r}; choose one of {', '.join(get_args(Distribution))}")
     for number, layer in enumerate(net.layers):
         if layer.kind != "conv":
             continue
         convolution = net.get_submodule(layer.name)
-        assert isinstance(convolution, nn.Conv2d)
-        assert convolution.bias is not None
+        if not isinstance(convolution, nn.Conv2d) or convolution.bias is None:
+            raise UserError(f"{layer.name} is {convolution}; initialise draws for convolutions with a bias")
         layer_seed = int(generator(seed, "weights", number).integers(2**63))
         chance = torch.Generator().manual_seed(layer_seed)
         with torch.no_grad():

@@ -97,7 +97,9 @@ def read_log(run: Path) -> tuple[tuple[Epoch, ...], str]:
             continue
         if not isinstance(values, dict):
             continue
-        if values.get("event") == "ended":
+        if values.get("event") == "started":  # anew, where checkpoint and weights were moved away
+            epochs, ended = {}, ""
+        elif values.get("event") == "ended":
             ended = str(values.get("reason", "ended"))
         elif all(name in values for name in names):
             epochs[values["epoch"]] = Epoch(**{name: values[name] for name in names})

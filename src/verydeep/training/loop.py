@@ -14,6 +14,7 @@ from verydeep import weights
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks, local_ranks
 from verydeep.errors import Interrupted, UserError
+from verydeep.files import digest
 from verydeep.network import ConvNet
 from verydeep.photographs import ImageError
 from verydeep.progress import Meter, say
@@ -23,9 +24,10 @@ from verydeep.training.augmentation import Colours, MiniBatch, Order, loader
 from verydeep.training.checkpoint import Progress
 from verydeep.training.crowding import Crowding
 from verydeep.training.initialisation import initialise, signal, start_from
-from verydeep.training.journal import Clock, Report, reporting, silent
-from verydeep.training.run import Start, record_environment
+from verydeep.training.journal import Clock, Report, read_log, reporting, silent
+from verydeep.training.run import record_environment
 from verydeep.training.schedule import stage
+from verydeep.training.start import Start
 from verydeep.training.step import Execution, Step, new_optimiser, set_rate
 
 CHECKPOINT_SECONDS = 600.0
@@ -82,20 +84,19 @@ def train(
     net.card = replace(net.card, training_scale=recipe.scales, flip=recipe.flip)
     optimiser = new_optimiser(net, recipe, start.rate)
     restored = checkpoint.restore(run, net, optimiser)
-    origin = "" if restored else start_weights(net, recipe, colours)
+    origin = "" if restored else start_weights(net, recipe, start, colours)
     net.train()
     net.recompute = execution.recompute
     progress = restored or Progress()
     if progress.ended:
         if ranks.first:
             say(f"{run}: this training has ended ({progress.ended}); nothing is left to do")
-            if not (run / weights.FILE_NAME).exists():
-                write_weights(recipe, start, dataset, validation, net, progress, run)
+            complete(recipe, start, dataset, validation, net, progress, run)
         return net.eval()
     refuse_different_starts(ranks, run, net, progress, dataset)
     if ranks.first:
         place = {"device": str(ranks.device), "ranks": ranks.world}
-        record_environment(run, asdict(execution.computing) | asdict(execution) | place)
+        record_environment(run, asdict(execution) | place)
     end = min(recipe.iterations, recipe.epochs * -(-len(dataset) // recipe.batch))
     order = Order(len(dataset), recipe.batch, recipe.seed, ranks, progress.iteration, end)
     with ExitStack() as stack:
@@ -132,17 +133,36 @@ def train(
     return net.eval()
 
 
-def start_weights(net: ConvNet, recipe: Recipe, colours: Colours) -> str:
+def complete(
+    recipe: Recipe,
+    start: Start,
+    dataset: Dataset,
+    validation: Validation,
+    net: ConvNet,
+    progress: Progress,
+    run: Path,
+) -> None:
+    """Write what a run that has ended lacks: its weights are gone, or it was killed after its last checkpoint."""
+    if not read_log(run)[1]:
+        with reporting(run, Meter("", 0, enabled=False), progress.iteration) as report:
+            report(event="ended", iteration=progress.iteration, reason=progress.ended)
+    if not (run / weights.FILE_NAME).exists():
+        write_weights(recipe, start, dataset, validation, net, progress, run)
+
+
+def start_weights(net: ConvNet, recipe: Recipe, start: Start, colours: Colours) -> str:
     """Give a net the weights that its training starts with, and a line on where they come from.
 
     Raises:
-        UserError: where the recipe starts from weights that do not fit.
+        UserError: where the recipe starts from weights that do not fit, or were replaced meanwhile.
     """
     initialise(net, recipe.initialisation, recipe.std, recipe.seed)
     net.mean.copy_(torch.tensor(colours.mean))
     if recipe.start_from is None:
         return f"weights: random ({recipe.initialisation})"
     source = weights.load(recipe.start_from)
+    if digest(weights.weight_file(recipe.start_from)) != start.weights:
+        raise UserError(f"{recipe.start_from} was replaced while it was read; start again")
     copied = start_from(net, source)
     whole = len(copied) == sum(layer.kind == "conv" for layer in net.layers)
     name = "all layers" if whole else ", ".join(copied)

@@ -4,12 +4,13 @@ It holds recipe.toml, data.json, start.json, log.jsonl, checkpoint.pt, weights.s
 """
 
 import json
+import os
 import platform
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,16 @@ from verydeep import weights
 from verydeep.distributed import Ranks
 from verydeep.engine.native import library
 from verydeep.errors import UserError
-from verydeep.files import digest, written_aside
+from verydeep.files import written_aside
 from verydeep.network import ConvNet
 from verydeep.progress import say
 from verydeep.recipe import Recipe
 from verydeep.training.checkpoint import CHECKPOINT
 from verydeep.training.journal import Epoch, read_log
+from verydeep.training.start import FILE_NAME as START
+from verydeep.training.start import Start, compare_starts, recorded_start, start_of, write_start
 
-RECIPE, DATA, START, ENVIRONMENT = "recipe.toml", "data.json", "start.json", "environment.json"
+RECIPE, DATA, ENVIRONMENT = "recipe.toml", "data.json", "environment.json"
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,15 @@ class Run:
 
     path: Path
     recipe: Recipe
-    start: "Start"
+    start: Start
     epochs: tuple[Epoch, ...]
     """Its curves: what was measured in each epoch."""
     ended: str
     """Why it has ended; empty where it has not."""
+
+    def __fspath__(self) -> str:
+        """Its path: a run is taken wherever the path of one is."""
+        return str(self.path)
 
     def net(self) -> ConvNet:
         """The trained net, in evaluation mode.
@@ -58,77 +65,28 @@ class Run:
         return f"{net}{errors}; {self.ended or 'not ended'}"
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | os.PathLike[str]) -> Run:
     """Read a run directory.
 
     Raises:
         UserError: where it is none.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"the run is {path!r}; give the path of a run directory")
     folder = Path(path)
     if not (folder / RECIPE).is_file():
         raise UserError(f"{folder} is no run directory: it has no {RECIPE}")
     recipe = recipes.read(folder / RECIPE)
-    start = recorded_start(folder) or Start(None, None, None, recipe.initial_rate(None))
     epochs, ended = read_log(folder)
-    return Run(folder, recipe, start, epochs, ended)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where the weights of a training come from (Sect. 3.1), and the learning rate that follows from it."""
-
-    path: str | None
-    """Of the run or weight file, absolute; None for random weights."""
-    weights: str | None
-    """SHA-256 of the weight file: what identifies it, however its path is spelled."""
-    configuration: str | None
-    rate: float
-    """Initial learning rate."""
-
-    def sentence(self, given: bool) -> str:
-        """One line on the rate, and on where it comes from; `given` where the recipe names it."""
-        if given:
-            return f"learning rate {self.rate:.2g}, as given"
-        if self.rate == recipes.FINE_TUNING_RATE:
-            return f"learning rate {self.rate:.2g}: it starts from a net of its own configuration (Sect. 3.1)"
-        return f"learning rate {self.rate:.2g} (Sect. 3.1)"
-
-
-def start_of(recipe: Recipe) -> Start:
-    """The start that a recipe names.
-
-    Raises:
-        UserError: where there are no such weights.
-    """
-    if recipe.start_from is None:
-        return Start(None, None, None, recipe.initial_rate(None))
-    file = weights.weight_file(recipe.start_from)
-    configuration = weights.read_card(file).architecture.configuration
-    absolute = str(Path(recipe.start_from).absolute())
-    return Start(absolute, digest(file), configuration, recipe.initial_rate(configuration))
-
-
-def recorded_start(run: Path) -> Start | None:
-    """The start that a run has had; None where its directory does not say.
-
-    Raises:
-        UserError: where start.json cannot be read.
-    """
-    file = run / START
-    if not file.exists():
-        return None
-    try:
-        return Start(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"cannot read {file}: {error}; put it back, or name another directory") from error
+    return Run(folder, recipe, recorded_start(folder, recipe), epochs, ended)
 
 
 @contextmanager
 def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks) -> Iterator[Start]:
     """Make a run directory or enter an existing one, and keep other processes out of it meanwhile.
 
-    A run has begun when something trained is in its directory; before that another recipe takes the place of one
-    whose start was refused.
+    A run has begun when something trained is in its directory. Until then another recipe may replace one whose
+    start was refused.
 
     Args:
         path: the directory.
@@ -145,7 +103,8 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks
     """
     if not ranks.first:
         ranks.wait()
-        yield (recorded_start(path) if _begun(path) else None) or start_of(recipe)
+        # Machines without a common disk have no such file; what they start from is compared later.
+        yield recorded_start(path, recipes.read(path / RECIPE)) if (path / RECIPE).exists() else start_of(recipe)
         return
     start = _start_of_run(path, recipe, data) or start_of(recipe)
     try:
@@ -157,9 +116,9 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks
             left.unlink(missing_ok=True)
         start = _start_of_run(path, recipe, data) or start  # it may have begun since
         if not _begun(path):  # also where a start that came to nothing left another recipe
-            for name, content in ((DATA, data), (START, asdict(start))):
-                with written_aside(path / name) as aside:
-                    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            with written_aside(path / DATA) as aside:
+                aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+            write_start(path, start)
             recipes.write(recipe, path / RECIPE)
         ranks.wait()
         yield start
@@ -183,13 +142,13 @@ def _start_of_run(path: Path, recipe: Recipe, data: dict[str, Any]) -> Start | N
     if not _begun(path):
         return None
     there = recipes.read(path / RECIPE)
-    # A run of an earlier version says no more of its start than its recipe does.
-    start = recorded_start(path) or Start(
-        str(Path(there.start_from).absolute()) if there.start_from else None, None, None, there.initial_rate(None)
-    )
-    same, line = _same_start(start, recipe, path)
-    names = [name for name in recipes.differing(recipe, there) if name != "start_from"]
-    differing = [recipes.difference(name, recipe, there) for name in (*names, *([] if same else ["start_from"]))]
+    start = recorded_start(path, there)
+    differs, line = compare_starts(path, start, recipe, there)
+    names = recipes.differing(recipe, there)
+    if recipe.initial_rate(start.configuration) == start.rate:  # one has it by the rule, the other names it
+        names = [name for name in names if name != "learning_rate"]
+    differing = [recipes.difference(name, recipe, there) for name in names if name != "start_from"]
+    differing += [differs] if differs else []
     if differing:
         raise UserError(
             f"{path} holds a run of another recipe; these fields differ: {'; '.join(differing)}. "
@@ -199,23 +158,6 @@ def _start_of_run(path: Path, recipe: Recipe, data: dict[str, Any]) -> Start | N
     if line:
         say(line)
     return start
-
-
-def _same_start(there: Start, recipe: Recipe, run: Path) -> tuple[bool, str]:
-    """Whether a recipe starts where a run did, and a line where those weights have changed since."""
-    if recipe.start_from is None or there.path is None:
-        return (recipe.start_from is None) == (there.path is None), ""
-    try:
-        given = start_of(recipe).weights
-    except UserError:  # it lies behind, and may be gone
-        given = None
-    if there.weights is not None and given == there.weights:
-        return True, ""
-    if Path(recipe.start_from).absolute() != Path(there.path):
-        return False, ""
-    changed = given is not None and there.weights is not None
-    line = f"{run}: {there.path} has other weights now than this run started from; it goes on with its own"
-    return True, line if changed else ""
 
 
 def _unfinished(file: Path) -> bool:
@@ -269,7 +211,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def record_environment(path: Path, execution: dict[str, Any]) -> None:
     """Append to environment.json what this start of the run ran with: versions, machine, execution."""
-    file = path / "environment.json"
+    file = path / ENVIRONMENT
     try:
         starts = list(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # there is none yet, or it is damaged: no reason not to train
