@@ -1,5 +1,6 @@
 """Nets trained by two processes: the loss and the gradients of a step are those of one process."""
 
+import faulthandler
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from trials import LABELS, Values, gradients, trial
 
 RANKS = 2
+
+PATIENCE = 60
+"""Seconds that a trial may take."""
 
 
 def one_process(net: nn.Module, images: Tensor) -> Values:
@@ -33,6 +37,7 @@ def by_ranks(how: str, net: nn.Module, images: Tensor) -> Values:
 
 def rank_main(rank: int, how: str, net: nn.Module, images: Tensor, folder: str) -> None:
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)  # ranks that wait for each other say where
     distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     # Tensors that come from another process lie in shared memory; each rank has its own.
     net.load_state_dict({name: each.clone() for name, each in net.state_dict().items()}, assign=True)

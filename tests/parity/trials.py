@@ -27,7 +27,7 @@ class Trial:
         what: what is done with it, in words.
         run: does it with a net and its images, and gives values.
         reference: what the values are compared with, made from the plain net; the same tool where None.
-        limit: what our nets refuse, as words of the error, which must come; docs/tools.md says what to do.
+        limit: words of the error with which our nets refuse it; docs/tools.md says what to do instead.
         training: whether the nets are in training mode (their dropout ratio is 0, so that masks do not differ).
     """
 
