@@ -163,8 +163,10 @@ def other_layer(net: ConvNet) -> str:
     """
     if type(net).forward is not ConvNet.forward:
         return f"{type(net).__name__} has a forward of its own"
-    for position, layer in enumerate(net.layers):
-        module, made = net.get_submodule(layer.name), new_module(layer, 0.0, position)
+    with torch.device("meta"):  # to look at, without numbers
+        as_made = [new_module(layer, 0.0, position) for position, layer in enumerate(net.layers)]
+    for layer, made in zip(net.layers, as_made, strict=True):
+        module = net.get_submodule(layer.name)
         if layer.kind != "dropout" and (type(module) is not type(made) or _settings(module) != _settings(made)):
             return f"{layer.name} is {module}, where a net {net.configuration.name} has {made}"
     return ""

@@ -21,6 +21,7 @@ from torch import Tensor
 from verydeep.engine import interface
 from verydeep.engine.schedule import KEPT, Program
 from verydeep.errors import UserError
+from verydeep.torch_internals import user_level
 
 VARIABLE = "VERYDEEP_ENGINE"
 """Environment variable.
@@ -177,7 +178,7 @@ def library() -> Library | None:
     if reasons:
         instead = f"its library {found.name}" if found else "torch's slower convolutions"
         text = f"the convolution engine {'; it '.join(reasons)}; nets compute on the CPU with {instead}"
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=user_level())
     return found
 
 
