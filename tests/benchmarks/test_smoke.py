@@ -47,6 +47,11 @@ def test_busy(tmp_path):
     assert claim.peers.keys() == {"now, beside one", "now, beside two"}
 
 
+def test_engine_versions(tmp_path):
+    (claim,) = smoke("engine_versions", tmp_path).claims
+    assert claim.measured > 0
+
+
 def test_memory(tmp_path):
     found = smoke("memory", tmp_path)
     peak, ratio = found.claims
