@@ -2,8 +2,8 @@
 
 The peer is verydeep itself, of another version, in an environment whose Python is given. Each version has a
 process that lives through the whole benchmark and computes only when it is asked to. They take turns; a turn has a
-second of the same work before it counts, since threads that the other's work has put to sleep spin again after half
-a second of calm. Prints medians over all passes and their ratios, and writes them as JSON.
+second of the same work before it counts, since threads that the other's work has put to sleep spin again after
+half a second of calm. Prints medians over all passes and their ratios, and writes them as JSON.
 
     python benchmarks/engine_versions.py --before ../before/.venv/bin/python
 """
@@ -70,7 +70,7 @@ for line in sys.stdin:
         taken.append(time.perf_counter() - start)
     print(json.dumps(taken), flush=True)
 """
-"""Computes one work for some seconds, at least once, for each line that it reads; writes the seconds of each pass."""
+"""For each line that it reads: computes one work for some seconds, at least once; writes the seconds of each pass."""
 
 NET = '("D",), {}'
 SMOKE = '("D",), {"classes": 10, "crop": 32, "width": 0.1, "fully_connected": 8}'
