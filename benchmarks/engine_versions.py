@@ -70,7 +70,7 @@ for line in sys.stdin:
         taken.append(time.perf_counter() - start)
     print(json.dumps(taken), flush=True)
 """
-"""For each line that it reads: computes one work for some seconds, at least once; writes the seconds of each pass."""
+"""For each line that it reads it computes one work for some seconds, and writes the seconds of each pass."""
 
 NET = '("D",), {}'
 SMOKE = '("D",), {"classes": 10, "crop": 32, "width": 0.1, "fully_connected": 8}'
