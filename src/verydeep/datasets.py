@@ -144,6 +144,34 @@ def open_dataset(data: str | Path, split: Split) -> Dataset:
     return _of_class_folders(name, classes, train if split == "train" else val)
 
 
+def held_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """Split a data set in two: what is left of it, and a share of each class, at least one image.
+
+    The same images are held out every time, whatever seed a training has.
+
+    Raises:
+        UserError: for a share outside of (0, 1), and where a class has too few images for both.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"the share to hold out is {share}; give one between 0 and 1")
+    held = np.zeros(len(dataset), bool)
+    for label, name in enumerate(dataset.classes):
+        rows = np.flatnonzero(dataset.labels == label)
+        count = max(1, round(share * len(rows)))
+        if count >= len(rows):
+            raise UserError(f"{dataset.name}: class {name} has {len(rows)} images, too few to hold out some")
+        held[np.random.Generator(np.random.Philox(key=label)).choice(rows, count, replace=False)] = True
+    return (
+        _rows(dataset, f"{dataset.name}, {share:.0%} held out", np.flatnonzero(~held)),
+        _rows(dataset, f"{share:.0%} of {dataset.name}", np.flatnonzero(held)),
+    )
+
+
+def _rows(dataset: Dataset, name: str, rows: Int64[np.ndarray, " M"]) -> Dataset:
+    photographs = tuple(dataset.photographs[row] for row in rows)
+    return Dataset(name, dataset.classes, photographs, dataset.labels[rows])
+
+
 def compare_classes(given: Sequence[str], stored: Sequence[str], given_name: str, stored_name: str) -> None:
     """Refuse two lists of classes unless they are the same classes in the same order.
 

@@ -47,6 +47,12 @@ class Recipe(BaseModel):
         "four convolutional layers by their place and fc6 to fc8",
     )
 
+    learns: tuple[str, ...] = Field(
+        default=(),
+        description="layers that learn, such as fc6 fc7 fc8; the others keep what they start with. All where none "
+        "is named",
+    )
+
     training_scale: tuple[int, ...] = Field(
         default=(PAPER_SCALE,),
         description="S, the smallest side of the rescaled training image in pixels: one number, or Smin and Smax "
@@ -74,6 +80,11 @@ class Recipe(BaseModel):
     rate_divisor: float = Field(default=10.0, gt=1, description="what the rate is divided by")
     patience: int = Field(
         default=5, ge=1, description="epochs without a lower validation error after which the rate is divided"
+    )
+    drop_after: tuple[int, ...] = Field(
+        default=(),
+        description="epochs after which the rate is divided, whatever the validation error; where none is given, "
+        "patience and rate_drops decide",
     )
     epochs: int = Field(default=74, ge=1, description="limit of epochs")
     iterations: int = Field(default=370_000, ge=1, description="limit of iterations (mini-batches)")
@@ -121,9 +132,23 @@ class Recipe(BaseModel):
             raise ValueError("give one number, or Smin and Smax")
         return value[:1] if value[0] == value[-1] else value
 
+    @field_validator("drop_after")
+    @classmethod
+    def _in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(epoch < 1 for epoch in value) or list(value) != sorted(set(value)):
+            raise ValueError("give numbers of epochs from 1 on, each once, in order")
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        self.architecture(1)
+        layers = [layer.name for layer in self.architecture(1).layers if layer.kind == "conv"]
+        for name in self.learns:
+            if name not in layers:
+                raise ValueError(f"learns names {name!r}; the layers of net {self.net} are {', '.join(layers)}")
+        if self.learns and self.start_from is None:
+            raise ValueError(
+                f"only {', '.join(self.learns)} learn, so the other layers need weights: give start_from"
+            )
         low, high = self.scales
         if low > high:
             raise ValueError(f"training_scale is {low} {high}; Smin must not be above Smax")

@@ -82,6 +82,8 @@ def train(
     """
     net = ConvNet(recipe.architecture(len(dataset.classes)), dataset.classes).to(ranks.device)
     net.card = replace(net.card, training_scale=recipe.scales, flip=recipe.flip)
+    for layer in net.layers if recipe.learns else ():
+        net.get_submodule(layer.name).requires_grad_(layer.name in recipe.learns)
     optimiser = new_optimiser(net, recipe, start.rate)
     restored = checkpoint.restore(run, net, optimiser)
     origin = "" if restored else start_weights(net, recipe, start, colours)
@@ -167,7 +169,8 @@ def start_weights(net: ConvNet, recipe: Recipe, start: Start, colours: Colours) 
     whole = len(copied) == sum(layer.kind == "conv" for layer in net.layers)
     name = "all layers" if whole else ", ".join(copied)
     rest = "" if whole else f", the rest random ({recipe.initialisation})"
-    return f"weights: {name} from {recipe.start_from} (net {source.configuration.name}){rest}"
+    learns = f"; only {', '.join(recipe.learns)} learn" if recipe.learns else ""
+    return f"weights: {name} from {recipe.start_from} (net {source.configuration.name}){rest}{learns}"
 
 
 def refuse_different_starts(ranks: Ranks, run: Path, net: ConvNet, progress: Progress, dataset: Dataset) -> None:
@@ -270,7 +273,12 @@ class Training:
             progress.ended = "limit of iterations" if order.end == self.recipe.iterations else "limit of epochs"
         elif after.rate != rate:
             set_rate(self.optimiser, after.rate)  # before saving: the checkpoint keeps velocities of this rate
-            line = f"no lower validation error in {self.recipe.patience} epochs: learning rate {after.rate:.2g}"
+            why = (
+                f"{len(progress.validation_errors)} epochs are done, as planned"
+                if self.recipe.drop_after
+                else f"no lower validation error in {self.recipe.patience} epochs"
+            )
+            line = f"{why}: learning rate {after.rate:.2g}"
             self.report(line, event="rate", iteration=progress.iteration, rate=after.rate)
         self.save()
         if progress.ended:

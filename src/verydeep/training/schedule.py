@@ -20,8 +20,12 @@ class Stage:
 def stage(recipe: Recipe, initial_rate: float, validation_errors: Sequence[float]) -> Stage:
     """The stage after epochs with these validation errors, in order; a function of them and nothing else.
 
-    `patience` epochs in a row without an error below all before count as "stopped improving".
+    `patience` epochs in a row without an error below all before count as "stopped improving". Where the recipe
+    says after which epochs the rate is divided, the errors decide nothing.
     """
+    if recipe.drop_after:
+        drops = sum(epoch <= len(validation_errors) for epoch in recipe.drop_after)
+        return Stage(initial_rate / recipe.rate_divisor**drops, drops, ended=False)
     best, waited, drops = float("inf"), 0, 0
     for error in validation_errors:
         if error < best:

@@ -56,9 +56,10 @@ class Outcome:
 
 
 def new_optimiser(net: ConvNet, recipe: Recipe, rate: float) -> torch.optim.SGD:
-    """Gradient descent with momentum, beginning at a rate; weights decay, biases do not."""
-    biases = [parameter for name, parameter in net.named_parameters() if name.endswith("bias")]
-    others = [parameter for name, parameter in net.named_parameters() if not name.endswith("bias")]
+    """Gradient descent with momentum, beginning at a rate, of what learns; weights decay, biases do not."""
+    learning = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+    biases = [parameter for name, parameter in learning if name.endswith("bias")]
+    others = [parameter for name, parameter in learning if not name.endswith("bias")]
     return torch.optim.SGD(
         [{"params": others, "weight_decay": recipe.weight_decay}, {"params": biases, "weight_decay": 0.0}],
         lr=rate,
@@ -88,7 +89,7 @@ class Step:
 
     def __init__(self, net: ConvNet, optimiser: torch.optim.Optimizer, ranks: Ranks, execution: Execution) -> None:
         self.net, self.optimiser, self.ranks, self.execution = net, optimiser, ranks, execution
-        self.gradients = GradientSum(net.parameters(), ranks)
+        self.gradients = GradientSum((each for each in net.parameters() if each.requires_grad), ranks)
         if execution.compile:
             compiler = os.environ.get("CXX", "c++")
             if ranks.device.type == "cpu" and not (shutil.which(compiler) or shutil.which("g++")):
