@@ -132,6 +132,12 @@ class Recipe(BaseModel):
             raise ValueError("give one number, or Smin and Smax")
         return value[:1] if value[0] == value[-1] else value
 
+    @field_validator("learns")
+    @classmethod
+    def _as_in_the_net(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Once each and in one order, since the same layers in another order are the same training."""
+        return tuple(sorted(set(value)))  # which is the order of the net, conv1_1 to fc8
+
     @field_validator("drop_after")
     @classmethod
     def _in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:

@@ -357,6 +357,43 @@ def test_starting_from_another_run(tmp_path):
     assert same_weights(same, weights.load(tmp_path / "a"))
 
 
+def test_only_the_named_layers_learn_their_weights_and_biases(tmp_path, monkeypatch, capsys):
+    source = train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
+    recipe = recipes.changed(RECIPE, {"learns": ("fc7", "conv2_1"), "start_from": str(tmp_path / "a")})
+    whole = train(tmp_path / "whole", recipe)
+    for name, tensor in whole.state_dict().items():
+        learns = name.split(".")[0] in ("fc7", "conv2_1")
+        assert torch.equal(tensor, source.state_dict()[name]) != learns, name
+    assert "only conv2_1, fc7 learn" in "".join(capsys.readouterr())
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "count", interrupted_at(4)(loop.Training.count))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "parts", recipe)
+    assert same_weights(train(tmp_path / "parts", recipe), whole)
+
+
+def test_a_layer_that_would_stay_random_is_refused(tmp_path):
+    train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
+    fields = {"net": "B", "learns": ("fc6", "fc7", "fc8"), "start_from": str(tmp_path / "a")}
+    with pytest.raises(UserError, match=r"conv1_2 does not learn.*stay random.*net B"):
+        train(tmp_path / "b", recipes.changed(RECIPE, fields))
+    others = Dataset("others", ("a", "c"), memory().photographs, memory().labels)
+    with pytest.raises(UserError, match=r"fc8 does not learn.*of the same classes"):
+        train(tmp_path / "c", recipes.changed(RECIPE, fields | {"net": "A", "learns": ("fc7",)}), dataset=others)
+    train(tmp_path / "c", recipes.changed(RECIPE, fields | {"net": "A", "epochs": 1}), dataset=others)
+
+
+def test_the_rate_falls_after_the_planned_epochs_and_the_log_says_why(tmp_path):
+    recipe = recipes.changed(RECIPE, {"drop_after": (1, 2), "patience": 1, "rate_drops": 0})
+    train(tmp_path / "a", recipe)
+    rates = [line for line in log(tmp_path / "a") if line.get("event") == "rate"]
+    assert [line["iteration"] for line in rates] == [3, 6]
+    assert [line["rate"] for line in rates] == pytest.approx([1e-3, 1e-4])
+    epochs = [line["rate"] for line in log(tmp_path / "a") if "epoch" in line]
+    assert epochs == pytest.approx([1e-2, 1e-3, 1e-4])
+    assert log(tmp_path / "a")[-1]["reason"] == "limit of epochs"
+
+
 def test_tensorboard_files_are_written(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -69,6 +69,48 @@ def test_micro_batches_keep_the_meaning_of_the_batch(size):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=4e-6)
 
 
+FROZEN = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "conv4_1", "conv4_2", "conv5_1")
+
+
+def partly_frozen():
+    net = new_net()
+    for name in FROZEN:
+        net.get_submodule(name).requires_grad_(False)
+    return net
+
+
+@pytest.mark.parametrize("execution", [Execution(), Execution(micro_batch=5), Execution(recompute=True)])
+def test_layers_that_learn_do_what_they_would_do_with_the_others_learning(execution):
+    """In the first step, since later ones meet other inputs."""
+    nets = [new_net(), partly_frozen()]
+    before = {name: parameter.detach().clone() for name, parameter in nets[0].named_parameters()}
+    for net, how in zip(nets, (Execution(), execution), strict=True):
+        net.recompute = how.recompute
+        Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), how)(batch_of(12), 12)
+    for (name, one), other in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
+        if name.split(".")[0] in FROZEN:
+            assert torch.equal(other, before[name])
+            assert not torch.equal(one, before[name])
+            assert other.grad is None
+        else:
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_backward_pass_ends_at_the_lowest_layer_that_learns():
+    net, kept, batch = partly_frozen(), [], batch_of(2)
+    features = net.features(batch.images, ["conv5_1", "conv5_2"])
+    assert [each.requires_grad for each in features.values()] == [False, True]
+
+    def keep(tensor):
+        kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(batch.images, batch.keys)
+    assert kept
+    assert all(max(shape[2:], default=1) <= 3 for shape in kept), "larger maps and images are of frozen layers"
+
+
 def test_an_outcome_counts_losses_and_errors_over_the_images():
     net, batch = new_net().eval(), batch_of(7)
     scores = net(batch.images, batch.keys, batch.shifts)
