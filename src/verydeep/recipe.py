@@ -72,6 +72,7 @@ class Recipe(BaseModel):
         description=f"initial learning rate; where not given {PAPER_RATE}, or {FINE_TUNING_RATE} for a net that "
         "starts from one of its own configuration",
     )
+    bias_rate: float = Field(default=1.0, gt=0, description="what the learning rate of biases is multiplied by")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum")
     weight_decay: float = Field(
         default=5e-4, ge=0, description="L2 penalty multiplier of the weights; biases have none"

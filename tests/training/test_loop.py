@@ -394,6 +394,34 @@ def test_the_rate_falls_after_the_planned_epochs_and_the_log_says_why(tmp_path):
     assert log(tmp_path / "a")[-1]["reason"] == "limit of epochs"
 
 
+def test_a_run_from_before_biases_had_a_rate_goes_on(tmp_path, monkeypatch):
+    """Its recipe.toml does not name the fields that came later."""
+    whole = train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "count", interrupted_at(4)(loop.Training.count))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "parts")
+    file = tmp_path / "parts" / "recipe.toml"
+    later = ("bias_rate", "learns", "drop_after")
+    kept = [line for line in file.read_text().splitlines() if not line.startswith(later)]
+    assert len(kept) == len(file.read_text().splitlines()) - len(later)
+    file.write_text("\n".join(kept))
+    assert same_weights(train(tmp_path / "parts"), whole)
+
+
+def test_biases_keep_their_rate_over_drops_and_resumption(tmp_path, monkeypatch):
+    recipe = recipes.changed(RECIPE, {"bias_rate": 2.0, "drop_after": (1,)})
+    whole = train(tmp_path / "whole", recipe)
+    groups = state(tmp_path / "whole")["optimiser"]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([1e-3, 2e-3])
+    assert {line["rate"] for line in log(tmp_path / "whole") if "epoch" in line} == {1e-2, 1e-3}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "count", interrupted_at(4)(loop.Training.count))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "parts", recipe)
+    assert same_weights(train(tmp_path / "parts", recipe), whole)
+
+
 def test_tensorboard_files_are_written(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from verydeep.computing import Computing
 from verydeep.distributed import Ranks
 from verydeep.network import ConvNet
-from verydeep.recipe import Recipe
+from verydeep.recipe import Recipe, changed
 from verydeep.training.augmentation import MiniBatch
 from verydeep.training.initialisation import initialise
 from verydeep.training.step import Execution, Step, new_optimiser, set_rate
@@ -38,20 +38,25 @@ def gradients(net, batch):
     return {name: parameter.grad.double().numpy().copy() for name, parameter in net.named_parameters()}
 
 
-def test_the_update_is_krizhevskys_also_when_the_rate_falls():
-    """v := 0.9 v - 0.0005 rate w - rate gradient; w := w + v, in numpy; biases without decay."""
+@pytest.mark.parametrize("bias_rate", [1.0, 2.0])
+def test_the_update_is_krizhevskys_also_when_the_rate_falls(bias_rate):
+    """In numpy: v := 0.9 v - 0.0005 rate w - rate gradient; w := w + v.
+
+    Biases learn at their own rate and do not decay.
+    """
     net = new_net()
-    optimiser = new_optimiser(net, RECIPE, 1e-2)
+    recipe = changed(RECIPE, {"bias_rate": bias_rate})
+    optimiser = new_optimiser(net, recipe, 1e-2)
     step = Step(net, optimiser, Ranks(), Execution())
     weights = {name: parameter.detach().double().numpy().copy() for name, parameter in net.named_parameters()}
     velocity = {name: np.zeros_like(weight) for name, weight in weights.items()}
     for iteration, rate in enumerate([1e-2, 1e-2, 1e-3, 1e-3, 1e-4]):
         if optimiser.param_groups[0]["lr"] != rate:
-            set_rate(optimiser, rate)
+            set_rate(optimiser, rate, bias_rate)
         batch = batch_of(12, iteration)
         for name, gradient in gradients(net, batch).items():
-            decay = 0.0 if name.endswith("bias") else 5e-4
-            velocity[name] = 0.9 * velocity[name] - decay * rate * weights[name] - rate * gradient
+            decay, own = (0.0, rate * bias_rate) if name.endswith("bias") else (5e-4, rate)
+            velocity[name] = 0.9 * velocity[name] - decay * rate * weights[name] - own * gradient
             weights[name] = weights[name] + velocity[name]
         step(batch, 12)
         for name, parameter in net.named_parameters():

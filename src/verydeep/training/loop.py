@@ -294,7 +294,8 @@ class Training:
         elif progress.iteration == order.end:
             progress.ended = "limit of iterations" if order.end == self.recipe.iterations else "limit of epochs"
         elif after.rate != rate:
-            set_rate(self.optimiser, after.rate)  # before saving: the checkpoint keeps velocities of this rate
+            # Before saving: the checkpoint keeps velocities of this rate.
+            set_rate(self.optimiser, after.rate, self.recipe.bias_rate)
             why = (
                 f"{len(progress.validation_errors)} epochs are done, as planned"
                 if self.recipe.drop_after
