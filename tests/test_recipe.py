@@ -35,6 +35,7 @@ def test_the_training_scale_follows_the_crop_unless_it_is_given(crop, scale):
         ({"crop": 50}, ["crop is 50", "64"]),
         ({"bath": 3}, ["'bath'", "batch"]),
         ({"batch": 0}, ["batch is 0"]),
+        ({"rescaling": "nearest"}, ["'nearest'", "bilinear", "bicubic"]),
         ({"bias_rate": 0}, ["bias_rate is 0", "greater than 0"]),
         ({"dropout": 1.0}, ["dropout is 1.0", "less than 1"]),
         ({"training_scale": (512, 256)}, ["512 256"]),

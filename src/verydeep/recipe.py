@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from verydeep.card import Rescaling
 from verydeep.configurations import Architecture
 from verydeep.errors import UserError
 from verydeep.files import written_aside
@@ -57,6 +58,9 @@ class Recipe(BaseModel):
         default=(PAPER_SCALE,),
         description="S, the smallest side of the rescaled training image in pixels: one number, or Smin and Smax "
         "to draw from for each image each time",
+    )
+    rescaling: Rescaling = Field(
+        default="bilinear", description="filter that photographs are rescaled with, in training and testing"
     )
     flip: bool = Field(default=True, description="mirror every other crop at random; testing then averages both")
     colour_shift: float = Field(

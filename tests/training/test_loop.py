@@ -422,6 +422,13 @@ def test_biases_keep_their_rate_over_drops_and_resumption(tmp_path, monkeypatch)
     assert same_weights(train(tmp_path / "parts", recipe), whole)
 
 
+def test_the_filter_of_the_training_goes_into_its_card_and_validation_has_it(tmp_path):
+    found = []
+    recipe = recipes.changed(RECIPE, {"rescaling": "bicubic", "epochs": 1})
+    train(tmp_path / "a", recipe, validate=lambda net: found.append(net.card.rescaling) or 0.5)
+    assert found == ["bicubic"] == [weights.read_card(tmp_path / "a").rescaling]
+
+
 def test_tensorboard_files_are_written(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -81,7 +81,7 @@ def train(
         Interrupted: after SIGTERM or SIGINT, when everything is saved.
     """
     net = ConvNet(recipe.architecture(len(dataset.classes)), dataset.classes).to(ranks.device)
-    net.card = replace(net.card, training_scale=recipe.scales, flip=recipe.flip)
+    net.card = replace(net.card, training_scale=recipe.scales, flip=recipe.flip, rescaling=recipe.rescaling)
     let_learn(net, recipe.learns)
     optimiser = new_optimiser(net, recipe, start.rate)
     restored = checkpoint.restore(run, net, optimiser)
