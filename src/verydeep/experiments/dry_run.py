@@ -15,7 +15,8 @@ from verydeep.evaluation.posteriors import Pass, middle
 from verydeep.experiments.cost import pass_images, pass_multiply_adds, training_images, training_multiply_adds
 from verydeep.experiments.gpus import GpuEstimate, gpu_estimates
 from verydeep.experiments.plan import Training
-from verydeep.experiments.rates import NetRate, net_rate, testing_read_seconds, training_read_seconds
+from verydeep.experiments.presets import Preset
+from verydeep.experiments.rates import NetRate, crop_reading, net_rate, pass_reading
 from verydeep.experiments.reproduction import Experiment, Options, prepare
 from verydeep.recipe import Recipe
 from verydeep.training.checkpoint import CHECKPOINT
@@ -95,7 +96,7 @@ class DryRun:
 
 def dry_run(
     data: str | Path,
-    preset_name: str,
+    size: str | Preset,
     tables: Iterable[str] = (),
     seeds: int | Sequence[int] = 1,
     out: str | Path = "reproduction",
@@ -121,7 +122,7 @@ def dry_run(
     """
     options = Options(device, precision, workers, micro_batch)
     with ranks(device) as here:
-        experiment = prepare(data, preset_name, tables, seeds, out, options, here, skip_unreadable)
+        experiment = prepare(data, size, tables, seeds, out, options, here, skip_unreadable)
         stands = [stand for seed in experiment.seeds for stand in _stands(experiment, seed)]
         machine = _Machine(experiment)
         steps = tuple(_planned(experiment, machine, stand) for stand in stands)
@@ -199,7 +200,7 @@ class _Machine:
         self.rates: dict[str, NetRate] = {}
         self._training_reads: dict[tuple[int, ...], float] = {}
         self._tests: dict[tuple[str, Pass], Work] = {}
-        self._testing_read = cache(testing_read_seconds)
+        self._testing_read = cache(pass_reading)
 
     def rate(self, net: str) -> NetRate:
         """How fast a net is computed."""
@@ -243,9 +244,7 @@ class _Machine:
 
     def _training_read(self, recipe: Recipe) -> float:
         if recipe.training_scale not in self._training_reads:
-            self._training_reads[recipe.training_scale] = training_read_seconds(
-                self.experiment.data.training, recipe
-            )
+            self._training_reads[recipe.training_scale] = crop_reading(self.experiment.data.training, recipe)
         return self._training_reads[recipe.training_scale]
 
     def _seconds(self, computing: float, reading: float) -> float:

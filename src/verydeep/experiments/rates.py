@@ -76,7 +76,7 @@ def net_rate(
     each, update = taken / count, 0.0
     if 1 < count < recipe.batch:
         alone = _step_seconds(step, 1, device)
-        each = max(taken - alone, taken / 2) / (count - 1)
+        each = max((taken - alone) / (count - 1), each / 10)  # noise must not make it nothing
         update = max(0.0, alone - each)
     whole = recipe.architecture(classes).multiply_adds()
     training = FORTH_AND_BACK * whole / each
@@ -124,7 +124,7 @@ def _finish(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def training_read_seconds(dataset: Dataset, recipe: Recipe) -> float:
+def crop_reading(dataset: Dataset, recipe: Recipe) -> float:
     """Seconds that one process takes to read one training image, by some of them.
 
     Raises:
@@ -134,8 +134,8 @@ def training_read_seconds(dataset: Dataset, recipe: Recipe) -> float:
     return _seconds_each(dataset, lambda row: images.__getitems__([Address(0, row, row)]))
 
 
-def testing_read_seconds(dataset: Dataset, one: Pass, crop: int) -> float:
-    """Seconds that one process takes to read one photograph for a testing pass; as `training_read_seconds`."""
+def pass_reading(dataset: Dataset, one: Pass, crop: int) -> float:
+    """Seconds that one process takes to read one photograph for a testing pass; as `crop_reading`."""
     images = TestImages(dataset, one, crop)
     return _seconds_each(dataset, lambda row: images.__getitems__([row]))
 
