@@ -148,7 +148,7 @@ class Experiment:
 
 def reproduce(
     data: str | Path,
-    preset_name: str,
+    size: str | Preset,
     tables: Iterable[str] = (),
     seeds: int | Sequence[int] = 1,
     out: str | Path = "reproduction",
@@ -163,7 +163,7 @@ def reproduce(
 
     Args:
         data: a folder of photographs or "digits"; see `open_dataset`.
-        preset_name: ilsvrc, imagenette or digits: at which sizes.
+        size: a preset, or the name of one: ilsvrc, imagenette or digits.
         tables: table3 to table7; all where none is named.
         seeds: how many, from 0 on, or which.
         out: the folder of the experiment: run directories below seed-0, seed-1, ..., and results.json.
@@ -183,7 +183,7 @@ def reproduce(
     """
     options = Options(device, precision, workers, micro_batch)
     with ranks(device) as here:
-        experiment = prepare(data, preset_name, tables, seeds, out, options, here, skip_unreadable)
+        experiment = prepare(data, size, tables, seeds, out, options, here, skip_unreadable)
         total = len(experiment.seeds) * len(experiment.trainings)
         for number, (seed, training) in enumerate(
             (seed, training) for seed in experiment.seeds for training in experiment.trainings
@@ -200,7 +200,7 @@ def reproduce(
 
 def prepare(
     data: str | Path,
-    preset_name: str,
+    size: str | Preset,
     tables: Iterable[str],
     seeds: int | Sequence[int],
     out: str | Path,
@@ -213,9 +213,8 @@ def prepare(
     Raises:
         UserError: as `reproduce` does.
     """
-    chosen = preset(preset_name)
-    asked = tuple(tables)
-    found = chosen_tables(asked, chosen.controls)
+    chosen = size if isinstance(size, Preset) else preset(size)
+    found = chosen_tables(tables, chosen.controls)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not numbers or len(set(numbers)) < len(numbers):
         raise UserError(f"seeds is {seeds}; give at least one, each once")
