@@ -18,7 +18,7 @@ from verydeep.experiments.dry_run import Work, dry_run
 from verydeep.experiments.gpus import GPUS, gpu_estimates
 from verydeep.experiments.plan import TABLES, needed_trainings
 from verydeep.experiments.presets import parsed
-from verydeep.experiments.rates import NetRate, net_rate, pass_reading, crop_reading
+from verydeep.experiments.rates import NetRate, crop_reading, net_rate, pass_reading
 from verydeep.experiments.reproduction import reproduce
 from verydeep.experiments.results import read_times
 from verydeep.photographs import ImageError

@@ -273,5 +273,5 @@ def _planned(experiment: Experiment, machine: _Machine, stand: _Stand) -> Planne
         stand.reasons,
         trained,
         sum(tests.values(), Work()),
-        sum((tests[one] for one in stand.passes_left), trained.part(stand.training_left)),
+        trained.part(stand.training_left) + sum((tests[one] for one in stand.passes_left), Work()),
     )
