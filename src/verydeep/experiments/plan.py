@@ -274,7 +274,9 @@ def chosen_tables(names: Iterable[str], controls: bool) -> tuple[Table, ...]:
     """
     asked = set(names) or set(PAPER_TABLES)
     if unknown := sorted(asked - set(PAPER_TABLES)):
-        raise UserError(f"there is no table {unknown[0]!r}; give some of {', '.join(PAPER_TABLES)}, or none for all")
+        raise UserError(
+            f"there is no table {unknown[0]!r}; give some of {', '.join(PAPER_TABLES)}, or none for all"
+        )
     if "table3" in asked:
         asked |= {"section4.1"} | (
             {table.name for table in TABLES.values() if table.control} if controls else set()
