@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -468,18 +468,8 @@ def results_of(experiment: Experiment) -> Results:
 
 def preset_data(chosen: Preset) -> dict[str, Any]:
     """A preset as JSON has it."""
-    return {
-        "name": chosen.name,
-        "recipe": chosen.recipe,
-        "scales": {str(paper): pixels for paper, pixels in chosen.scales.items()},
-        "schedules": {
-            name: {key: value for key, value in vars(schedule).items() if not key.startswith("_")}
-            for name, schedule in chosen.schedules.items()
-        },
-        "hold_out": chosen.hold_out,
-        "grid": chosen.grid,
-        "controls": chosen.controls,
-    }
+    data: dict[str, Any] = json.loads(json.dumps(asdict(chosen)))
+    return data
 
 
 def _protocol(experiment: Experiment, row: Row) -> str:
