@@ -89,7 +89,9 @@ def made_up(
 
 
 def _strength(training: Training) -> float:
-    return _STRENGTH[training.net] + {256: 0.0, 384: 0.02}.get(training.scale[0] if len(training.scale) == 1 else 0, 0.09)
+    return _STRENGTH[training.net] + {256: 0.0, 384: 0.02}.get(
+        training.scale[0] if len(training.scale) == 1 else 0, 0.09
+    )
 
 
 def _curve(training: Training, seed: int) -> Curve:
@@ -97,7 +99,9 @@ def _curve(training: Training, seed: int) -> Curve:
     draw = np.random.default_rng([seed, len(training.name)])
     time = np.arange(1, epochs + 1) + (14 if epochs == 4 else 0)
     rate = np.where(np.arange(epochs) < 0.7 * epochs, 0.01, 0.001)
-    error = (0.2 + 0.7 * np.exp(-time / 5) + 0.02 * draw.normal(size=epochs) * (rate > 0.005)) / _strength(training)
+    error = (0.2 + 0.7 * np.exp(-time / 5) + 0.02 * draw.normal(size=epochs) * (rate > 0.005)) / _strength(
+        training
+    )
     return Curve(
         training.name,
         seed,
@@ -111,7 +115,9 @@ def _curve(training: Training, seed: int) -> Curve:
         tuple((2.3 * error + 0.1).round(4).tolist()),
         tuple(np.minimum(1.2 * error, 1).round(4).tolist()),
         tuple(np.minimum(error, 1).round(4).tolist()),
-        "centre-crop, Q = 160, no mirror images" if training.scale != JITTERED else "centre-crop, Q = 240, no mirror images",
+        "centre-crop, Q = 160, no mirror images"
+        if training.scale != JITTERED
+        else "centre-crop, Q = 240, no mirror images",
         tuple(rate.tolist()),
     )
 
@@ -126,7 +132,9 @@ def _times(trainings, rows, seeds) -> Times:
         "threads": 2,
         "gpu": None,
     }
-    return Times(tuple(steps), (environment,), "verydeep reproduce --data imagenette --preset imagenette --seeds 3")
+    return Times(
+        tuple(steps), (environment,), "verydeep reproduce --data imagenette --preset imagenette --seeds 3"
+    )
 
 
 def write(folder: Path, results: Results, times: Times, outcomes: Outcomes) -> Path:

@@ -108,9 +108,7 @@ def same_length(panels: Sequence[Panel]) -> tuple[Panel, ...]:
     ends = [_span(panel.y, [value for each in panel.series for value in _heights(each)]) for panel in panels]
     half = max((high - low) / 2 for low, high in ends)
     spans = [((low + high) / 2 - half, (low + high) / 2 + half) for low, high in ends]
-    return tuple(
-        replace(panel, y=replace(panel.y, span=span)) for panel, span in zip(panels, spans, strict=True)
-    )
+    return tuple(replace(panel, y=replace(panel.y, span=span)) for panel, span in zip(panels, spans, strict=True))
 
 
 # From values to places

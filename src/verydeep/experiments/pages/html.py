@@ -97,9 +97,9 @@ def _grid(grid: Grid) -> Iterator[str]:
     caption = _escaped(grid.caption)
     if grid.folded:
         yield f"<details>\n<summary>{caption}</summary>"
+    elif caption:
+        yield f"<h3>{caption}</h3>"
     yield f'<div class="scroll" role="region" aria-label="{caption}" tabindex="0">\n<table>'
-    if caption and not grid.folded:
-        yield f"<caption>{caption}</caption>"
     head = "".join(f'<th scope="col"{_side(each)}>{_escaped(each.name)}</th>' for each in grid.columns)
     yield f"<thead><tr>{head}</tr></thead>\n<tbody>"
     for row in grid.rows:

@@ -5,12 +5,12 @@ from typing import Any
 
 from verydeep.experiments.pages.document import Block, Code, Column, Grid, Paragraph, Section
 from verydeep.experiments.plan import TRAININGS
-from verydeep.experiments.report.experiment import Experiment
+from verydeep.experiments.report.measurements import Measurements
 from verydeep.experiments.report.tables import pixels
 from verydeep.experiments.results import Curve, Step
 
 
-def conditions_section(found: Experiment) -> Section:
+def conditions_section(found: Measurements) -> Section:
     """The preset, the trainings, the versions and the machines."""
     blocks: list[Block] = []
     if found.times.command:
@@ -41,7 +41,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", str(value)
 
 
-def _trainings(found: Experiment) -> Grid:
+def _trainings(found: Measurements) -> Grid:
     columns = (
         Column("training", False),
         Column("net", False),
@@ -79,7 +79,7 @@ def _training(curve: Curve) -> tuple[str, ...]:
     )
 
 
-def times_section(found: Experiment) -> Section:
+def times_section(found: Measurements) -> Section:
     """What each step took: time, images, multiply-adds."""
     steps = found.times.steps
     columns = (

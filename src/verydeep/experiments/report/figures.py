@@ -9,7 +9,7 @@ from verydeep.configurations import CONFIGURATIONS
 from verydeep.experiments.pages.charts import Axis, Panel, Point, Series, same_length
 from verydeep.experiments.pages.document import Figure
 from verydeep.experiments.plan import FIXED, JITTERED, LARGE, TABLES, TRAININGS, Method, Row, Tested
-from verydeep.experiments.report.experiment import Experiment
+from verydeep.experiments.report.measurements import Measurements
 from verydeep.experiments.report.tables import interval, percent, pixels
 from verydeep.experiments.results import Curve
 
@@ -26,16 +26,15 @@ _APART = 0.1
 # Curves
 
 
-def curve_figures(found: Experiment) -> tuple[Figure, ...]:
+def curve_figures(found: Measurements) -> tuple[Figure, ...]:
     """Validation error and loss of each training, a panel a net."""
     curves = found.results.curves
-    nets = [net for net in CONFIGURATIONS if any(curve.net == net and curve.loss for curve in curves)]
-    if not nets:
+    if not any(curve.loss for curve in curves):
         return ()
     across = (
-        " against epochs; a net that starts from one of its own configuration goes on where that one ended. Lines "
-        "are means over seeds, bands go from the lowest to the highest seed. Dashed: trainings that are only there "
-        "to be compared with."
+        " against epochs. What starts from a net of its own configuration goes on counting where that one ended, and "
+        "has a panel of its own. Lines are means over seeds, bands go from the lowest to the highest seed. Dashed: "
+        "controls, which are there to be compared with."
     )
     protocols = sorted({curve.validation_protocol for curve in curves if curve.validation_protocol})
     measured = f"Top-1 error of the images that were held out ({'; '.join(protocols)})"
@@ -43,7 +42,12 @@ def curve_figures(found: Experiment) -> tuple[Figure, ...]:
         measured = f"Top-1 error of the tested images ({'; '.join(protocols)})"
 
     def panels(label: str, values: Callable[[Curve], Sequence[float]], factor: float) -> tuple[Panel, ...]:
-        return tuple(_curves(net, curves, label, values, factor) for net in nets)
+        return tuple(
+            panel
+            for net in CONFIGURATIONS
+            for further in (False, True)
+            if (panel := _curves(net, further, curves, label, values, factor)).series
+        )
 
     return (
         Figure("curves", measured + across, panels("error, %", lambda curve: curve.validation_error, 100)),
@@ -52,12 +56,20 @@ def curve_figures(found: Experiment) -> tuple[Figure, ...]:
 
 
 def _curves(
-    net: str, curves: Sequence[Curve], label: str, values: Callable[[Curve], Sequence[float]], factor: float
+    net: str,
+    further: bool,
+    curves: Sequence[Curve],
+    label: str,
+    values: Callable[[Curve], Sequence[float]],
+    factor: float,
 ) -> Panel:
+    """The trainings of a net: those that start from random weights or another net, or those that go on further."""
     of_net = [curve for curve in curves if curve.net == net and curve.loss]
     names = [name for name in TRAININGS if any(curve.training == name for curve in of_net)]
     series = []
     for name in names:
+        if (_epochs_before(next(curve for curve in of_net if curve.training == name), of_net) > 0) != further:
+            continue
         seeds = [curve for curve in of_net if curve.training == name]
         epochs = min(len(values(curve)) for curve in seeds)  # that all seeds have reached
         table = factor * np.array([values(curve)[:epochs] for curve in seeds])
@@ -74,7 +86,7 @@ def _curves(
         )
         hue = 4 if TRAININGS[name].learns else _SCALES[TRAININGS[name].scale]
         series.append(Series(name, points, hue, "curve", TRAININGS[name].control))
-    return Panel(f"Net {net}", Axis("epoch"), Axis(label), tuple(series))
+    return Panel(f"Net {net}, further" if further else f"Net {net}", Axis("epoch"), Axis(label), tuple(series))
 
 
 def _epochs_before(curve: Curve, of_net: Sequence[Curve]) -> int:
@@ -88,7 +100,7 @@ def _epochs_before(curve: Curve, of_net: Sequence[Curve]) -> int:
 # Errors
 
 
-def depth_figure(found: Experiment) -> Figure | None:
+def depth_figure(found: Measurements) -> Figure | None:
     """The error against depth: by several methods at one S, by S, and the paper's."""
     methods: tuple[Method, ...] = ("dense", "centre-crop", "windows")
     by_method = [
@@ -104,9 +116,7 @@ def depth_figure(found: Experiment) -> Figure | None:
     ours = [
         _over_nets(f"S = {_here(scale, found)}", rows, found, _SCALES[scale]) for scale, rows in by_scale.items()
     ]
-    paper = [
-        _over_nets(f"S = {pixels(scale)}", rows, None, _SCALES[scale]) for scale, rows in by_scale.items()
-    ]
+    paper = [_over_nets(f"S = {pixels(scale)}", rows, None, _SCALES[scale]) for scale, rows in by_scale.items()]
     depths = tuple(
         (float(place), f"{net} ({CONFIGURATIONS[net].weight_layers})") for place, net in enumerate(_DEPTHS)
     )
@@ -118,14 +128,13 @@ def depth_figure(found: Experiment) -> Figure | None:
         return None
     return Figure(
         "depth",
-        "Top-1 error against depth. Whiskers are 95% intervals over images; they do not say how sure a difference "
-        "between two nets is, which are tested on the same images: the claims do. The second and the third panel "
-        "have axes of one length.",
+        "Top-1 error against depth. Whiskers go from the lowest to the highest seed; intervals over images, which all "
+        "nets share, are in the tables. The second and the third panel have axes of one length.",
         (first, *same_length(scales)),
     )
 
 
-def scales_figure(found: Experiment) -> Figure | None:
+def scales_figure(found: Measurements) -> Figure | None:
     """The error with one test scale and with several, beside the paper's."""
     here, paper = [], []
     for scale in _SCALES:
@@ -142,13 +151,13 @@ def scales_figure(found: Experiment) -> Figure | None:
         return None
     return Figure(
         "scales",
-        "Top-1 error, dense, with one test scale (Table 3) and with three (Table 4). Whiskers are 95% intervals over "
-        "images. All panels have axes of one length.",
+        "Top-1 error, dense, with one test scale (Table 3) and with three (Table 4). Whiskers go from the lowest to "
+        "the highest seed. All panels have axes of one length.",
         same_length([*here, *paper]),
     )
 
 
-def test_scale_figure(found: Experiment) -> Figure | None:
+def test_scale_figure(found: Measurements) -> Figure | None:
     """The error against Q, for nets that were tested at several scales one at a time."""
     panels = []
     for scale in _SCALES:
@@ -158,7 +167,14 @@ def test_scale_figure(found: Experiment) -> Figure | None:
                 continue
             points = [
                 point
-                for q in sorted({q for row in _single_scales() if row.nets[0].training == training.name for q in row.nets[0].scales})
+                for q in sorted(
+                    {
+                        q
+                        for row in _single_scales()
+                        if row.nets[0].training == training.name
+                        for q in row.nets[0].scales
+                    }
+                )
                 if (place := found.pixels(q)) is not None
                 and (point := _point(Row((Tested(training.name, (q,)),), "dense"), found, place)) is not None
             ]
@@ -172,8 +188,8 @@ def test_scale_figure(found: Experiment) -> Figure | None:
         return None
     return Figure(
         "q",
-        "Top-1 error against the test scale Q, dense, one scale at a time. Whiskers are 95% intervals over images. "
-        "All panels have axes of one length.",
+        "Top-1 error against the test scale Q, dense, one scale at a time. Whiskers go from the lowest to the "
+        "highest seed. All panels have axes of one length.",
         same_length(panels),
     )
 
@@ -193,21 +209,24 @@ def _trained(row: Row, scale: tuple[int, ...]) -> bool:
     return TRAININGS[row.nets[0].training].scale == scale
 
 
-def _here(scale: tuple[int, ...], found: Experiment) -> str:
+def _here(scale: tuple[int, ...], found: Measurements) -> str:
     here = tuple(found.pixels(value) or value for value in scale)
     return pixels(here)
 
 
-def _over_nets(label: str, rows: Sequence[Row], found: Experiment | None, number: int) -> Series:
+def _over_nets(label: str, rows: Sequence[Row], found: Measurements | None, number: int) -> Series:
     points = []
     for row in rows:
         net = TRAININGS[row.nets[0].training].net
-        if net in _DEPTHS and (point := _point(row, found, _DEPTHS.index(net) + _APART * (number - 1))) is not None:
+        if (
+            net in _DEPTHS
+            and (point := _point(row, found, _DEPTHS.index(net) + _APART * (number - 1))) is not None
+        ):
             points.append(point)
     return Series(label, tuple(points), number, "joined", dashed=found is None)
 
 
-def _slopes(pairs: Sequence[tuple[str, tuple[Row, Row]]], found: Experiment | None) -> list[Series]:
+def _slopes(pairs: Sequence[tuple[str, tuple[Row, Row]]], found: Measurements | None) -> list[Series]:
     series = []
     for number, (training, rows) in enumerate(pairs):
         net = TRAININGS[training].net
@@ -221,14 +240,17 @@ def _slopes(pairs: Sequence[tuple[str, tuple[Row, Row]]], found: Experiment | No
     return series
 
 
-def _point(row: Row, found: Experiment | None, x: float) -> Point | None:
+def _point(row: Row, found: Measurements | None, x: float) -> Point | None:
     """A row's error in percent: ours, or without an experiment the paper's."""
     if found is None:
         paper = row.printed.top1
-        return None if paper is None else Point(x, paper, note=f"{row.nets[0].training}: {paper:.1f}% in the paper")
+        return (
+            None if paper is None else Point(x, paper, note=f"{row.nets[0].training}: {paper:.1f}% in the paper")
+        )
     error = found.error(row)
     if error is None:
         return None
-    low, high = error.interval
     note = f"{row.nets[0].training}: {percent(error)}% [{interval(error)}], {len(error.seeds)} seeds"
-    return Point(x, 100 * error.mean, 100 * low, 100 * high, note)
+    several = len(error.seeds) > 1
+    low, high = (100 * min(error.seeds), 100 * max(error.seeds)) if several else (None, None)
+    return Point(x, 100 * error.mean, low, high, note)

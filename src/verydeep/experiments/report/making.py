@@ -6,9 +6,9 @@ from verydeep.datasets import Dataset
 from verydeep.experiments.pages.document import Block, Document, Figure, Items, Paragraph, Section
 from verydeep.experiments.pages.written import page_files, stale, write_files
 from verydeep.experiments.plan import Row, measured_rows, needed_trainings
-from verydeep.experiments.report.experiment import Experiment, read_experiment
 from verydeep.experiments.report.facts import conditions_section, duration, times_section
 from verydeep.experiments.report.figures import curve_figures, depth_figure, scales_figure, test_scale_figure
+from verydeep.experiments.report.measurements import Measurements, read_measurements
 from verydeep.experiments.report.mistakes import confusion_section, photographs_section
 from verydeep.experiments.report.tables import interval, net_name, percent, tables_section
 
@@ -16,9 +16,7 @@ PAGES = ("report.md", "report.html")
 """What a folder of an experiment gets; beside the first its charts, `report-*.svg`."""
 
 
-def make_report(
-    folder: Path, page: Path | None = None, photographs: Dataset | None = None
-) -> tuple[Path, ...]:
+def make_report(folder: Path, page: Path | None = None, photographs: Dataset | None = None) -> tuple[Path, ...]:
     """Make the pages of an experiment from its data alone; the same data give the same bytes.
 
     Args:
@@ -33,7 +31,7 @@ def make_report(
         UserError: where the folder's data are missing or damaged, the photographs are others, or a file is in the
             way that no report has made.
     """
-    document = experiment_document(read_experiment(folder), photographs)
+    document = experiment_document(read_measurements(folder), photographs)
     files: dict[Path, str] = {}
     for path in [folder / name for name in PAGES] if page is None else [page]:
         files |= page_files(document, path)
@@ -47,11 +45,11 @@ def check_report(folder: Path) -> tuple[Path, ...]:
     Raises:
         UserError: where its data are missing or damaged.
     """
-    document = experiment_document(read_experiment(folder))
+    document = experiment_document(read_measurements(folder))
     return tuple(path for name in PAGES for path in stale(page_files(document, folder / name)))
 
 
-def experiment_document(found: Experiment, photographs: Dataset | None = None) -> Document:
+def experiment_document(found: Measurements, photographs: Dataset | None = None) -> Document:
     """What the report of an experiment says."""
     title = f"The paper's experiments on {found.results.data}"
     sections = (
@@ -72,11 +70,13 @@ def _charts(title: str, *figures: Figure | None) -> Section:
     return Section(title, there or (Paragraph("Not measured yet."),))
 
 
-def _lead(found: Experiment) -> tuple[Block, ...]:
+def _lead(found: Measurements) -> tuple[Block, ...]:
     results = found.results
     held_out = results.held_out_images
-    decide = f"{held_out:,} of them only decide when the rate drops" if held_out else (
-        "the tested images decide when the rate drops, as in the paper"
+    decide = (
+        f"{held_out:,} of them are held out to validate on"
+        if held_out
+        else "the validation between epochs is on the tested images"
     )
     preset = results.preset.get("name")
     trainings = len(needed_trainings(found.tables)) * len(results.seeds)
@@ -97,11 +97,13 @@ def _lead(found: Experiment) -> tuple[Block, ...]:
     return (Items(tuple(items)),)
 
 
-def _headline(row: Row, found: Experiment) -> str:
+def _headline(row: Row, found: Measurements) -> str:
     top1, top5 = found.error(row), found.error(row, 5)
     if top1 is None or top5 is None:
         return ""
-    text = f"Lowest error: {net_name(row)}, {found.rows[row.key].protocol}: top-1 {percent(top1)}% ({interval(top1)})"
+    text = (
+        f"Lowest error: {net_name(row)}, {found.rows[row.key].protocol}: top-1 {percent(top1)}% ({interval(top1)})"
+    )
     text += f", top-5 {percent(top5)}%"
     paper = row.printed
     if paper.top1 is not None and paper.top5 is not None:

@@ -11,8 +11,8 @@ from verydeep.datasets import Dataset
 from verydeep.errors import UserError
 from verydeep.experiments.pages.document import Block, Cell, Column, Gallery, Grid, Paragraph, Picture, Section
 from verydeep.experiments.plan import TRAININGS, Row
-from verydeep.experiments.report.experiment import Experiment
-from verydeep.experiments.report.tables import NOT_YET, net_name
+from verydeep.experiments.report.measurements import Measurements
+from verydeep.experiments.report.tables import net_name
 
 MOST_CLASSES = 20
 """Of a matrix that can still be read; with more there is only the list."""
@@ -21,11 +21,11 @@ _SIDE = 160
 """Longest side of a picture in pixels."""
 
 
-def confusion_section(found: Experiment) -> Section:
+def confusion_section(found: Measurements) -> Section:
     """Which classes are taken for which, by the best row."""
     row = found.best()
     if row is None:
-        return Section("Confusion between classes", (Paragraph(f"Nothing is measured {NOT_YET[4:]}."),))
+        return Section("Confusion between classes", (Paragraph("Nothing is measured yet."),))
     shares = _confusion(found, row)
     classes = found.results.classes
     blocks: list[Block] = [
@@ -44,7 +44,7 @@ def confusion_section(found: Experiment) -> Section:
     return Section("Confusion between classes", (*blocks, _confusions(found, shares)))
 
 
-def _confusion(found: Experiment, row: Row) -> Float64[np.ndarray, "K K"]:
+def _confusion(found: Measurements, row: Row) -> Float64[np.ndarray, "K K"]:
     """Of the images of each class, which share was said to be of which; a mean over seeds."""
     classes, labels = len(found.results.classes), found.outcomes.labels
     counts = np.zeros((classes, classes))
@@ -58,7 +58,7 @@ def _share(share: float, right: bool) -> Cell:
     return Cell(text, strong=right, shade=None if right else min(1.0, 5 * float(share)))
 
 
-def _confusions(found: Experiment, shares: Float64[np.ndarray, "K K"]) -> Grid:
+def _confusions(found: Measurements, shares: Float64[np.ndarray, "K K"]) -> Grid:
     wrong = shares.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:_CONFUSIONS]
@@ -69,7 +69,7 @@ def _confusions(found: Experiment, shares: Float64[np.ndarray, "K K"]) -> Grid:
     return Grid("Most frequent confusions", columns, rows)
 
 
-def photographs_section(found: Experiment, photographs: Dataset | None) -> Section:
+def photographs_section(found: Measurements, photographs: Dataset | None) -> Section:
     """The photographs that are most often wrong, and what each net said.
 
     Args:
@@ -82,7 +82,7 @@ def photographs_section(found: Experiment, photographs: Dataset | None) -> Secti
     nets = found.nets()
     title = "Photographs most often wrong"
     if not nets:
-        return Section(title, (Paragraph(f"Nothing is measured {NOT_YET[4:]}."),))
+        return Section(title, (Paragraph("Nothing is measured yet."),))
     order = _hardest(found, nets)
     judged = sum(len(found.seeds(row)) for row in nets)
     times = _times_wrong(found, nets)
@@ -112,13 +112,13 @@ def photographs_section(found: Experiment, photographs: Dataset | None) -> Secti
     return Section(title, tuple(blocks))
 
 
-def _times_wrong(found: Experiment, nets: tuple[Row, ...]) -> np.ndarray:
+def _times_wrong(found: Measurements, nets: tuple[Row, ...]) -> np.ndarray:
     wrong = [found.outcomes.rank[row.key, seed] > 0 for row in nets for seed in found.seeds(row)]
     times: np.ndarray = np.sum(wrong, axis=0)
     return times
 
 
-def _hardest(found: Experiment, nets: tuple[Row, ...]) -> list[int]:
+def _hardest(found: Measurements, nets: tuple[Row, ...]) -> list[int]:
     times = _times_wrong(found, nets)
     losses = [found.outcomes.loss[row.key, seed] for row in nets for seed in found.seeds(row)]
     loss = np.mean([each.astype(np.float64) for each in losses], axis=0)
@@ -126,7 +126,7 @@ def _hardest(found: Experiment, nets: tuple[Row, ...]) -> list[int]:
     return [int(image) for image in order if times[image]]
 
 
-def _said(found: Experiment, row: Row, image: int) -> Cell:
+def _said(found: Measurements, row: Row, image: int) -> Cell:
     """What most seeds said; of equally many, what the first of them said."""
     said = Counter(int(found.outcomes.said[row.key, seed][image]) for seed in found.seeds(row))
     ((answer, votes),) = said.most_common(1)
@@ -136,7 +136,7 @@ def _said(found: Experiment, row: Row, image: int) -> Cell:
     return Cell(name + count, tone="good" if right else "")
 
 
-def _gallery(found: Experiment, photographs: Dataset, order: list[int]) -> Gallery:
+def _gallery(found: Measurements, photographs: Dataset, order: list[int]) -> Gallery:
     if len(photographs) != len(found.outcomes.names) or (photographs.labels != found.outcomes.labels).any():
         raise UserError(
             f"{photographs.name} does not have the {len(found.outcomes.names)} photographs that were tested; give "
@@ -144,7 +144,10 @@ def _gallery(found: Experiment, photographs: Dataset, order: list[int]) -> Galle
         )
     return Gallery(
         tuple(
-            Picture(_jpeg(photographs[image].image), f"{found.outcomes.names[image]} ({found.results.classes[photographs.labels[image]]})")
+            Picture(
+                _jpeg(photographs[image].image),
+                f"{found.outcomes.names[image]} ({found.results.classes[photographs.labels[image]]})",
+            )
             for image in order
         )
     )

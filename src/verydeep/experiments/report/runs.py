@@ -99,9 +99,7 @@ def _recipes(runs: Sequence[Run], names: Sequence[str]) -> Section:
         for field in Recipe.model_fields
         if field in differ
     )
-    same = tuple(
-        (field, _value(getattr(first, field))) for field in Recipe.model_fields if field not in differ
-    )
+    same = tuple((field, _value(getattr(first, field))) for field in Recipe.model_fields if field not in differ)
     blocks: list[Block] = [Grid("In what they differ", columns, rows)] if rows else []
     if len(runs) > 1 and not rows:
         blocks.append(Paragraph("All have the same recipe."))

@@ -2,17 +2,18 @@
 
 from verydeep.experiments.pages.document import Cell, Column, Grid, Paragraph, Section
 from verydeep.experiments.plan import TRAININGS, Row, Table
-from verydeep.experiments.report.experiment import Experiment
+from verydeep.experiments.report.measurements import Measurements
 from verydeep.experiments.report.pooled import PooledError
 
 NOT_YET = "not yet"
 _NOTE = (
     "Errors are in percent: the mean over seeds ± its standard deviation over seeds; the 95% interval is over "
-    "images. S is in pixels, in brackets what it is in the paper; the protocol has Q in pixels."
+    "images. S is in pixels, in brackets what it is in the paper; the protocol has Q in pixels. The paper's errors are "
+    "those on the validation images of ILSVRC-2012, and are only to be compared with one another."
 )
 
 
-def tables_section(found: Experiment) -> Section:
+def tables_section(found: Measurements) -> Section:
     """All tables that were asked for."""
     return Section("Tables", (Paragraph(_NOTE), *(_grid(table, found) for table in found.tables)))
 
@@ -42,20 +43,31 @@ def pixels(scale: tuple[int, ...]) -> str:
     return "–".join(map(str, scale))
 
 
-def _grid(table: Table, found: Experiment) -> Grid:
+def _grid(table: Table, found: Measurements) -> Grid:
     test_images = any(row.printed.top5_test is not None for row in table.rows)
     printed = any(row.printed.top1 is not None for row in table.rows)
-    columns = [Column("net", False), Column("S"), Column("Q in the paper"), Column("protocol", False), Column("seeds")]
+    columns = [
+        Column("net", False),
+        Column("S"),
+        Column("Q in the paper"),
+        Column("protocol", False),
+        Column("seeds"),
+    ]
     for k in (1, 5):
         columns += [Column(f"top-{k}"), Column("95% interval")]
-        columns += [Column(f"top-{k}, paper")] if printed else []
-    columns += [Column("top-5, paper, test images")] if test_images else []
+        columns += [Column("paper")] if printed else []
+    columns += [Column("paper, test images")] if test_images else []
     rows = tuple(_cells(row, found, printed, test_images) for row in table.rows)
     return Grid(table.title, tuple(columns), rows)
 
 
-def _cells(row: Row, found: Experiment, printed: bool, test_images: bool) -> tuple[str | Cell, ...]:
-    cells: list[str | Cell] = [net_name(row), _training_scale(row, found), _test_scales(row), _protocol(row, found)]
+def _cells(row: Row, found: Measurements, printed: bool, test_images: bool) -> tuple[str | Cell, ...]:
+    cells: list[str | Cell] = [
+        net_name(row),
+        _training_scale(row, found),
+        _test_scales(row),
+        _protocol(row, found),
+    ]
     seeds = found.seeds(row)
     asked = len(found.results.seeds)
     cells.append("" if not row.nets else str(len(seeds)) if len(seeds) == asked else f"{len(seeds)} of {asked}")
@@ -74,7 +86,7 @@ def _paper(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _training_scale(row: Row, found: Experiment) -> str:
+def _training_scale(row: Row, found: Measurements) -> str:
     scales = {TRAININGS[tested.training].scale for tested in row.nets}
     if len(scales) != 1:
         return "several" if scales else ""
@@ -90,7 +102,7 @@ def _test_scales(row: Row) -> str:
     return "several" if len(scales) > 1 else ", ".join(map(str, next(iter(scales), ())))
 
 
-def _protocol(row: Row, found: Experiment) -> str:
+def _protocol(row: Row, found: Measurements) -> str:
     if row.key in found.rows:
         return found.rows[row.key].protocol
     return row.method if row.nets else ""

@@ -1,4 +1,4 @@
-"""An experiment as its report sees it: what was measured, row by row, in percent and in pixels."""
+"""An experiment as its report sees it: what was measured of each row of the plan."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from verydeep.errors import UserError
-from verydeep.experiments.plan import TABLES, TRAININGS, Row, Table
+from verydeep.experiments.plan import PAPER_TABLES, TABLES, TRAININGS, Row, Table
 from verydeep.experiments.report.pooled import PooledError, pooled_error
 from verydeep.experiments.results import (
     OUTCOMES,
@@ -22,7 +22,7 @@ from verydeep.experiments.results import (
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Measurements:
     """What a folder of an experiment holds."""
 
     results: Results
@@ -60,7 +60,8 @@ class Experiment:
 
     def best(self) -> Row | None:
         """The measured row of the paper's tables that has the lowest top-1 error; the earlier of equal ones."""
-        rows = [row for table in self.tables if not table.control for row in table.rows if row.key in self.rows]
+        tables = [table for table in self.tables if table.name in PAPER_TABLES]
+        rows = [row for table in tables for row in table.rows if row.key in self.rows]
         return min(rows, key=lambda row: self._mean(row), default=None)
 
     def _mean(self, row: Row) -> float:
@@ -68,13 +69,13 @@ class Experiment:
         return 1.0 if error is None else error.mean
 
 
-def read_experiment(folder: Path) -> Experiment:
+def read_measurements(folder: Path) -> Measurements:
     """Read the folder of an experiment.
 
     Raises:
         UserError: where something is missing or damaged, or where its files contradict one another.
     """
-    found = Experiment(read_results(folder), read_times(folder), read_outcomes(folder))
+    found = Measurements(read_results(folder), read_times(folder), read_outcomes(folder))
     if problem := next(_contradictions(found), None):
         raise UserError(
             f"{folder / RESULTS} and {folder / OUTCOMES} are not of one experiment: {problem}; "
@@ -83,7 +84,7 @@ def read_experiment(folder: Path) -> Experiment:
     return found
 
 
-def _contradictions(found: Experiment) -> Iterator[str]:
+def _contradictions(found: Measurements) -> Iterator[str]:
     results, outcomes = found.results, found.outcomes
     if found.rows and outcomes.labels.size != results.tested_images:
         yield f"{results.tested_images} tested images here, {outcomes.labels.size} there"
