@@ -1,7 +1,7 @@
 """Sect. 4.1 to 4.4: test trained nets, alone and together, and keep what each pass found."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,23 +145,36 @@ def _check(dataset: Dataset, net: Tested, scales: Sequence[int], method: str) ->
     check_scales(scales, card.architecture.crop)
 
 
+def kept_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> Iterator[Float32[np.ndarray, "N K"]]:
+    """The matrix of each pass, found stored, or computed and stored; the net is loaded where one is computed.
+
+    Raises:
+        UserError: where the weights are replaced meanwhile, and what loading and testing refuse.
+    """
+    file, net = tested.file, tested.net
+    weights_digest = digest(file) if file else ""
+    data = fingerprint(setup.dataset)
+    for one in planned:
+        path = None
+        if tested.folder:
+            key = store.key(weights_digest, data, one, setup.computing.precision)
+            path = tested.folder / f"{one.method}-Q{one.scale}-{key}.safetensors"
+            if (matrix := _stored(setup, one, path, tested.card.architecture.classes)) is not None:
+                yield matrix
+                continue
+        if net is None:
+            net = weights.load(tested.source)
+            if file and digest(file) != weights_digest:
+                raise UserError(f"{file} was replaced while it was read; start again")
+        yield _computed(setup, net, one, path)
+
+
 def _test_one(
     setup: Setup, tested: Tested, scales: Sequence[int], method: str
 ) -> tuple[Result, Float32[np.ndarray, "N K"]]:
-    card, file, folder = tested.card, tested.file, tested.folder
-    weights_digest = digest(file) if file else ""
-    net = tested.net or weights.load(tested.source)
-    if file and digest(file) != weights_digest:
-        raise UserError(f"{file} was replaced while it was read; start again")
+    card = tested.card
     scales = tuple(scales) or (test_scale(card),)
-    data = fingerprint(setup.dataset)
-
-    def path_of(one: Pass) -> Path | None:
-        key = store.key(weights_digest, data, one, setup.computing.precision)
-        name = f"{one.method}-Q{one.scale}-{key}.safetensors"
-        return folder / name if folder else None
-
-    matrix = average(_kept_pass(setup, net, one, path_of(one)) for one in passes(method, scales, card.flip))
+    matrix = average(kept_passes(setup, tested, passes(method, scales, card.flip)))
     named = (protocol(method, scales, card.flip),)
     name = card.architecture.configuration
     return _result((name,), (tested.source,), named, matrix, setup.dataset), matrix
@@ -178,20 +191,26 @@ def _result(
     return Result(nets, sources, protocols, top1, top5)
 
 
-def _kept_pass(setup: Setup, net: ConvNet, one: Pass, path: Path | None) -> Float32[np.ndarray, "N K"]:
-    """A pass's matrix, found stored or computed and stored."""
+def _stored(setup: Setup, one: Pass, path: Path, classes: int) -> Float32[np.ndarray, "N K"] | None:
+    """The matrix of a pass that was made before; None where none is stored."""
     dataset, ranks = setup.dataset, setup.ranks
-    if path is None:
-        return one_pass(net, dataset, one, ranks, setup.computing, setup.sizes)
     # The first rank reads and writes for all, which may be on machines without that file.
-    there = store.matrix(path, len(dataset), net.classes) if ranks.first else None
-    if ranks.total(torch.tensor(float(there is not None))).item():
-        found = np.zeros((len(dataset), net.classes), np.float32) if there is None else there
-        if ranks.first:
-            setup.say(f"{one.method}, Q = {one.scale}: found stored in {path}")
-        return ranks.total(torch.from_numpy(found)).cpu().numpy()
+    there = store.matrix(path, len(dataset), classes) if ranks.first else None
+    if not ranks.total(torch.tensor(float(there is not None))).item():
+        return None
+    found = np.zeros((len(dataset), classes), np.float32) if there is None else there
+    if ranks.first:
+        setup.say(f"{one.method}, Q = {one.scale}: found stored in {path}")
+    return ranks.total(torch.from_numpy(found)).cpu().numpy()
+
+
+def _computed(setup: Setup, net: ConvNet, one: Pass, path: Path | None) -> Float32[np.ndarray, "N K"]:
+    """The matrix of a pass, computed, and stored where there is a path."""
+    ranks = setup.ranks
+    if path is None:
+        return one_pass(net, setup.dataset, one, ranks, setup.computing, setup.sizes)
     unfinished = path.with_suffix(f".{ranks.rank}-of-{ranks.world}.unfinished")
-    matrix = one_pass(net, dataset, one, ranks, setup.computing, setup.sizes, unfinished)
+    matrix = one_pass(net, setup.dataset, one, ranks, setup.computing, setup.sizes, unfinished)
     if ranks.first:
         try:
             store.save(path, {"posteriors": matrix})

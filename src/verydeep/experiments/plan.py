@@ -266,7 +266,6 @@ TABLES: dict[str, Table] = {
                 *_unprinted("dense", (256,), "C-longer", "D-longer", "E-longer"),
                 *_unprinted("dense", (384,), "C-384-longer", "D-384-longer", "E-384-longer"),
                 *_unprinted("dense", AROUND_384, "C-384-longer", "D-384-longer", "E-384-longer"),
-                *_unprinted("dense", WIDE, "C-384-longer", "D-384-longer", "E-384-longer"),
             ),
             control=True,
         ),
