@@ -48,7 +48,7 @@ def made_up(
     chosen = [TABLES[name] for name in tables]
     rows = []
     for row in measured_rows(chosen):
-        strength = np.mean([_strength(TRAININGS[net.training]) + 0.02 * len(net.scales) for net in row.nets])
+        strength = np.mean([_strength(TRAININGS[net.training]) + _scales(net.scales) for net in row.nets])
         strength += _METHOD[row.method] + 0.05 * np.log(len(row.nets))
         measured = []
         for seed in seeds:
@@ -88,10 +88,12 @@ def made_up(
     return results, _times(trainings, rows, seeds), outcomes
 
 
+def _scales(scales: tuple[int, ...]) -> float:
+    return 0.05 * len(scales) - 0.0003 * abs(scales[0] - 300) * (len(scales) == 1)
+
+
 def _strength(training: Training) -> float:
-    return _STRENGTH[training.net] + {256: 0.0, 384: 0.02}.get(
-        training.scale[0] if len(training.scale) == 1 else 0, 0.09
-    )
+    return _STRENGTH[training.net] + {(256,): 0.0, (384,): 0.02}.get(training.scale, 0.09)
 
 
 def _curve(training: Training, seed: int) -> Curve:
@@ -99,9 +101,8 @@ def _curve(training: Training, seed: int) -> Curve:
     draw = np.random.default_rng([seed, len(training.name)])
     time = np.arange(1, epochs + 1) + (14 if epochs == 4 else 0)
     rate = np.where(np.arange(epochs) < 0.7 * epochs, 0.01, 0.001)
-    error = (0.2 + 0.7 * np.exp(-time / 5) + 0.02 * draw.normal(size=epochs) * (rate > 0.005)) / _strength(
-        training
-    )
+    noise = 0.02 * draw.normal(size=epochs) * (rate > 0.005)
+    error = (0.2 + 0.7 * np.exp(-time / 5) + noise) / _strength(training)
     return Curve(
         training.name,
         seed,
@@ -115,9 +116,7 @@ def _curve(training: Training, seed: int) -> Curve:
         tuple((2.3 * error + 0.1).round(4).tolist()),
         tuple(np.minimum(1.2 * error, 1).round(4).tolist()),
         tuple(np.minimum(error, 1).round(4).tolist()),
-        "centre-crop, Q = 160, no mirror images"
-        if training.scale != JITTERED
-        else "centre-crop, Q = 240, no mirror images",
+        f"centre-crop, Q = {240 if training.scale == JITTERED else 160}, no mirror images",
         tuple(rate.tolist()),
     )
 

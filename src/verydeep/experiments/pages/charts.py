@@ -1,7 +1,7 @@
 """Line and dot charts as SVG, written by hand: the same bytes everywhere, and light or dark as the reader has it.
 
-Colours are classes that `chart.css` gives a meaning, so that a page with charts in it, and a file that holds one, take
-the reader's scheme. A series is told from another by its marker or its dashes, too.
+Colours are classes that `chart.css` gives a meaning, so that a page with charts in it, and a file that holds one,
+take the reader's scheme. A series is told from another by its marker or its dashes, too.
 """
 
 import math
@@ -92,8 +92,9 @@ def sheet(panels: Sequence[Panel], columns: int = 3) -> str:
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     width, height = columns * WIDTH, rows * HEIGHT
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
         f"<style>\n{style()}</style>",
         f'<rect class="ground" width="{width}" height="{height}"/>',
     ]

@@ -1,4 +1,4 @@
-"""A page as data: sections of paragraphs, tables, charts and pictures. Markdown and HTML are made from the same."""
+"""A page as data: sections of paragraphs, tables, charts and pictures. Markdown and HTML are both made from it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Pages on disk: never over somebody's own file, each whole or not at all, and compared with what they should be."""
+"""Pages on disk: never over somebody's own file, whole or not at all; and whether they are up to date."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,7 +46,7 @@ def write_files(files: Mapping[Path, str]) -> None:
     for path in files:
         if path.is_dir() or (path.exists() and not _is_ours(path)):
             raise UserError(
-                f"{path} is there and was not made by verydeep report; move it away or give the report another name"
+                f"{path} was not made by verydeep report; move it away, or give the report another name"
             )
     for path, text in files.items():
         with written_aside(path) as aside:

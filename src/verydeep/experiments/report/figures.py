@@ -1,6 +1,6 @@
 """The charts of an experiment: training curves, and the error against depth, the number of test scales and Q."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,9 +32,9 @@ def curve_figures(found: Measurements) -> tuple[Figure, ...]:
     if not any(curve.loss for curve in curves):
         return ()
     across = (
-        " against epochs. What starts from a net of its own configuration goes on counting where that one ended, and "
-        "has a panel of its own. Lines are means over seeds, bands go from the lowest to the highest seed. Dashed: "
-        "controls, which are there to be compared with."
+        " against epochs. What starts from a net of its own configuration goes on counting where that one ended, "
+        "and has a panel of its own. Lines are means over seeds, bands go from the lowest to the highest seed. "
+        "Dashed: controls, which are there to be compared with."
     )
     protocols = sorted({curve.validation_protocol for curve in curves if curve.validation_protocol})
     measured = f"Top-1 error of the images that were held out ({'; '.join(protocols)})"
@@ -86,7 +86,10 @@ def _curves(
         )
         hue = 4 if TRAININGS[name].learns else _SCALES[TRAININGS[name].scale]
         series.append(Series(name, points, hue, "curve", TRAININGS[name].control))
-    return Panel(f"Net {net}, further" if further else f"Net {net}", Axis("epoch"), Axis(label), tuple(series))
+    title = f"Net {net}, further" if further else f"Net {net}"
+    if len(series) == 1 and series[0].label != net:
+        title += f": {series[0].label}"
+    return Panel(title, Axis("epoch"), Axis(label), tuple(series))
 
 
 def _epochs_before(curve: Curve, of_net: Sequence[Curve]) -> int:
@@ -128,8 +131,8 @@ def depth_figure(found: Measurements) -> Figure | None:
         return None
     return Figure(
         "depth",
-        "Top-1 error against depth. Whiskers go from the lowest to the highest seed; intervals over images, which all "
-        "nets share, are in the tables. The second and the third panel have axes of one length.",
+        "Top-1 error against depth. Whiskers go from the lowest to the highest seed; intervals over images, which "
+        "all nets share, are in the tables. The second and the third panel have axes of one length.",
         (first, *same_length(scales)),
     )
 
@@ -151,8 +154,8 @@ def scales_figure(found: Measurements) -> Figure | None:
         return None
     return Figure(
         "scales",
-        "Top-1 error, dense, with one test scale (Table 3) and with three (Table 4). Whiskers go from the lowest to "
-        "the highest seed. All panels have axes of one length.",
+        "Top-1 error, dense, with one test scale (Table 3) and with three (Table 4). Whiskers go from the lowest "
+        "to the highest seed. All panels have axes of one length.",
         same_length([*here, *paper]),
     )
 
@@ -161,29 +164,13 @@ def test_scale_figure(found: Measurements) -> Figure | None:
     """The error against Q, for nets that were tested at several scales one at a time."""
     panels = []
     for scale in _SCALES:
-        series = []
-        for training in TRAININGS.values():
-            if training.scale != scale or training.control or training.learns:
-                continue
-            points = [
-                point
-                for q in sorted(
-                    {
-                        q
-                        for row in _single_scales()
-                        if row.nets[0].training == training.name
-                        for q in row.nets[0].scales
-                    }
-                )
-                if (place := found.pixels(q)) is not None
-                and (point := _point(Row((Tested(training.name, (q,)),), "dense"), found, place)) is not None
-            ]
-            if len({point.x for point in points}) > 1:
-                series.append(Series(training.net, tuple(points), _HUES[training.net], "joined"))
+        trainings = [each for each in TRAININGS.values() if each.scale == scale and not each.control]
+        lines = [(training.net, _over_scales(training.name, found)) for training in trainings]
+        series = [Series(net, points, _HUES[net], "joined") for net, points in lines if len(points) > 1]
         if series:
             ticks = sorted({point.x for each in series for point in each.points})
             x = Axis("Q, pixels", tuple((tick, f"{tick:g}") for tick in ticks))
-            panels.append(Panel(f"S = {_here(scale, found)}", x, Axis(_ERROR), tuple(series)))
+            panels.append(_panel(f"S = {_here(scale, found)}", x, series))
     if not panels:
         return None
     return Figure(
@@ -194,11 +181,14 @@ def test_scale_figure(found: Measurements) -> Figure | None:
     )
 
 
-def _single_scales() -> Iterable[Row]:
-    for table in TABLES.values():
-        for row in table.rows:
-            if len(row.nets) == 1 and row.method == "dense" and len(row.nets[0].scales) == 1:
-                yield row
+def _over_scales(training: str, found: Measurements) -> tuple[Point, ...]:
+    """A net's error at each scale that it is tested at alone, densely."""
+    rows = (row for table in TABLES.values() for row in table.rows)
+    tested = (row.nets[0] for row in rows if len(row.nets) == 1 and row.method == "dense")
+    scales = sorted({each.scales[0] for each in tested if each.training == training and len(each.scales) == 1})
+    places = [(q, place) for q in scales if (place := found.pixels(q)) is not None]
+    points = (_point(Row((Tested(training, (q,)),)), found, place) for q, place in places)
+    return tuple(point for point in points if point is not None)
 
 
 def _panel(title: str, x: Axis, series: Sequence[Series]) -> Panel:
@@ -242,15 +232,14 @@ def _slopes(pairs: Sequence[tuple[str, tuple[Row, Row]]], found: Measurements | 
 
 def _point(row: Row, found: Measurements | None, x: float) -> Point | None:
     """A row's error in percent: ours, or without an experiment the paper's."""
+    name = row.nets[0].training
     if found is None:
         paper = row.printed.top1
-        return (
-            None if paper is None else Point(x, paper, note=f"{row.nets[0].training}: {paper:.1f}% in the paper")
-        )
+        return None if paper is None else Point(x, paper, note=f"{name}: {paper}% in the paper")
     error = found.error(row)
     if error is None:
         return None
-    note = f"{row.nets[0].training}: {percent(error)}% [{interval(error)}], {len(error.seeds)} seeds"
+    note = f"{name}: {percent(error)}% [{interval(error)}], {len(error.seeds)} seeds"
     several = len(error.seeds) > 1
     low, high = (100 * min(error.seeds), 100 * max(error.seeds)) if several else (None, None)
     return Point(x, 100 * error.mean, low, high, note)

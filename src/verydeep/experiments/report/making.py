@@ -1,13 +1,16 @@
 """The page of an experiment: put together, written, and compared with its data."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from verydeep.datasets import Dataset
+from verydeep.experiments.findings import Finding, border, findings
 from verydeep.experiments.pages.document import Block, Document, Figure, Items, Paragraph, Section
 from verydeep.experiments.pages.written import page_files, stale, write_files
 from verydeep.experiments.plan import Row, measured_rows, needed_trainings
 from verydeep.experiments.report.facts import conditions_section, duration, times_section
 from verydeep.experiments.report.figures import curve_figures, depth_figure, scales_figure, test_scale_figure
+from verydeep.experiments.report.findings import findings_section, verdicts
 from verydeep.experiments.report.measurements import Measurements, read_measurements
 from verydeep.experiments.report.mistakes import confusion_section, photographs_section
 from verydeep.experiments.report.tables import interval, net_name, percent, tables_section
@@ -52,7 +55,9 @@ def check_report(folder: Path) -> tuple[Path, ...]:
 def experiment_document(found: Measurements, photographs: Dataset | None = None) -> Document:
     """What the report of an experiment says."""
     title = f"The paper's experiments on {found.results.data}"
+    checked = findings(found.outcomes)
     sections = (
+        findings_section(checked, border(found.outcomes)),
         tables_section(found),
         _charts("Error against depth", depth_figure(found)),
         _charts("Error against test scales", scales_figure(found), test_scale_figure(found)),
@@ -62,7 +67,7 @@ def experiment_document(found: Measurements, photographs: Dataset | None = None)
         conditions_section(found),
         times_section(found),
     )
-    return Document(title, _lead(found), sections)
+    return Document(title, _lead(found, checked), sections)
 
 
 def _charts(title: str, *figures: Figure | None) -> Section:
@@ -70,7 +75,7 @@ def _charts(title: str, *figures: Figure | None) -> Section:
     return Section(title, there or (Paragraph("Not measured yet."),))
 
 
-def _lead(found: Measurements) -> tuple[Block, ...]:
+def _lead(found: Measurements, checked: Sequence[Finding]) -> tuple[Block, ...]:
     results = found.results
     held_out = results.held_out_images
     decide = (
@@ -94,6 +99,7 @@ def _lead(found: Measurements) -> tuple[Block, ...]:
     ]
     if (best := found.best()) is not None:
         items.append(_headline(best, found))
+    items.append(f"The paper's findings: {verdicts(checked)}.")
     return (Items(tuple(items)),)
 
 
@@ -101,10 +107,8 @@ def _headline(row: Row, found: Measurements) -> str:
     top1, top5 = found.error(row), found.error(row, 5)
     if top1 is None or top5 is None:
         return ""
-    text = (
-        f"Lowest error: {net_name(row)}, {found.rows[row.key].protocol}: top-1 {percent(top1)}% ({interval(top1)})"
-    )
-    text += f", top-5 {percent(top5)}%"
+    text = f"Lowest error: {net_name(row)}, {found.rows[row.key].protocol}: "
+    text += f"top-1 {percent(top1)}% ({interval(top1)}), top-5 {percent(top5)}%"
     paper = row.printed
     if paper.top1 is not None and paper.top5 is not None:
         text += f"; the paper's, on ILSVRC-2012: {paper.top1:.1f}% and {paper.top5:.1f}%"

@@ -62,7 +62,7 @@ class Measurements:
         """The measured row of the paper's tables that has the lowest top-1 error; the earlier of equal ones."""
         tables = [table for table in self.tables if table.name in PAPER_TABLES]
         rows = [row for table in tables for row in table.rows if row.key in self.rows]
-        return min(rows, key=lambda row: self._mean(row), default=None)
+        return min(rows, key=self._mean, default=None)
 
     def _mean(self, row: Row) -> float:
         error = self.error(row)
@@ -87,15 +87,15 @@ def read_measurements(folder: Path) -> Measurements:
 def _contradictions(found: Measurements) -> Iterator[str]:
     results, outcomes = found.results, found.outcomes
     if found.rows and outcomes.labels.size != results.tested_images:
-        yield f"{results.tested_images} tested images here, {outcomes.labels.size} there"
+        yield f"{results.tested_images} tested images in the first, {outcomes.labels.size} in the second"
     for row in found.rows.values():
         for measured in row.seeds:
             rank = outcomes.rank.get((row.key, measured.seed))
+            what = f"{row.key} of seed {measured.seed}"
             if rank is None:
-                yield f"{row.key} of seed {measured.seed} is only in the first"
-            elif (wrong := (int((rank > 0).sum()), int((rank >= 5).sum()))) != (
-                measured.top1_wrong,
-                measured.top5_wrong,
-            ):
-                there = f"{measured.top1_wrong} and {measured.top5_wrong}"
-                yield f"{row.key} of seed {measured.seed} has {there} wrong images here, {wrong[0]} and {wrong[1]} there"
+                yield f"{what} is only in the first"
+                continue
+            first = measured.top1_wrong, measured.top5_wrong
+            second = int((rank > 0).sum()), int((rank >= 5).sum())
+            if first != second:
+                yield f"wrong images (top-1, top-5) of {what} are {first} in the first and {second} in the second"

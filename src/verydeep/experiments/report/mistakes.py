@@ -1,4 +1,4 @@
-"""What the nets get wrong: classes that they take for one another, and the photographs that most of them fail on."""
+"""What the nets get wrong: classes that they take for one another, and photographs that most of them fail on."""
 
 from collections import Counter
 from io import BytesIO
@@ -50,7 +50,8 @@ def _confusion(found: Measurements, row: Row) -> Float64[np.ndarray, "K K"]:
     counts = np.zeros((classes, classes))
     for seed in found.seeds(row):
         np.add.at(counts, (labels, found.outcomes.said[row.key, seed].astype(np.int64)), 1)
-    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    shares: Float64[np.ndarray, "K K"] = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return shares
 
 
 def _share(share: float, right: bool) -> Cell:
@@ -103,8 +104,8 @@ def photographs_section(found: Measurements, photographs: Dataset | None) -> Sec
         *(Column(TRAININGS[row.nets[0].training].name, False) for row in nets),
     )
     note = (
-        "What most seeds of each net said, and how many of them; each net as in its last row of Table 3. Of equally "
-        "many wrong answers those with the higher mean log-loss come first."
+        "What most seeds of each net said, and how many of them; each net as in its last row of Table 3. Of two "
+        "that are wrong equally often, the one with the higher mean log-loss comes first."
     )
     blocks: list[Block] = [Paragraph(note), Grid("", columns, rows)]
     if photographs is not None:
@@ -142,15 +143,9 @@ def _gallery(found: Measurements, photographs: Dataset, order: list[int]) -> Gal
             f"{photographs.name} does not have the {len(found.outcomes.names)} photographs that were tested; give "
             "the data set of the experiment"
         )
-    return Gallery(
-        tuple(
-            Picture(
-                _jpeg(photographs[image].image),
-                f"{found.outcomes.names[image]} ({found.results.classes[photographs.labels[image]]})",
-            )
-            for image in order
-        )
-    )
+    names, labels, classes = found.outcomes.names, found.outcomes.labels, found.results.classes
+    pictures = ((image, f"{names[image]} ({classes[labels[image]]})") for image in order)
+    return Gallery(tuple(Picture(_jpeg(photographs[image].image), caption) for image, caption in pictures))
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:

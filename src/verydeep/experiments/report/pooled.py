@@ -1,4 +1,4 @@
-"""Sect. 4: the error of a row of a table over several seeds, with its interval over images and its spread over seeds."""
+"""Sect. 4: the error of a row over several seeds, with its interval over images and its spread over seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

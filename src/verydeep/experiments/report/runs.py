@@ -84,8 +84,8 @@ def _curves(runs: Sequence[Run], names: Sequence[str]) -> Section:
         panel("Learning rate", "rate", lambda epoch: epoch.rate, logarithmic=True),
     )
     caption = (
-        f"Against epochs. The validation error is by {'; '.join(protocols)}; training error and loss are of augmented "
-        "crops, with dropout."
+        f"Against epochs. The validation error is by {'; '.join(protocols)}; training error and loss are of "
+        "augmented crops, with dropout."
     )
     return Section("Training curves", (Figure("curves", caption, panels),))
 

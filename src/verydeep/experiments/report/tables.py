@@ -1,4 +1,4 @@
-"""Tables 3 to 7: beside each number of the paper's ours, its interval over images, its spread over seeds, its protocol."""
+"""Tables 3 to 7: the paper's numbers and ours, with intervals over images, spreads over seeds, and protocols."""
 
 from verydeep.experiments.pages.document import Cell, Column, Grid, Paragraph, Section
 from verydeep.experiments.plan import TRAININGS, Row, Table
@@ -8,8 +8,8 @@ from verydeep.experiments.report.pooled import PooledError
 NOT_YET = "not yet"
 _NOTE = (
     "Errors are in percent: the mean over seeds ± its standard deviation over seeds; the 95% interval is over "
-    "images. S is in pixels, in brackets what it is in the paper; the protocol has Q in pixels. The paper's errors are "
-    "those on the validation images of ILSVRC-2012, and are only to be compared with one another."
+    "images. S is in pixels, in brackets what it is in the paper; the protocol has Q in pixels. The paper's "
+    "errors are those on the validation images of ILSVRC-2012, to be compared with one another and not with ours."
 )
 
 
