@@ -12,12 +12,16 @@ from html import escape
 from importlib import resources
 from typing import Literal
 
+from verydeep.experiments.pages.text import printable
+
 WIDTH, HEIGHT = 420, 300
 """Of a panel, in SVG's units: legible at 360 pixels."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 28, 46
 _KEY_LINE, _LETTER = 17, 6.3
 """Height of a line of the key, and about what a letter of it is wide."""
+_LONGEST = 50
+"""Letters of a label in the key; of a longer one the end is shown."""
 HUES = 8
 
 
@@ -81,10 +85,10 @@ def style() -> str:
 
 def drawn(panel: Panel, x: int = 0, y: int = 0) -> str:
     """A panel as an `svg` element, to be put into a page or, at a place, into another one."""
-    title = escape(panel.title)
+    title = _escaped(panel.title)
     place = f' x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}"' if x or y else ""
     head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}"{place} role="img" aria-label="{title}">'
-    return "\n".join([head, f"<desc>{escape(panel.summary())}</desc>", *_content(panel), "</svg>"])
+    return "\n".join([head, f"<desc>{_escaped(panel.summary())}</desc>", *_content(panel), "</svg>"])
 
 
 def sheet(panels: Sequence[Panel], columns: int = 3) -> str:
@@ -110,6 +114,10 @@ def same_length(panels: Sequence[Panel]) -> tuple[Panel, ...]:
     half = max((high - low) / 2 for low, high in ends)
     spans = [((low + high) / 2 - half, (low + high) / 2 + half) for low, high in ends]
     return tuple(replace(panel, y=replace(panel.y, span=span)) for panel, span in zip(panels, spans, strict=True))
+
+
+def _escaped(text: str) -> str:
+    return escape(printable(text))
 
 
 # From values to places
@@ -181,19 +189,19 @@ def _content(panel: Panel) -> Iterator[str]:
     low, high = _span(panel.y, values)
     x = _Scale(*_span(panel.x, places), _LEFT, WIDTH - _RIGHT, panel.x.logarithmic)
     y = _Scale(low, high, HEIGHT - _BOTTOM, top, panel.y.logarithmic)
-    yield f'<text class="title" x="{_LEFT}" y="18">{escape(panel.title)}</text>'
+    yield f'<text class="title" x="{_LEFT}" y="18">{_escaped(panel.title)}</text>'
     yield from key
     for value, label in _ticks(panel.y, low, high):
         yield f'<path class="line-of-grid" d="M{_LEFT} {y(value)}H{WIDTH - _RIGHT}"/>'
-        yield f'<text class="tick y" x="{_LEFT - 6}" y="{y.place(value) + 4:.1f}">{escape(label)}</text>'
+        yield f'<text class="tick y" x="{_LEFT - 6}" y="{y.place(value) + 4:.1f}">{_escaped(label)}</text>'
     for value, label in _ticks(panel.x, x.low, x.high):
-        yield f'<text class="tick x" x="{x(value)}" y="{HEIGHT - _BOTTOM + 17}">{escape(label)}</text>'
+        yield f'<text class="tick x" x="{x(value)}" y="{HEIGHT - _BOTTOM + 17}">{_escaped(label)}</text>'
     yield f'<path class="axis" d="M{_LEFT} {HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>'
     middle = (_LEFT + WIDTH - _RIGHT) / 2
-    yield f'<text class="label x" x="{middle:.1f}" y="{HEIGHT - 8}">{escape(panel.x.label)}</text>'
+    yield f'<text class="label x" x="{middle:.1f}" y="{HEIGHT - 8}">{_escaped(panel.x.label)}</text>'
     height = (top + HEIGHT - _BOTTOM) / 2
     turned = f"translate(13 {height:.1f}) rotate(-90)"
-    yield f'<text class="label x" transform="{turned}">{escape(panel.y.label)}</text>'
+    yield f'<text class="label x" transform="{turned}">{_escaped(panel.y.label)}</text>'
     if not values:
         yield f'<text class="label x" x="{middle:.1f}" y="{height:.1f}">not yet</text>'
     for number, each in enumerate(panel.series):
@@ -206,7 +214,8 @@ def _key(series: Sequence[Series]) -> tuple[list[str], int]:
         return [], 0
     parts, x, line = [], float(_LEFT), 0
     for number, each in enumerate(series):
-        width = 26 + _LETTER * len(each.label) + 12
+        label = each.label if len(each.label) <= _LONGEST else f"…{each.label[1 - _LONGEST :]}"
+        width = 26 + _LETTER * len(label) + 12
         if x > _LEFT and x + width > WIDTH:
             x, line = float(_LEFT), line + 1
         middle = _TOP + line * _KEY_LINE + 5
@@ -214,7 +223,7 @@ def _key(series: Sequence[Series]) -> tuple[list[str], int]:
             parts.append(f'<path class="{_look(each, "curve")}" d="M{x:.1f} {middle}h20"/>')
         if each.kind != "curve":
             parts.append(_marker(each, number, x + 10, middle))
-        parts.append(f'<text class="key" x="{x + 25:.1f}" y="{middle + 4}">{escape(each.label)}</text>')
+        parts.append(f'<text class="key" x="{x + 25:.1f}" y="{middle + 4}">{_escaped(label)}</text>')
         x += width
     return parts, (line + 1) * _KEY_LINE + 4
 
@@ -251,5 +260,5 @@ def _marker(series: Series, number: int, x: float, y: float, note: str = "") -> 
         2: "m0-5.5l5 9h-10z",
         3: "m0-5.5l5.5 5.5l-5.5 5.5l-5.5-5.5z",
     }[shape]
-    told = f"<title>{escape(note)}</title>" if note else ""
+    told = f"<title>{_escaped(note)}</title>" if note else ""
     return f'<path class="{_look(series, "mark")}" d="M{x:.1f} {y:.1f}{outline}">{told}</path>'

@@ -37,7 +37,7 @@ class Grid:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str | Cell, ...], ...]
     folded: bool = False
-    """Whether HTML shows it only when it is asked for."""
+    """Whether it is shown only when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,6 @@ class Document:
         """All figures, in order."""
         for blocks in (self.lead, *(section.blocks for section in self.sections)):
             yield from (block for block in blocks if isinstance(block, Figure))
-
-
-def printable(text: str) -> str:
-    """A text without what no page can hold: control characters and halves of characters become a question mark."""
-    clean = "".join(" " if letter in "\t\r\n" else letter if letter.isprintable() else "�" for letter in text)
-    return clean.encode("utf-8", "replace").decode("utf-8")
 
 
 def anchor(title: str) -> str:

@@ -18,8 +18,8 @@ from verydeep.experiments.pages.document import (
     Items,
     Paragraph,
     anchor,
-    printable,
 )
+from verydeep.experiments.pages.text import printable
 
 
 def html(document: Document, mark: str) -> str:

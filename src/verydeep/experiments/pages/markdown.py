@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from html import escape
+from urllib.parse import quote
 
 from verydeep.experiments.pages.document import (
     Block,
@@ -12,8 +14,8 @@ from verydeep.experiments.pages.document import (
     Grid,
     Items,
     Paragraph,
-    printable,
 )
+from verydeep.experiments.pages.text import printable
 
 _MARKS = re.compile(r"[\\`*_\[\]<>|~$&#]")
 
@@ -54,17 +56,22 @@ def _block(block: Block, stem: str) -> str:
     if isinstance(block, Code):
         return "\n".join(f"    {printable(line)}" for line in block.text.splitlines())
     if isinstance(block, Figure):
-        return f"![{_escaped(block.caption)}]({figure_file(block, stem)})\n\n{_escaped(block.caption)}"
+        titles = "; ".join(panel.title for panel in block.panels)
+        return f"![{_escaped(titles)}]({quote(figure_file(block, stem))})\n\n{_escaped(block.caption)}"
     return ""  # photographs
 
 
 def _grid(grid: Grid) -> Iterator[str]:
-    if grid.caption:
+    if grid.folded:
+        yield from (f"<details><summary>{escape(printable(grid.caption))}</summary>", "")
+    elif grid.caption:
         yield from (f"**{_escaped(grid.caption)}**", "")
     yield _row([_escaped(column.name) for column in grid.columns])
     yield "|" + "|".join("--:" if column.numeric else "---" for column in grid.columns) + "|"
     for row in grid.rows:
         yield _row([_cell(cell) for cell in row])
+    if grid.folded:
+        yield from ("", "</details>")
 
 
 def _row(cells: list[str]) -> str:

@@ -11,7 +11,7 @@ from verydeep.experiments.pages.markdown import figure_file, markdown
 from verydeep.files import written_aside
 
 _OURS = "Made by verydeep report"
-_MARK = f"{_OURS}, which overwrites this file with all that was changed in it."
+_MARK = f"{_OURS}; making it again overwrites what was changed here."
 _BEGINNING = 500
 """Bytes of a file in which the mark stands."""
 

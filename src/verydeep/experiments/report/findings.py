@@ -10,7 +10,7 @@ from verydeep.experiments.paired import Difference
 _TONES: dict[Verdict, Tone] = {"confirmed": "good", "refuted": "bad", "undecided": "open", "not measured": ""}
 _NOTE = (
     "Each claim is decided by a paired test at 5%, on the same images and over all seeds; where there is a "
-    "control, against it. One seed decides nothing."
+    "control, against that. One seed decides nothing."
 )
 _FIGURES_NOTE = (
     "Points are percent of the images; intervals are at 95%. The log-loss is finer than errors and decides "
@@ -25,7 +25,7 @@ def findings_section(findings: Sequence[Finding], border: Border) -> Section:
         (
             f"{each.claim.says} (Sect. {each.claim.section})",
             Cell(each.verdict, strong=True, tone=_TONES[each.verdict]),
-            each.says,
+            each.says.removeprefix(f"{each.verdict}: "),
         )
         for each in findings
     )
@@ -103,7 +103,7 @@ def _all(findings: Sequence[Finding], border: Border) -> Iterator[tuple[str, Com
 
 
 def _words(one: Compared) -> str:
-    return f"{one.contrast.what} than {one.contrast.than}, {one.contrast.tested}"
+    return f"with {one.contrast.what} than with {one.contrast.than}, {one.contrast.tested}"
 
 
 def _difference(found: Difference, factor: float, digits: int) -> tuple[str, str]:
