@@ -20,9 +20,8 @@ def main(folders: Sequence[Path]) -> str | None:
         except UserError as error:
             lines.append(f"pages: {error}")
         else:
-            lines += [
-                f"pages: {path} is not what its data say; verydeep report {folder} makes it" for path in stale
-            ]
+            remedy = f"make it with: verydeep report {folder}"
+            lines += [f"pages: {path} does not follow from its data; {remedy}" for path in stale]
     return "\n".join(lines) or None
 
 

@@ -156,7 +156,7 @@ def _span(axis: Axis, values: Sequence[float]) -> tuple[float, float]:
     values = [*values, *(value for value, _ in axis.ticks)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     if axis.logarithmic:
-        return low / 1.5, high * 1.5
+        return low / 2, high * 2
     room = 0.06 * (high - low) or max(abs(high) * 0.1, 0.5)
     return (0.0 if 0 <= low < room else low - room), high + room
 
@@ -165,8 +165,10 @@ def _ticks(axis: Axis, low: float, high: float) -> tuple[tuple[float, str], ...]
     if axis.ticks:
         return axis.ticks
     if axis.logarithmic:
-        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-        return tuple((10.0**power, f"1e{power}" if abs(power) > 3 else f"{10.0**power:g}") for power in powers)
+        powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+        factors = (1, 2, 5) if len(powers) <= 3 else (1,)
+        places = (float(f"{factor}e{power}") for power in powers for factor in factors)
+        return tuple((place, f"{place:g}") for place in places if low <= place <= high)
     step = 10.0 ** math.floor(math.log10((high - low) / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
@@ -187,8 +189,8 @@ def _content(panel: Panel) -> Iterator[str]:
     values = [value for each in panel.series for value in _heights(each)]
     places = [point.x for each in panel.series for point in each.points]
     low, high = _span(panel.y, values)
-    x = _Scale(*_span(panel.x, places), _LEFT, WIDTH - _RIGHT, panel.x.logarithmic)
-    y = _Scale(low, high, HEIGHT - _BOTTOM, top, panel.y.logarithmic)
+    x = _Scale(*_span(panel.x, places), float(_LEFT), float(WIDTH - _RIGHT), panel.x.logarithmic)
+    y = _Scale(low, high, float(HEIGHT - _BOTTOM), float(top), panel.y.logarithmic)
     yield f'<text class="title" x="{_LEFT}" y="18">{_escaped(panel.title)}</text>'
     yield from key
     for value, label in _ticks(panel.y, low, high):
@@ -218,12 +220,12 @@ def _key(series: Sequence[Series]) -> tuple[list[str], int]:
         width = 26 + _LETTER * len(label) + 12
         if x > _LEFT and x + width > WIDTH:
             x, line = float(_LEFT), line + 1
-        middle = _TOP + line * _KEY_LINE + 5
+        middle = float(_TOP + line * _KEY_LINE + 5)
         if each.kind != "marks":
-            parts.append(f'<path class="{_look(each, "curve")}" d="M{x:.1f} {middle}h20"/>')
+            parts.append(f'<path class="{_look(each, "curve")}" d="M{x:.1f} {middle:.1f}h20"/>')
         if each.kind != "curve":
             parts.append(_marker(each, number, x + 10, middle))
-        parts.append(f'<text class="key" x="{x + 25:.1f}" y="{middle + 4}">{_escaped(label)}</text>')
+        parts.append(f'<text class="key" x="{x + 25:.1f}" y="{middle + 4:.1f}">{_escaped(label)}</text>')
         x += width
     return parts, (line + 1) * _KEY_LINE + 4
 

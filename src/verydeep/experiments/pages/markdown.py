@@ -81,4 +81,5 @@ def _row(cells: list[str]) -> str:
 def _cell(cell: str | Cell) -> str:
     if isinstance(cell, str):
         return _escaped(cell)
-    return f"**{_escaped(cell.text)}**" if cell.strong and cell.text else _escaped(cell.text)
+    text = _escaped(cell.text).strip()
+    return f"**{text}**" if cell.strong and text else text

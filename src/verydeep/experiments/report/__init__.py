@@ -24,7 +24,8 @@ def report(sources: Sequence[Path], page: Path | None = None) -> tuple[Path, ...
         The files that were written.
 
     Raises:
-        UserError: where none is given, where runs come without a page, and what `make_report` and `runs_report` raise.
+        UserError: where no source is given, or runs without a page; and what `make_report` and
+            `runs_report` raise.
     """
     if not sources:
         raise UserError("a report takes run directories, or the folder of an experiment; none was given")

@@ -1,6 +1,6 @@
 """How it was done: preset, trainings, seeds, versions, hardware, and what each step took."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from verydeep.experiments.pages.document import Block, Code, Column, Grid, Paragraph, Section
@@ -61,7 +61,7 @@ def _trainings(found: Measurements) -> Grid:
 
 
 def _training(curve: Curve) -> tuple[str, ...]:
-    def last(values: tuple[float, ...], factor: float, digits: int) -> str:
+    def last(values: tuple[float, ...], factor: int, digits: int) -> str:
         return f"{factor * values[-1]:.{digits}f}" if values else ""
 
     return (
@@ -93,9 +93,9 @@ def times_section(found: Measurements) -> Section:
     names = dict.fromkeys(step.name for step in steps)
     rows = tuple(_times(name, [step for step in steps if step.name == name]) for name in names)
     parts = [("training", "train "), ("testing", "test ")]
-    sums = [(what, sum(step.seconds for step in steps if step.name.startswith(start))) for what, start in parts]
+    sums = [(what, _seconds(step for step in steps if step.name.startswith(start))) for what, start in parts]
     adds = sum(step.multiply_adds for step in steps)
-    total = sum(step.seconds for step in steps)
+    total = _seconds(steps)
     split = ", ".join(f"{duration(seconds)} of {what}" for what, seconds in sums if seconds)
     note = f"{duration(total)} in all{f': {split}' if split else ''}; {adds:.2e} multiply-adds."
     if not steps:
@@ -104,7 +104,7 @@ def times_section(found: Measurements) -> Section:
 
 
 def _times(name: str, steps: list[Step]) -> tuple[str, ...]:
-    seconds = sum(step.seconds for step in steps)
+    seconds = _seconds(steps)
     images = sum(step.images for step in steps)
     return (
         name,
@@ -114,6 +114,10 @@ def _times(name: str, steps: list[Step]) -> tuple[str, ...]:
         f"{images / seconds:,.0f}" if seconds else "",
         f"{sum(step.multiply_adds for step in steps) / len(steps) / 1e12:,.2f}",
     )
+
+
+def _seconds(steps: Iterable[Step]) -> float:
+    return sum((step.seconds for step in steps), 0.0)
 
 
 def duration(seconds: float) -> str:

@@ -41,7 +41,7 @@ def curve_figures(found: Measurements) -> tuple[Figure, ...]:
     if not found.results.held_out_images:
         measured = f"Top-1 error of the tested images ({'; '.join(protocols)})"
 
-    def panels(label: str, values: Callable[[Curve], Sequence[float]], factor: float) -> tuple[Panel, ...]:
+    def panels(label: str, values: Callable[[Curve], Sequence[float]], factor: int) -> tuple[Panel, ...]:
         return tuple(
             panel
             for net in CONFIGURATIONS
@@ -61,7 +61,7 @@ def _curves(
     curves: Sequence[Curve],
     label: str,
     values: Callable[[Curve], Sequence[float]],
-    factor: float,
+    factor: int,
 ) -> Panel:
     """The trainings of a net: those that start from random weights or another net, or those that go on further."""
     of_net = [curve for curve in curves if curve.net == net and curve.loss]
@@ -77,7 +77,7 @@ def _curves(
         several = len(seeds) > 1
         points = tuple(
             Point(
-                before + epoch + 1,
+                float(before + epoch + 1),
                 float(column.mean()),
                 float(column.min()) if several else None,
                 float(column.max()) if several else None,
@@ -186,7 +186,7 @@ def _over_scales(training: str, found: Measurements) -> tuple[Point, ...]:
     rows = (row for table in TABLES.values() for row in table.rows)
     tested = (row.nets[0] for row in rows if len(row.nets) == 1 and row.method == "dense")
     scales = sorted({each.scales[0] for each in tested if each.training == training and len(each.scales) == 1})
-    places = [(q, place) for q in scales if (place := found.pixels(q)) is not None]
+    places = [(q, float(place)) for q in scales if (place := found.pixels(q)) is not None]
     points = (_point(Row((Tested(training, (q,)),)), found, place) for q, place in places)
     return tuple(point for point in points if point is not None)
 
@@ -224,7 +224,7 @@ def _slopes(pairs: Sequence[tuple[str, tuple[Row, Row]]], found: Measurements | 
         points = [
             replace(point, x=point.x + aside)
             for row in rows
-            if (point := _point(row, found, len(row.nets[0].scales))) is not None
+            if (point := _point(row, found, float(len(row.nets[0].scales)))) is not None
         ]
         series.append(Series(net, tuple(points), _HUES[net], "joined", dashed=found is None))
     return series

@@ -14,7 +14,8 @@ _NOTE = (
 )
 _FIGURES_NOTE = (
     "Points are percent of the images; intervals are at 95%. The log-loss is finer than errors and decides "
-    "nothing. The last column is the smallest difference that these images and seeds would show four times out of five."
+    "nothing. The last column is the smallest difference that these images and seeds would show four times out of "
+    "five."
 )
 
 
@@ -106,7 +107,7 @@ def _words(one: Compared) -> str:
     return f"with {one.contrast.what} than with {one.contrast.than}, {one.contrast.tested}"
 
 
-def _difference(found: Difference, factor: float, digits: int) -> tuple[str, str]:
+def _difference(found: Difference, factor: int, digits: int) -> tuple[str, str]:
     mean, low, high = (f"{factor * value:.{digits}f}" for value in (found.mean, found.low, found.high))
     return mean, f"{low} to {high}"
 

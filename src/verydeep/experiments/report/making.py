@@ -88,7 +88,7 @@ def _lead(found: Measurements, checked: Sequence[Finding]) -> tuple[Block, ...]:
     ended = sum(bool(curve.ended) for curve in results.curves)
     rows = measured_rows(found.tables)
     complete = sum(len(found.seeds(row)) == len(results.seeds) for row in rows)
-    seconds = sum(step.seconds for step in found.times.steps)
+    seconds = sum((step.seconds for step in found.times.steps), 0.0)
     items = [
         "Sect. 4 of Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition"
         + (f", at the size of the preset {preset}." if preset else "."),

@@ -17,6 +17,9 @@ from verydeep.recipe import Recipe
 from verydeep.training.journal import Epoch
 from verydeep.training.run import ENVIRONMENT, Run, read_run
 
+_FEW = 4
+"""Runs that the title names."""
+
 
 def runs_report(runs: Sequence[str | os.PathLike[str]], page: Path) -> tuple[Path, ...]:
     """Make the page of some runs, ended or not: the report of an experiment, less its tables.
@@ -49,13 +52,15 @@ def runs_document(runs: Sequence[Run]) -> Document:
         _times(runs, names),
         _environments(runs, names),
     )
-    return Document(f"Training of {', '.join(names)}", (lead,), sections)
+    title = f"Training of {', '.join(names)}" if len(names) <= _FEW else f"{len(names)} trainings"
+    return Document(title, (lead,), sections)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """What runs are called: the names of their directories, or where two have the same their paths."""
-    names = [run.path.resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+    """What runs are called: their paths below the folder that they share."""
+    paths = [run.path.resolve() for run in runs]
+    shared = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(shared).as_posix() for path in paths]
 
 
 def _curves(runs: Sequence[Run], names: Sequence[str]) -> Section:
@@ -66,7 +71,7 @@ def _curves(runs: Sequence[Run], names: Sequence[str]) -> Section:
         series = [
             Series(
                 name,
-                tuple(Point(epoch.epoch, value(epoch)) for epoch in run.epochs),
+                tuple(Point(float(epoch.epoch), value(epoch)) for epoch in run.epochs),
                 number % HUES,
                 "curve",
                 dashed=number // HUES % 2 == 1,

@@ -1,6 +1,6 @@
 """Made-up but plausible results of the whole plan, for tests and to look at a report:
 
-PYTHONPATH=tests python tests/experiments/made_up.py FOLDER
+python tests/made_up.py FOLDER
 """
 
 import sys
