@@ -56,6 +56,7 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/pages.py
 
 # The sdist and the wheel, in dist/; the wheel is used from a fresh environment.
 package: $(VENV)/installed

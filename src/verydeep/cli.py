@@ -383,6 +383,30 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
         sys.exit(1)
 
 
+@app.command
+def report(
+    *sources: Annotated[Path, Parameter(name="RUN...")],
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], show_default=False)] = None,
+) -> None:
+    """Make a page of some runs or of an experiment, from what they wrote down.
+
+    A page is overwritten where a report was there before; any other file is left alone, and the report refused.
+
+    For example:
+
+    - `verydeep report runs/a runs/d -o curves.html`
+    - `verydeep report results/imagenette` makes report.md and report.html in that folder.
+
+    Args:
+        sources: run directories, or the folder of an experiment, which has a results.json.
+        out: the page to make: .html, one file that holds all; or .md, with its charts as .svg beside it.
+    """
+    from verydeep.experiments.report import report as make_pages
+
+    for path in make_pages(sources, out):
+        print(path)
+
+
 def _first() -> bool:
     """Whether this process prints for all that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
