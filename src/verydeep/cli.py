@@ -400,7 +400,7 @@ def reproduce(
     skip_unreadable: Skip = False,
     json_: Json = False,
 ) -> None:
-    """Run the paper's experiments (Sect. 4): train and test the nets of its tables, and set ours beside its errors.
+    """Run the paper's experiments (Sect. 4): train and test the nets of its tables, and compare with its errors.
 
     What is done already is not done again: after Ctrl-C or a power failure the same command goes on. A net whose
     recipe, data or start has changed is trained again; the run before is kept under another name.
