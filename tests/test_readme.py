@@ -59,7 +59,9 @@ def test_the_commands_of_the_readme(tmp_path):
     ilsvrc(tmp_path / "ILSVRC")
     done = []
     for line in commands():
-        if line.startswith("make") or "--preset ilsvrc" in line:  # what runs this test; what measures full-size nets
+        if (
+            line.startswith("make") or "--preset ilsvrc" in line
+        ):  # what runs this test; what measures full-size nets
             continue
         result = run(line, tmp_path)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
