@@ -38,7 +38,7 @@ def _default(name: str) -> str:
     """How the help shows the default of a recipe's field."""
     value = Recipe.model_fields[name].default
     rules = {
-        "training_scale": f"{recipes.PAPER_SCALE} crop / {recipes.PAPER_CROP}",
+        "training_scale": "crop + 32",
         "learning_rate": "by that rule",
     }
     return rules.get(name, "none" if value is None else str(value))
