@@ -221,7 +221,8 @@ def train(
 
     For example:
 
-    - `verydeep train digits --net A --crop 32 --width 0.25 --fully-connected 256 --initialisation he --out runs/a`
+    - `verydeep train digits --net A --crop 32 --training-scale 32 40 --width 0.25 --fully-connected 256
+      --initialisation he --out runs/a`
     - `verydeep train photographs --net D --start-from runs/a --out runs/d`
     - `torchrun --nproc-per-node 2 -m verydeep train photographs --net A`
 
