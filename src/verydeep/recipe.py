@@ -54,7 +54,7 @@ class Recipe(BaseModel):
     training_scale: tuple[int, ...] = Field(
         default=(),
         description="S, the smallest side of the rescaled training image in pixels: one number, or Smin and Smax "
-        "to draw from for each image each time; where not given crop + 32",
+        "to draw from for each image each time",
     )
     rescaling: Rescaling = Field(
         default="bilinear", description="filter that photographs are rescaled with, in training and testing"
