@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -103,16 +103,8 @@ def train(
         training_set, found = surveyed(data, "train", skip_unreadable, here)
         validation_set, sizes = surveyed(data if validation is None else validation, "val", skip_unreadable, here)
         compare_classes(validation_set.classes, training_set.classes, validation_set.name, training_set.name)
-        colours = Colours(found.mean, *principal_components(found.covariance))
-        described = {
-            "path": place_of(data),
-            "classes": list(training_set.classes),
-            "images": len(training_set),
-            "validation_images": len(validation_set),
-            "mean": [round(value, 4) for value in colours.mean.tolist()],
-            "deviations": colours.deviations.tolist(),
-            "components": colours.components.tolist(),
-        }
+        colours = colours_of(found)
+        described = description(place_of(data), training_set, validation_set, colours)
         centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
         quiet = Computing(precision, computing.workers, progress=False)
 
@@ -308,6 +300,24 @@ def photograph_of(image: object) -> Photograph:
             None, f"an array of {image.dtype} and shape {image.shape}; give uint8 of (height, width, 3)"
         )
     return image
+
+
+def colours_of(found: Survey) -> Colours:
+    """The colour statistics of a training set, by its survey."""
+    return Colours(found.mean, *principal_components(found.covariance))
+
+
+def description(place: str, training_set: Dataset, validation_set: Dataset, colours: Colours) -> dict[str, Any]:
+    """What a run keeps of its data: what identifies them, and what was measured on them."""
+    return {
+        "path": place,
+        "classes": list(training_set.classes),
+        "images": len(training_set),
+        "validation_images": len(validation_set),
+        "mean": [round(value, 4) for value in colours.mean.tolist()],
+        "deviations": colours.deviations.tolist(),
+        "components": colours.components.tolist(),
+    }
 
 
 def place_of(data: Data) -> str:

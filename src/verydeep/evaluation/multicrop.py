@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from verydeep.configurations import STRIDE
 from verydeep.images import grid_offsets
 from verydeep.network import ConvNet
 
@@ -34,3 +35,38 @@ def crop_posteriors(
     if flip:
         posteriors = (posteriors + net(flat.flip(3)).float().softmax(1)) / 2
     return torch.unflatten(posteriors, 0, (count, each)).mean(1)
+
+
+def windows(image: UInt8[np.ndarray, "H W 3"], crop: int) -> UInt8[np.ndarray, "M crop crop 3"]:
+    """What the cells of a dense score map see, as crops: every 32 pixels from the upper left corner, row by row.
+
+    They differ from the map in one thing: each is padded with zeros, as in training, where the map goes on.
+    """
+    height, width = image.shape[:2]
+    return np.stack(
+        [
+            image[top : top + crop, left : left + crop]
+            for top in range(0, height - crop + 1, STRIDE)
+            for left in range(0, width - crop + 1, STRIDE)
+        ]
+    )
+
+
+def window_count(width: int, height: int, crop: int) -> int:
+    """How many windows an image of this size has."""
+    across, down = (int((side - crop) // STRIDE) + 1 for side in (width, height))
+    return across * down
+
+
+def window_posteriors(
+    net: ConvNet, crops: UInt8[Tensor, "N M 3 crop crop"], flip: bool = True
+) -> Float[Tensor, "N K"]:
+    """Soft-max posteriors of N images by their windows, whose scores are averaged first, as in a score map."""
+    count, each = crops.shape[:2]
+
+    def posteriors(flat: Tensor) -> Tensor:
+        return torch.unflatten(net(flat).float(), 0, (count, each)).mean(1).softmax(1)
+
+    flat = crops.flatten(0, 1)
+    found = posteriors(flat)
+    return (found + posteriors(flat.flip(3))) / 2 if flip else found

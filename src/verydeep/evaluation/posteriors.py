@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,7 +20,14 @@ from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import store
 from verydeep.evaluation.dense import dense_posteriors
-from verydeep.evaluation.multicrop import GRID, crop_posteriors, grid_crops
+from verydeep.evaluation.multicrop import (
+    GRID,
+    crop_posteriors,
+    grid_crops,
+    window_count,
+    window_posteriors,
+    windows,
+)
 from verydeep.images import rescale, rescaled_size
 from verydeep.network import ConvNet
 from verydeep.photographs import ImageError, photograph_size
@@ -29,15 +36,17 @@ from verydeep.reading import read_ahead
 from verydeep.recipe import paper_scale
 from verydeep.weights import convolutional_net
 
-Method = Literal["dense", "multi-crop", "centre-crop"]
+Method = Literal["dense", "multi-crop", "centre-crop", "windows"]
 
 PROTOCOLS: dict[str, tuple[Method, ...]] = {
     "dense": ("dense",),
     "multi-crop": ("multi-crop",),
     "both": ("dense", "multi-crop"),
     "centre-crop": ("centre-crop",),
+    "windows": ("windows",),
 }
-"""What each method averages; "both" is dense and multi-crop (Sect. 4.3), "centre-crop" one crop an image."""
+"""What each method averages; "both" is dense and multi-crop (Sect. 4.3), "centre-crop" one crop an image, and
+"windows" what a score map's cells see, each as a crop of its own."""
 
 BATCH_PIXELS = 2**21
 """Pixels of a mini-batch in testing, 41 crops of 224: the largest map of D then takes 512 MiB."""
@@ -55,15 +64,23 @@ class Pass:
     """Test scale Q: the smallest side of the rescaled image, in pixels."""
     flip: bool = True
     """Whether the posteriors of an image and its mirror image are averaged."""
+    grid: int = field(default=GRID, repr=False)
+    """Crops along each side in multi-crop testing; the paper's are 5."""
+
+    def __repr__(self) -> str:
+        """What a stored matrix is found by; of the paper's grid it is what it was before there was another."""
+        grid = f", grid={self.grid}" if self.grid != GRID else ""
+        return f"Pass(method={self.method!r}, scale={self.scale!r}, flip={self.flip!r}{grid})"
 
 
-def passes(method: str, scales: Sequence[int], flip: bool = True) -> tuple[Pass, ...]:
+def passes(method: str, scales: Sequence[int], flip: bool = True, grid: int = GRID) -> tuple[Pass, ...]:
     """The passes whose mean a protocol is.
 
     Args:
-        method: dense, multi-crop (5 x 5 crops), both, or centre-crop.
+        method: dense, multi-crop, both, centre-crop, or windows.
         scales: test scales Q in pixels.
         flip: whether each is averaged with the mirrored image.
+        grid: crops along each side in multi-crop testing.
 
     Raises:
         UserError: for another method, no scale, a scale given twice, or what is no list of scales.
@@ -75,7 +92,11 @@ def passes(method: str, scales: Sequence[int], flip: bool = True) -> tuple[Pass,
     scales = [whole_number("a test scale Q", scale) for scale in scales]
     if not scales or len(set(scales)) < len(scales):
         raise UserError(f"scales are {scales}; give at least one test scale Q, each once")
-    return tuple(Pass(kind, scale, flip) for kind in PROTOCOLS[method] for scale in scales)
+    return tuple(
+        Pass(kind, scale, flip, grid if kind == "multi-crop" else GRID)
+        for kind in PROTOCOLS[method]
+        for scale in scales
+    )
 
 
 def check_scales(scales: Sequence[int], crop: int) -> None:
@@ -144,7 +165,7 @@ def posteriors(
     check_scales(scales, inner.crop)
     ranks = ranks or Ranks(device=inner.mean.device)
     # Found once for all scales: each photograph's file has to be opened for it.
-    sizes = sizes_of(dataset) if any(each.method == "dense" for each in planned) else None
+    sizes = sizes_of(dataset) if any(each.method in ("dense", "windows") for each in planned) else None
     return average(one_pass(inner, dataset, each, ranks, computing or Computing(), sizes) for each in planned)
 
 
@@ -203,9 +224,15 @@ class TestImages(torch.utils.data.Dataset[Batch | ImageError]):
 
     def _pixels(self, row: int) -> UInt8[np.ndarray, "M h w 3"]:
         image = rescale(self.dataset.photographs[row], self.one.scale, self.rescaling)
-        if self.one.method == "dense":
-            return image[None]
-        return grid_crops(image, self.crop, GRID if self.one.method == "multi-crop" else 1)
+        match self.one.method:
+            case "dense":
+                return image[None]
+            case "windows":
+                return windows(image, self.crop)
+            case "multi-crop":
+                return grid_crops(image, self.crop, self.one.grid)
+            case "centre-crop":
+                return grid_crops(image, self.crop, 1)
 
 
 def one_pass(
@@ -258,12 +285,13 @@ def one_pass(
                 raise batch
             pixels = torch.from_numpy(batch.pixels).to(ranks.device).permute(0, 1, 4, 2, 3)
             with torch.no_grad(), computing.autocast(ranks.device):
-                dense = one.method == "dense"
-                found = (
-                    dense_posteriors(net, pixels[:, 0], one.flip)
-                    if dense
-                    else crop_posteriors(net, pixels, one.flip)
-                )
+                match one.method:
+                    case "dense":
+                        found = dense_posteriors(net, pixels[:, 0], one.flip)
+                    case "windows":
+                        found = window_posteriors(net, pixels, one.flip)
+                    case _:
+                        found = crop_posteriors(net, pixels, one.flip)
             if found.shape[1] != classes:
                 raise UserError(f"the net gives {found.shape[1]} scores an image; its card says {classes} classes")
             matrix[batch.rows] = found.cpu().numpy()
@@ -297,15 +325,17 @@ def batches_of(
     dataset: Dataset, one: Pass, crop: int, sizes: Integer[np.ndarray, "N 2"] | None = None
 ) -> list[list[int]]:
     """Rows that share a mini-batch: images of equal rescaled size, in order, `BATCH_PIXELS` pixels at the most."""
-    if one.method == "dense":
+    if one.method in ("dense", "windows"):
         known = sizes_of(dataset) if sizes is None else sizes
         rescaled = [rescaled_size(width, height, one.scale) for width, height in known.tolist()]
     else:
-        rescaled = [(crop, crop * (GRID**2 if one.method == "multi-crop" else 1))] * len(dataset)
+        rescaled = [(crop, crop * (one.grid**2 if one.method == "multi-crop" else 1))] * len(dataset)
     groups: dict[tuple[int, int], list[int]] = {}
     for row, size in enumerate(rescaled):
         groups.setdefault(size, []).append(row)
     counts = {size: max(1, BATCH_PIXELS // (size[0] * size[1])) for size in groups}
+    if one.method == "windows":
+        counts = {size: max(1, BATCH_PIXELS // (window_count(*size, crop) * crop**2)) for size in groups}
     return [
         rows[start : start + counts[size]]
         for size, rows in sorted(groups.items())

@@ -1,8 +1,9 @@
 """Sect. 4.1 to 4.4: test trained nets, alone and together, and keep what each pass found."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,11 @@ class Setup:
     computing: Computing
     say: Callable[[str], None] = lambda line: None
     """Is told what was found stored, what could not be stored, and what a score map leaves out."""
+
+    @cached_property
+    def data(self) -> str:
+        """What identifies the images in the store."""
+        return fingerprint(self.dataset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,23 +151,47 @@ def _check(dataset: Dataset, net: Tested, scales: Sequence[int], method: str) ->
     check_scales(scales, card.architecture.crop)
 
 
+def kept_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> Iterator[Float32[np.ndarray, "N K"]]:
+    """The matrix of each pass, found stored, or computed and stored; the net is loaded where one is computed.
+
+    Raises:
+        UserError: where the weights are replaced meanwhile, and what loading and testing refuse.
+    """
+    file, net = tested.file, tested.net
+    weights_digest = digest(file) if file else ""
+    for one in planned:
+        path = _stored_at(setup, tested, one, weights_digest)
+        if path and (matrix := _stored(setup, one, path, tested.card.architecture.classes)) is not None:
+            yield matrix
+            continue
+        if net is None:
+            net = weights.load(tested.source)
+            if file and digest(file) != weights_digest:
+                raise UserError(f"{file} was replaced while it was read; start again")
+        yield _computed(setup, net, one, path)
+
+
+def missing_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> tuple[Pass, ...]:
+    """Those of these passes that are not stored; whether what is stored is whole, is not looked at."""
+    weights_digest = digest(tested.file) if tested.file else ""
+    files = {one: _stored_at(setup, tested, one, weights_digest) for one in planned}
+    return tuple(one for one, file in files.items() if file is None or not file.exists())
+
+
+def _stored_at(setup: Setup, tested: Tested, one: Pass, weights_digest: str) -> Path | None:
+    """The file of a pass; None where none is kept."""
+    if tested.folder is None:
+        return None
+    key = store.key(weights_digest, setup.data, one, setup.computing.precision)
+    return tested.folder / f"{one.method}-Q{one.scale}-{key}.safetensors"
+
+
 def _test_one(
     setup: Setup, tested: Tested, scales: Sequence[int], method: str
 ) -> tuple[Result, Float32[np.ndarray, "N K"]]:
-    card, file, folder = tested.card, tested.file, tested.folder
-    weights_digest = digest(file) if file else ""
-    net = tested.net or weights.load(tested.source)
-    if file and digest(file) != weights_digest:
-        raise UserError(f"{file} was replaced while it was read; start again")
+    card = tested.card
     scales = tuple(scales) or (test_scale(card),)
-    data = fingerprint(setup.dataset)
-
-    def path_of(one: Pass) -> Path | None:
-        key = store.key(weights_digest, data, one, setup.computing.precision)
-        name = f"{one.method}-Q{one.scale}-{key}.safetensors"
-        return folder / name if folder else None
-
-    matrix = average(_kept_pass(setup, net, one, path_of(one)) for one in passes(method, scales, card.flip))
+    matrix = average(kept_passes(setup, tested, passes(method, scales, card.flip)))
     named = (protocol(method, scales, card.flip),)
     name = card.architecture.configuration
     return _result((name,), (tested.source,), named, matrix, setup.dataset), matrix
@@ -178,20 +208,26 @@ def _result(
     return Result(nets, sources, protocols, top1, top5)
 
 
-def _kept_pass(setup: Setup, net: ConvNet, one: Pass, path: Path | None) -> Float32[np.ndarray, "N K"]:
-    """A pass's matrix, found stored or computed and stored."""
+def _stored(setup: Setup, one: Pass, path: Path, classes: int) -> Float32[np.ndarray, "N K"] | None:
+    """The matrix of a pass that was made before; None where none is stored."""
     dataset, ranks = setup.dataset, setup.ranks
-    if path is None:
-        return one_pass(net, dataset, one, ranks, setup.computing, setup.sizes)
     # The first rank reads and writes for all, which may be on machines without that file.
-    there = store.matrix(path, len(dataset), net.classes) if ranks.first else None
-    if ranks.total(torch.tensor(float(there is not None))).item():
-        found = np.zeros((len(dataset), net.classes), np.float32) if there is None else there
-        if ranks.first:
-            setup.say(f"{one.method}, Q = {one.scale}: found stored in {path}")
-        return ranks.total(torch.from_numpy(found)).cpu().numpy()
+    there = store.matrix(path, len(dataset), classes) if ranks.first else None
+    if not ranks.total(torch.tensor(float(there is not None))).item():
+        return None
+    found = np.zeros((len(dataset), classes), np.float32) if there is None else there
+    if ranks.first:
+        setup.say(f"{one.method}, Q = {one.scale}: found stored in {path}")
+    return ranks.total(torch.from_numpy(found)).cpu().numpy()
+
+
+def _computed(setup: Setup, net: ConvNet, one: Pass, path: Path | None) -> Float32[np.ndarray, "N K"]:
+    """The matrix of a pass, computed, and stored where there is a path."""
+    ranks = setup.ranks
+    if path is None:
+        return one_pass(net, setup.dataset, one, ranks, setup.computing, setup.sizes)
     unfinished = path.with_suffix(f".{ranks.rank}-of-{ranks.world}.unfinished")
-    matrix = one_pass(net, dataset, one, ranks, setup.computing, setup.sizes, unfinished)
+    matrix = one_pass(net, setup.dataset, one, ranks, setup.computing, setup.sizes, unfinished)
     if ranks.first:
         try:
             store.save(path, {"posteriors": matrix})

@@ -297,7 +297,7 @@ class Training:
             # Before saving: the checkpoint keeps velocities of this rate.
             set_rate(self.optimiser, after.rate, self.recipe.bias_rate)
             why = (
-                f"{len(progress.validation_errors)} epochs are done, as planned"
+                f"as planned after epoch {len(progress.validation_errors)}"
                 if self.recipe.drop_after
                 else f"no lower validation error in {self.recipe.patience} epochs"
             )

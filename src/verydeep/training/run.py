@@ -160,20 +160,52 @@ def _start_of_run(path: Path, recipe: Recipe, data: dict[str, Any]) -> Start | N
     there = recipes.read(path / RECIPE)
     start = recorded_start(path, there)
     differs, line = compare_starts(path, start, recipe, there)
-    names = recipes.differing(recipe, there)
-    if recipe.initial_rate(start.configuration) == start.rate:  # one has it by the rule, the other names it
-        names = [name for name in names if name != "learning_rate"]
-    differing = [recipes.difference(name, recipe, there) for name in names if name != "start_from"]
-    differing += [differs] if differs else []
+    differing = _other_fields(recipe, there, start) + ([differs] if differs else [])
     if differing:
         raise UserError(
             f"{path} holds a run of another recipe; these fields differ: {'; '.join(differing)}. "
             "Name another directory with --out, or give the same recipe to go on"
         )
-    _check_data(path, data, path / DATA)
+    if other := _other_data(path, data):
+        raise UserError(
+            f"{path} holds a run on other data: there {other[0]}. Name another directory with --out, or give the "
+            "same data"
+        )
     if line:
         say(line)
     return start
+
+
+def changes(path: Path, recipe: Recipe, data: dict[str, Any]) -> list[str]:
+    """What a run would now do otherwise: its recipe, the weights that it starts from, its data.
+
+    Args:
+        path: its directory.
+        recipe: that it is to have.
+        data: as `run_directory` takes it.
+
+    Returns:
+        A line a change; none where the directory holds that run, or none that has begun.
+
+    Raises:
+        UserError: where what it is to start from, or what it has written, cannot be read.
+    """
+    if not _begun(path) or not (path / RECIPE).exists():
+        return []
+    there = recipes.read(path / RECIPE)
+    start = recorded_start(path, there)
+    found = _other_fields(recipe, there, start)
+    if start_of(recipe).weights != start.weights:
+        found.append(f"the weights that it starts from ({recipe.start_from or 'random now'})")
+    return found + _other_data(path, data)
+
+
+def _other_fields(recipe: Recipe, there: Recipe, start: Start) -> list[str]:
+    """The fields in which the recipe of a run differs from one that was given, but for where it starts from."""
+    names = recipes.differing(recipe, there)
+    if recipe.initial_rate(start.configuration) == start.rate:  # one has it by the rule, the other names it
+        names = [name for name in names if name != "learning_rate"]
+    return [recipes.difference(name, recipe, there) for name in names if name != "start_from"]
 
 
 def _unfinished(file: Path) -> bool:
@@ -181,18 +213,18 @@ def _unfinished(file: Path) -> bool:
     return file.name in (".lock", DATA, START) or file.suffix == ".part"
 
 
-def _check_data(path: Path, data: dict[str, Any], data_file: Path) -> None:
+def _other_data(path: Path, data: dict[str, Any]) -> list[str]:
+    """In what the data of the run in a directory differ from these."""
     try:
-        there = json.loads(data_file.read_text(encoding="utf-8"))
+        there = json.loads((path / DATA).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {data_file}: {error}") from error
+        raise UserError(f"cannot read {path / DATA}: {error}") from error
     # Not its path: a data set may be moved. Means are compared as they are printed.
-    for name in ("classes", "images", "validation_images", "mean"):
-        if there.get(name) != data[name]:
-            raise UserError(
-                f"{path} holds a run on other data: there {name} is {_short(there.get(name))}, in {data['path']} "
-                f"it is {_short(data[name])}. Name another directory with --out, or give the same data"
-            )
+    return [
+        f"{name} is {_short(there.get(name))}, in {data['path']} it is {_short(data[name])}"
+        for name in ("classes", "images", "validation_images", "mean")
+        if there.get(name) != data[name]
+    ]
 
 
 def _short(value: Any) -> str:
