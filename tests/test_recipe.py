@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verydeep import recipe as recipes
@@ -61,6 +61,7 @@ def test_a_wrong_field_is_refused_by_name_with_what_is_allowed(fields, words):
     assert "\n" not in str(refusal.value)
 
 
+@settings(deadline=None)  # it waits for the disk
 @given(
     st.builds(
         Recipe,
