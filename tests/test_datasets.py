@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthetic import pixels, refusal, touch, write
@@ -325,6 +325,7 @@ def rows(dataset):
     return [int(image[0, 0, 0]) for image in dataset.photographs]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(2, 40), min_size=1, max_size=5).flatmap(
         lambda counts: st.tuples(st.just(counts), st.permutations(range(sum(counts))))

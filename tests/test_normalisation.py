@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import grad, jvp, vmap
 
@@ -17,6 +17,7 @@ def maps(*shape, seed=0, spread=100.0):
     return spread * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.booleans())
 def test_lrn_is_the_formula_of_krizhevsky(images, channels, height, width, last):
     a = maps(images, channels, height, width)

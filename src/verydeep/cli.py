@@ -40,7 +40,7 @@ def _default(name: str) -> str:
     """How the help shows the default of a recipe's field."""
     value = Recipe.model_fields[name].default
     rules = {
-        "training_scale": f"{recipes.PAPER_SCALE} crop / {recipes.PAPER_CROP}",
+        "training_scale": "crop + 32",
         "learning_rate": "by that rule",
     }
     return rules.get(name, "none" if value is None else str(value))
@@ -223,7 +223,8 @@ def train(
 
     For example:
 
-    - `verydeep train digits --net A --crop 32 --width 0.25 --fully-connected 256 --initialisation he --out runs/a`
+    - `verydeep train digits --net A --crop 32 --training-scale 32 40 --width 0.25 --fully-connected 256
+      --initialisation he --out runs/a`
     - `verydeep train photographs --net D --start-from runs/a --out runs/d`
     - `torchrun --nproc-per-node 2 -m verydeep train photographs --net A`
 

@@ -269,11 +269,11 @@ def test_one_net_has_one_result(run, photographs):
 # The card
 
 
-@pytest.mark.parametrize(("training_scale", "scale"), [((48, 48), 48), ((36, 64), 50), ((36, 65), 50), (None, 37)])
+@pytest.mark.parametrize(("training_scale", "scale"), [((48, 48), 48), ((36, 64), 50), ((36, 65), 50), (None, 64)])
 def test_the_default_scale_is_s_or_the_middle_of_its_range(
     net, tmp_path, photographs, training_scale, scale, computed
 ):
-    """A net of unknown S was trained at 256 of 224, it is assumed: 36.57 of 32."""
+    """A net of unknown S was trained at crop + 32, it is assumed, as 256 is for 224."""
     run = run_of(net, tmp_path / "run", training_scale=training_scale)
     (result,) = results_of([run], photographs, scales=())
     assert computed == [("dense", scale)]

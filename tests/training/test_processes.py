@@ -15,7 +15,7 @@ from verydeep import weights
 
 TRAIN = [
     "train", "digits", "--net", "A", "--crop", "32", "--width", "0.125", "--fully-connected", "16",
-    "--initialisation", "glorot", "--device", "cpu", "--no-flip",
+    "--training-scale", "37", "--initialisation", "glorot", "--device", "cpu", "--no-flip",
 ]  # fmt: skip
 
 

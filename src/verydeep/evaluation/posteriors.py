@@ -33,7 +33,7 @@ from verydeep.network import ConvNet
 from verydeep.photographs import ImageError, photograph_size
 from verydeep.progress import Meter
 from verydeep.reading import read_ahead
-from verydeep.recipe import PAPER_SCALE, scaled
+from verydeep.recipe import paper_scale
 from verydeep.weights import convolutional_net
 
 Method = Literal["dense", "multi-crop", "centre-crop", "windows"]
@@ -118,9 +118,9 @@ def protocol(method: str, scales: Sequence[int], flip: bool) -> str:
 def test_scale(card: Card) -> int:
     """Q for a net where none is given: S, or 0.5 (Smin + Smax) (Sect. 4.1), in pixels.
 
-    A net whose training scale is not known is taken for one of S = 256 crop / 224.
+    A net whose training scale is not known is taken for one of S = crop + 32.
     """
-    return middle(*(card.training_scale or (scaled(PAPER_SCALE, card.architecture.crop),) * 2))
+    return middle(*(card.training_scale or (paper_scale(card.architecture.crop),) * 2))
 
 
 def middle(low: int, high: int) -> int:
