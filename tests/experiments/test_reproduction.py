@@ -15,11 +15,13 @@ from synthetic import pixels, refusal, save
 from verydeep import procedures, weights
 from verydeep.evaluation import testing
 from verydeep.evaluation.posteriors import posteriors
-from verydeep.experiments import reproduction
+from verydeep.experiments import experiment
+from verydeep.experiments.measuring import outcome
 from verydeep.experiments.plan import TABLES, TRAININGS
 from verydeep.experiments.presets import parsed
-from verydeep.experiments.reproduction import outcome, reproduce
-from verydeep.experiments.results import OUTCOMES, RESULTS, read_outcomes, read_results, read_times
+from verydeep.experiments.reproduction import reproduce
+from verydeep.experiments.results import OUTCOMES, RESULTS, Step, read_outcomes, read_results, read_times
+from verydeep.experiments.steps import time_left
 
 TINY = """
 hold_out = 0.25
@@ -249,10 +251,10 @@ def test_photographs_are_kept_in_memory_only_where_that_changes_no_pixel():
         return Survey(np.array(sizes, np.int32), (), np.zeros(3), np.zeros((3, 3)))
 
     small = found((144, 144), (500, 127))
-    assert reproduction._may_be_kept(small, small, 128)
-    assert not reproduction._may_be_kept(small, found((600, 512)), 128)  # would be decoded at half its size
+    assert experiment._may_be_kept(small, small, 128)
+    assert not experiment._may_be_kept(small, found((600, 512)), 128)  # would be decoded at half its size
     many = found(*[(500, 400)] * 4000)
-    assert not reproduction._may_be_kept(many, small, 128)
+    assert not experiment._may_be_kept(many, small, 128)
 
 
 KILLED = """
@@ -292,3 +294,13 @@ def test_a_plan_that_is_killed_at_random_moments_ends_the_same(photographs, tmp_
     assert kills
     for name in (RESULTS, OUTCOMES):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
+def test_what_is_left_is_estimated_from_what_is_done():
+    def step(name, seconds, multiply_adds):
+        return Step(name, 0, seconds, 1, multiply_adds)
+
+    planned = {(0, name): step(name, 0.0, cost) for name, cost in (("a", 6e9), ("b", 3e9), ("c", 9e9))}
+    assert time_left(planned, {}) is None
+    assert time_left(planned, {(0, "a"): step("a", 2.0, 6e9)}) == pytest.approx((3e9 + 9e9) / 3e9)
+    assert time_left(planned, {key: step(key[1], 1.0, 6e9) for key in planned}) == 0
