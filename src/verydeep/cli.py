@@ -261,7 +261,7 @@ def test(
     /,
     *,
     scales: Scales = (),
-    method: Literal["dense", "multi-crop", "both", "centre-crop"] = "dense",
+    method: Literal["dense", "multi-crop", "both", "centre-crop", "windows"] = "dense",
     device: Device = "auto",
     precision: Precision = "fp32",
     workers: Workers = None,
@@ -280,7 +280,8 @@ def test(
     Args:
         runs: run directories or weight files, and last the data set that they are tested on.
         scales: test scales Q in pixels [default: the training scale S, or the middle of its range].
-        method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; or centre-crop.
+        method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; centre-crop; or windows: what the cells
+            of a dense score map see, each as a crop of its own.
     """
     from verydeep.procedures import test as test_nets
 
@@ -390,7 +391,7 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
 def reproduce(
     *tables: Literal["table3", "table4", "table5", "table6", "table7"],
     data: str,
-    preset: Literal["ilsvrc", "imagenette", "digits"],
+    preset: Literal["ilsvrc", "imagenette", "imagenette-gpu", "digits"],
     seeds: Whole = 1,
     out: Path | None = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
@@ -416,7 +417,7 @@ def reproduce(
         tables: those to make [default: all].
         data: a folder of photographs as `verydeep train` takes it, or "digits".
         preset: the sizes of nets, scales and schedules: ilsvrc is the paper; imagenette is for small photographs
-            and two CPU cores; digits is for trying things out.
+            and two CPU cores; imagenette-gpu for the same at crop 224; digits for trying things out.
         seeds: how many times all of it is done, each time with other random numbers.
         out: the folder to make or to go on with: runs, results.json, report.html [default: runs/PRESET].
         dry_run: show the plan, with what it costs, and do nothing.

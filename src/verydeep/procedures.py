@@ -138,7 +138,8 @@ def test(
         nets: a `ConvNet`, a run, or the path of a run or of a weight file; or several.
         data: as `train` takes it.
         scales: test scales Q in pixels; where None, the training scale S of each net, or the middle of its range.
-        method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; or centre-crop.
+        method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; centre-crop; or windows, what
+            a dense map's cells see, each as a crop of its own.
         device: cpu, cuda, mps, or auto for the fastest that is there.
         precision: bf16 computes with bfloat16 where torch's autocast does.
         workers: processes that read images ahead, for each rank; by the number of cores where None.

@@ -144,7 +144,7 @@ def posteriors(
         dataset: the images.
         scales: test scales Q in pixels (Sect. 4.2); where None, the net's own by the rule of Sect. 4.1, from its
             card.
-        method: dense, multi-crop, both (Sect. 4.3) or centre-crop.
+        method: dense, multi-crop, both (Sect. 4.3), centre-crop or windows.
         flip: average with the mirrored images; where None, if the net was trained with them, by its card.
         ranks: where to compute; this process, on the device of the net, where None.
         computing: precision, reading processes and progress; the defaults of `Computing` where None.

@@ -108,7 +108,7 @@ def test(setup: Setup, nets: Sequence[Tested], scales: Sequence[int], method: st
         setup: on which images, and where.
         nets: from `tested`.
         scales: test scales Q in pixels; where empty, each net's own by the rule of Sect. 4.1.
-        method: dense, multi-crop, both or centre-crop.
+        method: dense, multi-crop, both, centre-crop or windows.
 
     Returns:
         A result a net, in order, and one of all together where there are several.
