@@ -4,12 +4,12 @@
     python benchmarks/gpu_imagenette.py run FOLDER OUT
 
 `pack`, where there is a network, puts into FOLDER all that has to travel: the photographs in two halves below
-64 MiB each, so that they can be copied one after the other, and the wheels of this package and of what it needs that
-machines made for PyTorch mostly lack. `run`, on the machine with the GPU, needs FOLDER, this script, and a Python
-with torch, numpy, Pillow, safetensors, scikit-learn, scipy, jaxtyping and rich. It unpacks into a folder for the
-moment and runs the plan with the preset imagenette-gpu. After each step it copies the results so far to OUT, so that
-whoever ends it loses a step at the most: results.json (with the curves of the trainings), times.json and
-outcomes.safetensors.
+64 MiB each, so that they can be copied one after the other, and the wheels of this package and of what it needs
+that machines made for PyTorch mostly lack. `run`, on the machine with the GPU, needs FOLDER, this script, and a
+Python with torch, numpy, Pillow, safetensors, scikit-learn, scipy, jaxtyping and rich. It unpacks into a folder
+for the moment and runs the plan with the preset imagenette-gpu. After each step it copies the results so far to
+OUT, so that whoever ends it loses a step at the most: results.json (with the curves of the trainings), times.json
+and outcomes.safetensors.
 
 It has run on CPUs with few photographs alone, not yet on a GPU.
 """

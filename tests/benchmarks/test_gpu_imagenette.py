@@ -53,7 +53,7 @@ def test_the_halves_are_halves_and_the_same_every_time(photographs, tmp_path):
 
 def test_a_half_that_is_too_large_is_refused(photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_imagenette, "LARGEST", 1024)
-    with pytest.raises(SystemExit, match="photographs-1.zip"):
+    with pytest.raises(SystemExit, match=r"photographs-1\.zip"):
         pack(photographs, tmp_path / "packed")
 
 
@@ -80,18 +80,31 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path):
     assert not (tmp_path / "outside").exists()
 
 
-def test_results_are_kept_where_the_plan_is_ended(tmp_path):
+def test_results_are_copied_while_the_plan_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_imagenette, "LOOK_SECONDS", 0.05)
     here, out = tmp_path / "here", tmp_path / "out"
     here.mkdir()
-    text = f"open({str(here / RESULTS[0])!r}, 'w').write('so far'); import signal; signal.pause()"
-    assert watch(child(text), os.environ, here, out, 0.5) < 0
+    text = f"""
+import os, signal
+with open({str(here / RESULTS[0])!r}, "w") as file:
+    file.write("so far")
+while not os.path.exists({str(out / RESULTS[0])!r}):
+    pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert watch(child(text), os.environ, here, out, 60) == -9
     assert (out / RESULTS[0]).read_text() == "so far"
+
+
+def test_a_plan_is_ended_when_its_time_is_up(tmp_path, capsys):
+    assert watch(child("import signal; signal.pause()"), os.environ, tmp_path, tmp_path / "out", 0.2) == -15
+    assert "the time is up" in capsys.readouterr().out
 
 
 def test_a_plan_that_does_not_end_when_asked_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_imagenette, "END_SECONDS", 0.1)
     text = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause(); signal.pause()"
-    assert watch(child(text), os.environ, tmp_path, tmp_path / "out", 0.5) < 0
+    assert watch(child(text), os.environ, tmp_path, tmp_path / "out", 0.2) < 0
 
 
 def test_the_exit_status_is_the_plans(tmp_path):
