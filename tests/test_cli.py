@@ -304,3 +304,72 @@ def test_unreadable_images_stop_a_training_unless_they_are_skipped(verydeep, fol
 def test_the_digits_need_no_download(verydeep):
     rows = json.loads(verydeep("inspect", "digits", "--json")[1])
     assert [(row["images"], row["classes"]) for row in rows] == [(1437, 10), (360, 10)]
+
+
+TINY_PRESET = """
+hold_out = 0.25
+grid = 2
+controls = false
+recipe = { crop = 32, width = 0.0625, fully_connected = 8, batch = 8, initialisation = "glorot" }
+scales = { 224 = 32, 256 = 33, 288 = 34, 352 = 35, 384 = 36, 416 = 37, 512 = 38 }
+[schedules]
+random = { epochs = 1 }
+deeper = { epochs = 1 }
+fine-tuning = { epochs = 1 }
+jittering = { epochs = 1 }
+"""
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch):
+    from verydeep.experiments import reproduction
+    from verydeep.experiments.presets import parsed
+
+    monkeypatch.setattr(reproduction, "preset", lambda name: parsed(name, TINY_PRESET))
+
+
+def pictures(root):
+    for split, count in (("train", 4), ("val", 3)):
+        for name in ("cat", "dog"):
+            for number in range(count):
+                write(root / split / name / f"{number}.png", number, 40, 50)
+    return root
+
+
+def test_reproduce_prints_tables_findings_and_the_report(verydeep, tiny_preset, tmp_path):
+    data = pictures(tmp_path / "pictures")
+    words = ["reproduce", "table5", "--data", data, "--preset", "digits", "--out", "out"]
+    code, out, err = verydeep(*words)
+    assert code == 0, err
+    assert "Table 5" in out
+    assert "Table 3" not in out
+    assert "24.8" in out  # what the paper has
+    assert "one seed" in out
+    assert out.splitlines()[-1] == "report: out/report.html"
+    assert "[7/7] E-jitter, seed 0: testing, 6 passes" in err
+    assert (tmp_path / "out" / "report.html").exists()
+    code, out, _ = verydeep(*words, "--json")
+    assert code == 0
+    assert json.loads(out)["rows"][0]["key"] == "D-jitter@256,384,512 dense"
+
+
+def test_reproduce_shows_its_plan_and_does_nothing(verydeep, tiny_preset, tmp_path):
+    data = pictures(tmp_path / "pictures")
+    words = ["reproduce", "--data", data, "--preset", "digits", "--out", "out", "--seeds", "2", "--dry-run"]
+    code, out, err = verydeep(*words)
+    assert code == 0, err
+    assert "D-jitter-fc, seed 1" in out
+    assert "left to do:" in out
+    assert not (tmp_path / "out").exists()
+    steps = json.loads(verydeep(*words, "--json")[1])["steps"]
+    assert len(steps) == 2 * 14
+    assert all(step["state"] == "to do" for step in steps)
+
+
+def test_reproduce_refuses_in_one_line(verydeep, tiny_preset, tmp_path):
+    data = pictures(tmp_path / "pictures")
+    assert refused(verydeep("reproduce", "table9", "--data", data, "--preset", "digits"), "table9")
+    assert refused(verydeep("reproduce", "--data", data, "--preset", "cifar"), "cifar")
+    assert refused(verydeep("reproduce", "--data", data, "--preset", "digits", "--seeds", "0"), "seeds")
+    assert refused(verydeep("reproduce", "--data", "nowhere", "--preset", "digits"), "nowhere")
+    assert not (tmp_path / "runs").exists()

@@ -33,7 +33,7 @@ def test_a_run_has_its_curves_and_its_net(run, folder, tmp_path):
     assert "2 epochs" in str(run)
     net = run.net()
     assert net.card.provenance["validation_error"] == run.epochs[-1].validation_error
-    assert (net.card.flip, net.card.training_scale) == (False, (37, 37))
+    assert (net.card.flip, net.card.training_scale) == (False, (64, 64))
     assert verydeep.read_run(run.path) == run
     assert verydeep.train(folder, RECIPE, out=run.path) == run, "it has ended"
 
@@ -43,7 +43,7 @@ def test_python_and_the_command_line_give_the_same_number(run, folder):
     (by_file,) = verydeep.test(run.path, folder)
     (by_net,) = verydeep.test(run.net(), folder)
     assert (by_file.top1, by_file.top5, by_file.protocols) == (by_net.top1, by_net.top5, by_net.protocols)
-    assert by_file.protocols == ("dense, Q = 37, no mirror images",)
+    assert by_file.protocols == ("dense, Q = 64, no mirror images",)
     dataset = verydeep.open_dataset(folder, "val")
     matrix = verydeep.posteriors(run.net(), dataset)
     assert by_file.top1.wrong == (matrix.argmax(1) != dataset.labels).sum()
@@ -123,6 +123,22 @@ def test_a_damaged_start_is_said_in_a_sentence(run, folder):
         assert "start.json" in refusal(verydeep.train, folder, RECIPE, out=run)
 
 
+def test_a_run_of_a_version_that_scaled_s_by_the_crop_goes_on_by_the_same_command(folder, tmp_path):
+    """S was 256 crop / 224 where none was given: 37 for a crop of 32."""
+    earlier = recipes.changed(RECIPE, {"training_scale": (37,), "epochs": 1})
+    out = verydeep.train(folder, earlier, out=tmp_path / "a")
+    same = recipes.changed(RECIPE, {"epochs": 1})
+    assert same.scales == (64, 64)
+    assert verydeep.train(folder, same, out=out).recipe.scales == (37, 37)
+    assert verydeep.train(folder, verydeep.Recipe(**RECIPE.model_dump(exclude_unset=True)), out=tmp_path / "b")
+    for scale in (37, 40):
+        other = recipes.changed(RECIPE, {"training_scale": (scale,)})
+        assert f"training_scale: ({scale},)" in refusal(verydeep.train, folder, other, out=tmp_path / "b")
+    assert "training_scale: (64,)" in refusal(
+        verydeep.train, folder, recipes.changed(same, {"training_scale": (64,)}), out=out
+    )
+
+
 def test_curves_are_those_of_the_last_training(run, folder):
     """Checkpoint and weights moved away: it is trained anew, and its log goes on."""
     (run.path / "checkpoint.pt").unlink()
@@ -155,7 +171,7 @@ def test_photographs_are_classified_from_files_images_and_arrays(run, folder):
     assert by_path.posteriors[0] >= by_path.posteriors[1]
     assert str(by_path).startswith(f"{path}: {by_path.classes[0]} ")
     net = run.net().train()
-    assert verydeep.predict(net, [path], scale=37, top=1)[0].classes == by_path.classes[:1]
+    assert verydeep.predict(net, [path], scale=64, top=1)[0].classes == by_path.classes[:1]
     assert net.training
 
 
@@ -236,6 +252,7 @@ for call, words in [
     (lambda: verydeep.initialise(net, std=-1), "std is -1"),
     (lambda: verydeep.Card(net.architecture, training_scale=(64, 32)), "training_scale is (64, 32)"),
     (lambda: verydeep.Card(net.architecture, class_names="abcdefghij"), "class_names is"),
+    (lambda: verydeep.Card(net.architecture, rescaling="lanczos"), "'lanczos'; choose one of bilinear, bicubic"),
     (lambda: verydeep.Recipe(crop=True), "crop is True"),
     (lambda: verydeep.test(net, "digits", precision="fp64"), "'fp64'"),
     (lambda: verydeep.test(net, "digits", device="tpu"), "'tpu'"),

@@ -27,7 +27,7 @@ them, FC-4096, FC-4096, FC-classes. B-5x5 is the shallow net of Sect. 4.1: B wit
 replaced by one 5 x 5 layer of the same receptive field."""
 
 POOLINGS = 5
-STRIDE = 2**POOLINGS
+STRIDE: int = 2**POOLINGS
 """Pixels of the image between two neighbouring cells of the score map."""
 
 Kind = Literal["conv", "relu", "lrn", "pool", "dropout"]

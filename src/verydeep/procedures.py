@@ -40,7 +40,7 @@ from verydeep.recipe import Recipe
 from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey
 from verydeep.training import loop
 from verydeep.training.augmentation import Colours
-from verydeep.training.run import Run, read_run, run_directory
+from verydeep.training.run import Run, continued, read_run, run_directory
 from verydeep.training.step import Execution
 
 Net: TypeAlias = nn.Module | Run | str | Path
@@ -98,6 +98,7 @@ def train(
     computing = Computing(precision, reading_workers(workers))
     execution = Execution(computing, micro_batch, compile, recompute)
     run = Path(out)
+    recipe = continued(run, recipe)
     with ranks(device) as here:
         training_set, found = surveyed(data, "train", skip_unreadable, here)
         validation_set, sizes = surveyed(data if validation is None else validation, "val", skip_unreadable, here)
@@ -215,7 +216,9 @@ def predict(
     device, found = inner.mean.device, []
     with in_testing(inner, device), torch.no_grad():
         for number, image in enumerate(images):
-            pixels = torch.from_numpy(rescale(photograph_of(image), scale)).to(device).permute(2, 0, 1)
+            pixels = (
+                torch.from_numpy(rescale(photograph_of(image), scale, card.rescaling)).to(device).permute(2, 0, 1)
+            )
             posteriors = dense_posteriors(inner, pixels[None], card.flip)[0].cpu().numpy()
             best = np.argsort(-posteriors, kind="stable")[:top]
             name = str(image) if isinstance(image, str | Path) else f"image {number}"

@@ -2,27 +2,25 @@
 
 import os
 import tomllib
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from verydeep.configurations import Architecture
+from verydeep.card import Rescaling
+from verydeep.configurations import STRIDE, Architecture
 from verydeep.errors import UserError
 from verydeep.files import written_aside
 
 PAPER_CROP = 224
-"""The crop that the paper's S and Q are given for; with another crop they scale by crop / 224."""
-PAPER_SCALE = 256
 PAPER_RATE = 1e-2
 FINE_TUNING_RATE = 1e-3
 """Initial rate of a net that starts from one of its own configuration: S = 384 from S = 256 (Sect. 3.1)."""
 
 
 class Recipe(BaseModel):
-    """One training. The defaults are the paper's; sizes in pixels scale with `crop`.
+    """One training. The defaults are the paper's; S follows `crop`, as `paper_scale` says.
 
     Raises:
         UserError: for an unknown field or a value out of its range; names the field and what is allowed.
@@ -54,9 +52,12 @@ class Recipe(BaseModel):
     )
 
     training_scale: tuple[int, ...] = Field(
-        default=(PAPER_SCALE,),
+        default=(),
         description="S, the smallest side of the rescaled training image in pixels: one number, or Smin and Smax "
         "to draw from for each image each time",
+    )
+    rescaling: Rescaling = Field(
+        default="bilinear", description="filter that photographs are rescaled with, in training and testing"
     )
     flip: bool = Field(default=True, description="mirror every other crop at random; testing then averages both")
     colour_shift: float = Field(
@@ -72,6 +73,7 @@ class Recipe(BaseModel):
         description=f"initial learning rate; where not given {PAPER_RATE}, or {FINE_TUNING_RATE} for a net that "
         "starts from one of its own configuration",
     )
+    bias_rate: float = Field(default=1.0, gt=0, description="what the learning rate of biases is multiplied by")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum")
     weight_decay: float = Field(
         default=5e-4, ge=0, description="L2 penalty multiplier of the weights; biases have none"
@@ -98,15 +100,6 @@ class Recipe(BaseModel):
             except ValidationError as error:
                 raise UserError(_sentence(error)) from error
 
-    @model_validator(mode="before")
-    @classmethod
-    def _scale_from_crop(cls, values: Any) -> Any:
-        """S = 256 is meant for a crop of 224: another crop scales it, unless S is given."""
-        if isinstance(values, dict) and "crop" in values and "training_scale" not in values:
-            with suppress(TypeError, ValueError):  # a crop that is no number is refused as such
-                return values | {"training_scale": (scaled(PAPER_SCALE, int(values["crop"])),)}
-        return values
-
     @field_validator("crop", "fully_connected", mode="before")
     @classmethod
     def _no_truth(cls, value: Any) -> Any:
@@ -132,6 +125,12 @@ class Recipe(BaseModel):
             raise ValueError("give one number, or Smin and Smax")
         return value[:1] if value[0] == value[-1] else value
 
+    @field_validator("learns")
+    @classmethod
+    def _as_in_the_net(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Once each and in one order, since the same layers in another order are the same training."""
+        return tuple(sorted(set(value)))  # which is the order of the net, conv1_1 to fc8
+
     @field_validator("drop_after")
     @classmethod
     def _in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -149,6 +148,8 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"only {', '.join(self.learns)} learn, so the other layers need weights: give start_from"
             )
+        if not self.training_scale:  # and so it does not count as given
+            self.__dict__["training_scale"] = (paper_scale(self.crop),)
         low, high = self.scales
         if low > high:
             raise ValueError(f"training_scale is {low} {high}; Smin must not be above Smax")
@@ -178,22 +179,28 @@ class Recipe(BaseModel):
         return FINE_TUNING_RATE if start == self.net else PAPER_RATE
 
 
-def scaled(pixels: int, crop: int) -> int:
-    """A size that the paper gives for crops of 224, for another crop; rounded half up."""
-    return (2 * pixels * crop + PAPER_CROP) // (2 * PAPER_CROP)
+def paper_scale(crop: int) -> int:
+    """The paper's S = 256, for any crop: one step of the score map above it, as 256 is above 224.
+
+    A step stays 32 pixels at every crop, and so does what a unit sees.
+    """
+    return crop + STRIDE
+
+
+def earlier_scale(crop: int) -> int:
+    """S where none was given, in versions up to 0.2: 256 crop / 224, rounded half up."""
+    return (512 * crop + PAPER_CROP) // (2 * PAPER_CROP)
 
 
 def changed(base: Recipe, fields: dict[str, Any]) -> Recipe:
     """The recipe `base` with other values for some fields.
 
-    S follows the crop where only the crop is changed and S was the paper's. Raises what `Recipe` does.
+    S follows the crop where only the crop is changed and S was what the former crop gives. Raises what `Recipe`
+    does.
     """
     values = base.model_dump(exclude_unset=True) | fields
-    if (
-        "crop" in fields
-        and "training_scale" not in fields
-        and base.scales == (scaled(PAPER_SCALE, base.crop),) * 2
-    ):
+    followed = [(scale,) for scale in (paper_scale(base.crop), earlier_scale(base.crop))]
+    if "crop" in fields and "training_scale" not in fields and base.training_scale in followed:
         values.pop("training_scale", None)
     return Recipe(**values)
 

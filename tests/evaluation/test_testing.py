@@ -193,11 +193,11 @@ def test_an_interrupted_test_goes_on_and_cleans_up(net, run, photographs, monkey
     last = photographs.photographs[passes_module.batches_of(photographs, Pass("dense", 40), 32)[-1][-1]]
     read, rescale = [], passes_module.rescale
 
-    def break_down(photograph, scale):
+    def break_down(photograph, scale, rescaling):
         read.append(photograph)
         if photograph == last and len(read) <= len(photographs):
             raise KeyboardInterrupt
-        return rescale(photograph, scale)
+        return rescale(photograph, scale, rescaling)
 
     monkeypatch.setattr(passes_module, "rescale", break_down)
     arguments = (testing.Setup(photographs, sizes, Ranks(), QUIET), [testing.tested(run)], (40,), "dense")
@@ -284,11 +284,11 @@ def test_one_net_has_one_result(run, photographs):
 # The card
 
 
-@pytest.mark.parametrize(("training_scale", "scale"), [((48, 48), 48), ((36, 64), 50), ((36, 65), 50), (None, 37)])
+@pytest.mark.parametrize(("training_scale", "scale"), [((48, 48), 48), ((36, 64), 50), ((36, 65), 50), (None, 64)])
 def test_the_default_scale_is_s_or_the_middle_of_its_range(
     net, tmp_path, photographs, training_scale, scale, computed
 ):
-    """A net of unknown S was trained at 256 of 224, it is assumed: 36.57 of 32."""
+    """A net of unknown S was trained at crop + 32, it is assumed, as 256 is for 224."""
     run = run_of(net, tmp_path / "run", training_scale=training_scale)
     (result,) = results_of([run], photographs, scales=())
     assert computed == [("dense", scale)]

@@ -1,6 +1,11 @@
 """The plan is carried out once: nothing is trained or tested twice, and what was interrupted ends the same."""
 
 import json
+import os
+import random
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -149,25 +154,28 @@ def passes_of(grid):
 def test_a_plan_that_was_interrupted_anywhere_ends_the_same(photographs, tmp_path, monkeypatch):
     reproduce(photographs, tiny(), ["table5"], out=tmp_path / "whole")
     one_pass, train = testing.one_pass, procedures.train
-    for number in range(6):
-        calls = [0]
+    left = [0]
 
-        def stopping(function, at=number, calls=calls):
-            def call(*arguments, **named):
-                calls[0] += 1
-                if calls[0] == at * 3 + 2:
-                    raise KeyboardInterrupt
-                return function(*arguments, **named)
+    def stopping(function):
+        def call(*arguments, **named):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return function(*arguments, **named)
 
-            return call
+        return call
 
-        monkeypatch.setattr(procedures, "train", stopping(train))
-        monkeypatch.setattr(testing, "one_pass", stopping(one_pass))
-        with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(procedures, "train", stopping(train))
+    monkeypatch.setattr(testing, "one_pass", stopping(one_pass))
+    interruptions = 0
+    while True:
+        left[0] = 3  # trainings and passes until the next interruption
+        try:
             reproduce(photographs, tiny(), ["table5"], out=tmp_path / "parts")
-    monkeypatch.setattr(procedures, "train", train)
-    monkeypatch.setattr(testing, "one_pass", one_pass)
-    reproduce(photographs, tiny(), ["table5"], out=tmp_path / "parts")
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+    assert interruptions == 6
     for name in (RESULTS, OUTCOMES):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
@@ -245,3 +253,42 @@ def test_photographs_are_kept_in_memory_only_where_that_changes_no_pixel():
     assert not reproduction._may_be_kept(small, found((600, 512)), 128)  # would be decoded at half its size
     many = found(*[(500, 400)] * 4000)
     assert not reproduction._may_be_kept(many, small, 128)
+
+
+KILLED = """
+import sys
+from verydeep.experiments.presets import parsed
+from verydeep.experiments.reproduction import reproduce
+data, out, preset = sys.argv[1:]
+reproduce(data, parsed("tiny", open(preset).read()), ["table5"], out=out, device="cpu")
+"""
+
+
+@pytest.mark.slow
+def test_a_plan_that_is_killed_at_random_moments_ends_the_same(photographs, tmp_path):
+    preset_file = tmp_path / "tiny.toml"
+    preset_file.write_text(TINY.format(controls="false", epochs=2))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def start(out):
+        words = [sys.executable, "-c", KILLED, photographs, out, preset_file]
+        return subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+
+    whole = start(tmp_path / "whole")
+    began = time.monotonic()
+    assert whole.wait() == 0
+    took = time.monotonic() - began
+    chance = random.Random(0)
+    kills = 0
+    while (process := start(tmp_path / "parts")) is not None:
+        try:
+            process.communicate(timeout=chance.uniform(0.3, 0.9) * took)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+    assert process.returncode == 0
+    assert kills
+    for name in (RESULTS, OUTCOMES):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32, Integer, UInt8
 from torch import nn
 
-from verydeep.card import Card
+from verydeep.card import Card, Rescaling
 from verydeep.computing import Computing
 from verydeep.configurations import whole_number
 from verydeep.datasets import Dataset
@@ -33,7 +33,7 @@ from verydeep.network import ConvNet
 from verydeep.photographs import ImageError, photograph_size
 from verydeep.progress import Meter
 from verydeep.reading import read_ahead
-from verydeep.recipe import PAPER_SCALE, scaled
+from verydeep.recipe import paper_scale
 from verydeep.weights import convolutional_net
 
 Method = Literal["dense", "multi-crop", "centre-crop", "windows"]
@@ -118,9 +118,9 @@ def protocol(method: str, scales: Sequence[int], flip: bool) -> str:
 def test_scale(card: Card) -> int:
     """Q for a net where none is given: S, or 0.5 (Smin + Smax) (Sect. 4.1), in pixels.
 
-    A net whose training scale is not known is taken for one of S = 256 crop / 224.
+    A net whose training scale is not known is taken for one of S = crop + 32.
     """
-    return middle(*(card.training_scale or (scaled(PAPER_SCALE, card.architecture.crop),) * 2))
+    return middle(*(card.training_scale or (paper_scale(card.architecture.crop),) * 2))
 
 
 def middle(low: int, high: int) -> int:
@@ -213,6 +213,7 @@ class TestImages(torch.utils.data.Dataset[Batch | ImageError]):
     dataset: Dataset
     one: Pass
     crop: int
+    rescaling: Rescaling
 
     def __getitems__(self, rows: list[int]) -> Batch | ImageError:
         """The images of some rows, or the first error, which has to leave the worker to be raised."""
@@ -222,7 +223,7 @@ class TestImages(torch.utils.data.Dataset[Batch | ImageError]):
             return error
 
     def _pixels(self, row: int) -> UInt8[np.ndarray, "M h w 3"]:
-        image = rescale(self.dataset.photographs[row], self.one.scale)
+        image = rescale(self.dataset.photographs[row], self.one.scale, self.rescaling)
         match self.one.method:
             case "dense":
                 return image[None]
@@ -244,6 +245,8 @@ def one_pass(
     unfinished: Path | None = None,
 ) -> Float32[np.ndarray, "N K"]:
     """Test a net once over a data set; every image is counted exactly once, on any number of ranks.
+
+    Photographs are rescaled as those that the net was trained on, by its card.
 
     Args:
         net: the net.
@@ -269,7 +272,8 @@ def one_pass(
         matrix[kept["rows"][known]], done[kept["rows"][known]] = kept["posteriors"][known], 1
     left = ([row for row in batch if not done[row]] for batch in batches)
     rows_left = [rows for rows in left if rows]
-    reading = read_ahead(TestImages(dataset, one, net.crop), rows_left, computing.workers, ranks.device)
+    images = TestImages(dataset, one, net.crop, net.card.rescaling)
+    reading = read_ahead(images, rows_left, computing.workers, ranks.device)
     name = f"testing {net.configuration.name}, {one.method}, Q = {one.scale}"
     with (
         in_testing(net, ranks.device),

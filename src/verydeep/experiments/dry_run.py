@@ -226,7 +226,7 @@ class _Machine:
         centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
         validated = epochs * len(data.validation)
         computing = validated * recipe.architecture(self.classes).multiply_adds() / rate.testing
-        reading = validated * self._testing_read(data.validation, centre_crop, recipe.crop)
+        reading = validated * self._testing_read(data.validation, centre_crop, recipe.crop, recipe.rescaling)
         return Work(passed, multiply_adds, seconds + self._seconds(computing, reading))
 
     def test(self, recipe: Recipe, one: Pass) -> Work:
@@ -234,7 +234,7 @@ class _Machine:
         if (recipe.net, one) not in self._tests:
             tested, architecture = self.experiment.data.tested, recipe.architecture(self.classes)
             multiply_adds = pass_multiply_adds(architecture, one, self.sizes)
-            reading = len(tested) * self._testing_read(tested, one, recipe.crop)
+            reading = len(tested) * self._testing_read(tested, one, recipe.crop, recipe.rescaling)
             self._tests[recipe.net, one] = Work(
                 pass_images(one, self.sizes, recipe.crop),
                 multiply_adds,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from verydeep.card import Rescaling
 from verydeep.computing import Computing
 from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks
@@ -134,9 +135,9 @@ def crop_reading(dataset: Dataset, recipe: Recipe) -> float:
     return _seconds_each(dataset, lambda row: images.__getitems__([Address(0, row, row)]))
 
 
-def pass_reading(dataset: Dataset, one: Pass, crop: int) -> float:
+def pass_reading(dataset: Dataset, one: Pass, crop: int, rescaling: Rescaling = "bilinear") -> float:
     """Seconds that one process takes to read one photograph for a testing pass; as `crop_reading`."""
-    images = TestImages(dataset, one, crop)
+    images = TestImages(dataset, one, crop, rescaling)
     return _seconds_each(dataset, lambda row: images.__getitems__([row]))
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,18 @@ from verydeep.experiments.cost import (
     training_images,
     training_multiply_adds,
 )
-from verydeep.experiments.plan import Row, Table, Tested, Training, chosen_tables, measured_rows, needed_trainings
+from verydeep.experiments.plan import (
+    PAPER_TABLES,
+    Row,
+    Table,
+    Tested,
+    Training,
+    chosen_tables,
+    measured_rows,
+    needed_trainings,
+)
 from verydeep.experiments.presets import Preset, preset
+from verydeep.experiments.report import make_report
 from verydeep.experiments.results import (
     OUTCOMES,
     RESULTS,
@@ -166,7 +176,8 @@ def reproduce(
         size: a preset, or the name of one: ilsvrc, imagenette, imagenette-gpu or digits.
         tables: table3 to table7; all where none is named.
         seeds: how many, from 0 on, or which.
-        out: the folder of the experiment: run directories below seed-0, seed-1, ..., and results.json.
+        out: the folder of the experiment: run directories below seed-0, seed-1, ..., what was measured, and its
+            report as report.html and report.md.
         device: cpu, cuda, mps, or auto for the fastest that is there.
         precision: bf16 computes with bfloat16 where torch's autocast does.
         workers: processes that read images ahead, for each rank; by the number of cores where None.
@@ -195,6 +206,9 @@ def reproduce(
             if here.first:
                 write(experiment)
             here.wait()
+        if here.first:
+            make_report(experiment.out, photographs=experiment.data.tested)
+        here.wait()
         return results_of(experiment)
 
 
@@ -468,18 +482,8 @@ def results_of(experiment: Experiment) -> Results:
 
 def preset_data(chosen: Preset) -> dict[str, Any]:
     """A preset as JSON has it."""
-    return {
-        "name": chosen.name,
-        "recipe": chosen.recipe,
-        "scales": {str(paper): pixels for paper, pixels in chosen.scales.items()},
-        "schedules": {
-            name: {key: value for key, value in vars(schedule).items() if not key.startswith("_")}
-            for name, schedule in chosen.schedules.items()
-        },
-        "hold_out": chosen.hold_out,
-        "grid": chosen.grid,
-        "controls": chosen.controls,
-    }
+    data: dict[str, Any] = json.loads(json.dumps(asdict(chosen)))
+    return data
 
 
 def _protocol(experiment: Experiment, row: Row) -> str:
@@ -508,6 +512,11 @@ def write(experiment: Experiment) -> None:
     out = experiment.out
     write_outcomes(experiment.outcomes, out / OUTCOMES)
     distinct = {json.dumps(each, sort_keys=True): each for each in experiment.environments}
-    times = Times(tuple(experiment.steps.values()), tuple(distinct.values()))
+    asked = " ".join(table for table in experiment.asked if table in PAPER_TABLES)
+    command = (
+        f"verydeep reproduce {asked} --data {experiment.data.name} --preset {experiment.preset.name} "
+        f"--seeds {len(experiment.seeds)}"
+    )
+    times = Times(tuple(experiment.steps.values()), tuple(distinct.values()), command)
     write_json(times, out / TIMES)
     write_json(results_of(experiment), out / RESULTS)

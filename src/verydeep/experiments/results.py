@@ -181,7 +181,7 @@ def read_times(folder: Path) -> Times:
     return times
 
 
-def _read(kind: Any, path: Path) -> Any:
+def _read(kind: TypeAdapter, path: Path) -> Any:
     try:
         return kind.validate_json(path.read_bytes())
     except OSError as error:

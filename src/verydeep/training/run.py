@@ -81,6 +81,22 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     return Run(folder, recipe, recorded_start(folder, recipe), epochs, ended)
 
 
+def continued(path: Path, recipe: Recipe) -> Recipe:
+    """A recipe that gives no S, with that of the run in a directory where its version gave another one by itself.
+
+    So the command that began a run goes on with it after an update.
+
+    Raises:
+        UserError: where the recipe of the run cannot be read.
+    """
+    if "training_scale" in recipe.model_fields_set or not (_begun(path) and (path / RECIPE).exists()):
+        return recipe
+    there = recipes.read(path / RECIPE)
+    if there.crop == recipe.crop and there.training_scale == (recipes.earlier_scale(there.crop),):
+        return recipes.changed(recipe, {"training_scale": there.training_scale})
+    return recipe
+
+
 @contextmanager
 def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks) -> Iterator[Start]:
     """Make a run directory or enter an existing one, and keep other processes out of it meanwhile.

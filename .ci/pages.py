@@ -1,0 +1,30 @@
+"""Whether the pages of each experiment in results/ follow from the data beside them."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from verydeep.errors import UserError
+from verydeep.experiments.report import check_report
+from verydeep.experiments.results import RESULTS
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(folders: Sequence[Path]) -> str | None:
+    """A line about each page that does not follow, and each folder that cannot be read; or None."""
+    lines = []
+    for folder in folders:
+        try:
+            stale = check_report(folder)
+        except UserError as error:
+            lines.append(f"pages: {error}")
+        else:
+            remedy = f"make it with: verydeep report {folder}"
+            lines += [f"pages: {path} does not follow from its data; {remedy}" for path in stale]
+    return "\n".join(lines) or None
+
+
+if __name__ == "__main__":
+    given = [Path(name) for name in sys.argv[1:]]
+    sys.exit(main(given or sorted(file.parent for file in (ROOT / "results").glob(f"*/{RESULTS}"))))

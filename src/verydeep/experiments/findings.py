@@ -1,0 +1,243 @@
+"""What the results say of the paper's findings: each confirmed, refuted, undecided, or not measured.
+
+A claim is decided by a paired test of its own at 5%, on the same images; the nine p-values are not corrected for
+one another. One seed decides nothing.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from verydeep.experiments.claims import BORDER, CLAIMS, Claim, Contrast, Pair
+from verydeep.experiments.paired import Difference, differences, gained_and_lost, mcnemar
+from verydeep.experiments.plan import TABLES, measured_rows
+from verydeep.experiments.results import Outcomes
+
+Verdict = Literal["confirmed", "refuted", "undecided", "not measured"]
+
+_LARGEST_LOSS = 104.0
+"""-ln of the smallest posterior that float32 can hold; for one that has become 0."""
+
+
+@dataclass(frozen=True)
+class OneSeed:
+    """A pair of rows with one seed, by McNemar's test."""
+
+    seed: int
+    gained: int
+    """Images that only the row got right."""
+    lost: int
+    """Images that only the other got right."""
+    p: float
+
+
+@dataclass(frozen=True)
+class ComparedPair:
+    """A pair of rows, seed by seed."""
+
+    row: str
+    against: str
+    seeds: tuple[OneSeed, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A contrast, measured."""
+
+    contrast: Contrast
+    seeds: tuple[int, ...]
+    """Those that have measured all its rows."""
+    errors: Difference
+    """Share of the images, in [-1, 1], by which the top-1 error is lower; a point is 0.01."""
+    log_loss: Difference
+    """In nats, by which the mean log-loss is lower: finer than errors, and decides nothing."""
+    printed: float | None
+    """`errors` as the paper's tables have it; None where they do not."""
+    pairs: tuple[ComparedPair, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, checked."""
+
+    claim: Claim
+    verdict: Verdict
+    says: str
+    """The verdict in one sentence, with its figures, for people."""
+    by_control: bool
+    """Whether the claim's controls decided, not the paper's own contrasts."""
+    decided_by: tuple[Compared, ...]
+    """Empty where it is not measured."""
+    also: tuple[Compared, ...]
+    """Other contrasts that are measured; they decide nothing."""
+    missing: tuple[str, ...]
+    """Keys of the rows that no verdict was possible without."""
+
+
+@dataclass(frozen=True)
+class Border:
+    """What dense testing loses against the windows of its map as crops, where inner windows lack their padding."""
+
+    says: str
+    loses: bool
+    """Whether it does for any net, as far as these images tell: then depth cannot be tested densely."""
+    compared: tuple[Compared, ...]
+    """By net; those that are measured."""
+
+
+def findings(outcomes: Outcomes) -> tuple[Finding, ...]:
+    """Check every claim of the paper, in order. The same outcomes give the same findings."""
+    contrasts = (
+        contrast for claim in CLAIMS.values() for contrast in claim.contrasts + claim.controlled + claim.also
+    )
+    compared = _compare(outcomes, contrasts)
+    return tuple(_finding(claim, compared, outcomes) for claim in CLAIMS.values())
+
+
+def border(outcomes: Outcomes) -> Border:
+    """Compare dense testing at Q = 256 with the very same windows computed as separate crops."""
+    compared = tuple(_compare(outcomes, BORDER).values())
+    if not compared:
+        return Border("not measured: dense testing against its own windows as crops", False, ())
+    figures = "; ".join(_figure(one) for one in compared)
+    loses = any(one.errors.low > 0 for one in compared)
+    verdict = (
+        "dense testing is worse than its own windows as crops, so depth cannot be tested densely at this size"
+        if loses
+        else "dense testing is not found to be worse than its own windows as crops"
+    )
+    return Border(f"{verdict}: {figures}", loses, compared)
+
+
+def _compare(outcomes: Outcomes, contrasts: Iterable[Contrast]) -> dict[Contrast, Compared]:
+    """Those contrasts of which at least one seed has measured all rows."""
+    seeds = {contrast: _common_seeds(outcomes, contrast) for contrast in contrasts}
+    seeds = {contrast: some for contrast, some in seeds.items() if some}
+    errors = [_fewer_errors(outcomes, contrast, some) for contrast, some in seeds.items()]
+    losses = [_less_loss(outcomes, contrast, some) for contrast, some in seeds.items()]
+    found = differences(errors + losses)
+    return {
+        contrast: Compared(
+            contrast,
+            some,
+            errors=found[number],
+            log_loss=found[number + len(seeds)],
+            printed=_printed(contrast),
+            pairs=tuple(_pair(outcomes, pair, some) for pair in contrast.pairs),
+        )
+        for number, (contrast, some) in enumerate(seeds.items())
+    }
+
+
+def _common_seeds(outcomes: Outcomes, contrast: Contrast) -> tuple[int, ...]:
+    rows = [set(outcomes.measured(key)) for pair in contrast.pairs for key in (pair.row, pair.against)]
+    return tuple(sorted(set.intersection(*rows)))
+
+
+def _fewer_errors(outcomes: Outcomes, contrast: Contrast, seeds: tuple[int, ...]) -> Float64[np.ndarray, "S N"]:
+    """Mean over the pairs; a row a seed."""
+    return _mean_gain(contrast, lambda key: outcomes.wrong(key, seeds))
+
+
+def _less_loss(outcomes: Outcomes, contrast: Contrast, seeds: tuple[int, ...]) -> Float64[np.ndarray, "S N"]:
+    return _mean_gain(contrast, lambda key: np.minimum(outcomes.log_loss(key, seeds), _LARGEST_LOSS))
+
+
+def _mean_gain(
+    contrast: Contrast, measure: Callable[[str], Float32[np.ndarray, "S N"]]
+) -> Float64[np.ndarray, "S N"]:
+    gains = np.stack([measure(pair.against) - measure(pair.row) for pair in contrast.pairs])
+    mean: Float64[np.ndarray, "S N"] = gains.mean(axis=0, dtype=np.float64)
+    return mean
+
+
+def _pair(outcomes: Outcomes, pair: Pair, seeds: tuple[int, ...]) -> ComparedPair:
+    counts = [
+        gained_and_lost(outcomes.rank[pair.row, seed] > 0, outcomes.rank[pair.against, seed] > 0) for seed in seeds
+    ]
+    tests = (
+        OneSeed(seed, gained, lost, mcnemar(gained, lost))
+        for seed, (gained, lost) in zip(seeds, counts, strict=True)
+    )
+    return ComparedPair(pair.row, pair.against, tuple(tests))
+
+
+_PRINTED = {row.key: row.printed.top1 for row in reversed(measured_rows(TABLES.values()))}
+
+
+def _printed(contrast: Contrast) -> float | None:
+    errors = [(_PRINTED[pair.against], _PRINTED[pair.row]) for pair in contrast.pairs]
+    fewer = [(against - row) / 100 for against, row in errors if against is not None and row is not None]
+    return sum(fewer) / len(fewer) if len(fewer) == len(errors) else None
+
+
+def _finding(claim: Claim, compared: dict[Contrast, Compared], outcomes: Outcomes) -> Finding:
+    by_control = bool(claim.controlled) and all(contrast in compared for contrast in claim.controlled)
+    deciding = claim.controlled if by_control else claim.contrasts
+    others = claim.contrasts + claim.also if by_control else claim.also
+    also = tuple(compared[contrast] for contrast in others if contrast in compared)
+    if any(contrast not in compared for contrast in deciding):
+        missing = _missing(claim.contrasts, outcomes)
+        reason = f"there is no {', no '.join(missing)}" if missing else "no seed has measured all that it compares"
+        return Finding(claim, "not measured", f"not measured: {reason}", False, (), also, missing)
+    deciders = tuple(compared[contrast] for contrast in deciding)
+    verdict = _verdict(deciders, claim.margin)
+    return Finding(claim, verdict, _sentence(claim, verdict, deciders, by_control), by_control, deciders, also, ())
+
+
+def _missing(contrasts: Iterable[Contrast], outcomes: Outcomes) -> tuple[str, ...]:
+    """Keys of the rows that no seed has measured, each once."""
+    keys = (key for contrast in contrasts for pair in contrast.pairs for key in (pair.row, pair.against))
+    return tuple(dict.fromkeys(key for key in keys if not outcomes.measured(key)))
+
+
+def _verdict(deciders: tuple[Compared, ...], margin: float | None) -> Verdict:
+    """All contrasts have to hold, each at 5%; one that is found to be the other way round refutes."""
+    found = [one.errors for one in deciders]
+    if any(len(one.seeds) == 1 for one in deciders):
+        return "undecided"
+    if margin is None:
+        holds, fails = all(one.low > 0 for one in found), any(one.high < 0 for one in found)
+    else:
+        holds, fails = all(one.high < margin for one in found), any(one.low > 0 for one in found)
+    return "refuted" if fails else "confirmed" if holds else "undecided"
+
+
+def _sentence(claim: Claim, verdict: Verdict, deciders: tuple[Compared, ...], by_control: bool) -> str:
+    seeds = {len(one.seeds) for one in deciders}
+    one_seed = " (one seed)" if 1 in seeds else ""
+    control = " against the control" if by_control else " (without its control)" if claim.controlled else ""
+    margin = "" if claim.margin is None else f"; up to {_points(claim.margin)} fewer count as no gain"
+    power = _points(max(one.errors.detectable for one in deciders))
+    return (
+        f"{verdict}{one_seed}{control}: {'; '.join(_figure(one) for one in deciders)}{margin}; "
+        f"{_number_of(min(seeds), 'seed')}; differences from {power} would be found (80% power)"
+    )
+
+
+def _figure(one: Compared) -> str:
+    """As in "2.1 points fewer errors with D than with A, densely [1.2, 3.0], p < 0.001"."""
+    found, words = one.errors, one.contrast
+    more = round(found.mean * 100, 1) < 0
+    errors, low, high = ("more", -found.high, -found.low) if more else ("fewer", found.low, found.high)
+    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.2g}"
+    return (
+        f"{_points(abs(found.mean))} {errors} errors with {words.what} than with {words.than}, {words.tested} "
+        f"[{_in_points(low)}, {_in_points(high)}], {p}"
+    )
+
+
+def _in_points(share: float) -> str:
+    return f"{round(share * 100, 1) + 0.0:.1f}"  # adding 0 makes -0.0 a 0.0
+
+
+def _points(share: float) -> str:
+    number = _in_points(share)
+    return f"{number} point{'' if number == '1.0' else 's'}"
+
+
+def _number_of(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

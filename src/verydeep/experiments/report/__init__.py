@@ -1,0 +1,36 @@
+"""Sect. 4: the report of an experiment, or of any runs: Markdown and HTML, made from what they wrote down.
+
+`making` puts the page of an experiment together and `runs` that of runs; the other modules are its sections.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from verydeep.errors import UserError
+from verydeep.experiments.report.making import check_report as check_report
+from verydeep.experiments.report.making import make_report as make_report
+from verydeep.experiments.report.runs import runs_report as runs_report
+from verydeep.experiments.results import RESULTS
+
+
+def report(sources: Sequence[Path], page: Path | None = None) -> tuple[Path, ...]:
+    """Make the report of an experiment, or of some runs.
+
+    Args:
+        sources: the folder of an experiment, or run directories.
+        page: the page to make, .html or .md. Both, in its folder, where none is named for an experiment.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: where no source is given, or runs without a page; and what `make_report` and
+            `runs_report` raise.
+    """
+    if not sources:
+        raise UserError("a report takes run directories, or the folder of an experiment; none was given")
+    if len(sources) == 1 and (sources[0] / RESULTS).is_file():
+        return make_report(sources[0], page)
+    if page is None:
+        raise UserError("the report of runs needs a name; give one that ends in .html or .md with -o")
+    return runs_report(sources, page)

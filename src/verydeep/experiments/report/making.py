@@ -1,0 +1,115 @@
+"""The page of an experiment: put together, written, and compared with its data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from verydeep.datasets import Dataset
+from verydeep.experiments.findings import Finding, border, findings
+from verydeep.experiments.pages.document import Block, Document, Figure, Items, Paragraph, Section
+from verydeep.experiments.pages.written import page_files, stale, write_files
+from verydeep.experiments.plan import Row, measured_rows, needed_trainings
+from verydeep.experiments.report.facts import conditions_section, duration, times_section
+from verydeep.experiments.report.figures import curve_figures, depth_figure, scales_figure, test_scale_figure
+from verydeep.experiments.report.findings import findings_section, verdicts
+from verydeep.experiments.report.measurements import Measurements, read_measurements
+from verydeep.experiments.report.mistakes import confusion_section, photographs_section
+from verydeep.experiments.report.tables import interval, net_name, percent, tables_section
+
+PAGES = ("report.md", "report.html")
+"""What a folder of an experiment gets; beside the first its charts, `report-*.svg`."""
+
+
+def make_report(folder: Path, page: Path | None = None, photographs: Dataset | None = None) -> tuple[Path, ...]:
+    """Make the pages of an experiment from its data alone; the same data give the same bytes.
+
+    Args:
+        folder: of an experiment, finished or not: results.json, times.json and outcomes.safetensors.
+        page: the page to make, .html or .md; both, in the folder, where none is named.
+        photographs: the tested ones, in order, for an HTML page that shows those that are most often wrong.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: where the folder's data are missing or damaged, the photographs are others, or a file is in the
+            way that no report has made.
+    """
+    document = experiment_document(read_measurements(folder), photographs)
+    files: dict[Path, str] = {}
+    for path in [folder / name for name in PAGES] if page is None else [page]:
+        files |= page_files(document, path)
+    write_files(files)
+    return tuple(files)
+
+
+def check_report(folder: Path) -> tuple[Path, ...]:
+    """The files of an experiment's pages that are missing, or do not follow from its data.
+
+    Raises:
+        UserError: where its data are missing or damaged.
+    """
+    document = experiment_document(read_measurements(folder))
+    return tuple(path for name in PAGES for path in stale(page_files(document, folder / name)))
+
+
+def experiment_document(found: Measurements, photographs: Dataset | None = None) -> Document:
+    """What the report of an experiment says."""
+    title = f"The paper's experiments on {found.results.data}"
+    checked = findings(found.outcomes)
+    sections = (
+        findings_section(checked, border(found.outcomes)),
+        tables_section(found),
+        _charts("Error against depth", depth_figure(found)),
+        _charts("Error against test scales", scales_figure(found), test_scale_figure(found)),
+        _charts("Training curves", *curve_figures(found)),
+        confusion_section(found),
+        photographs_section(found, photographs),
+        conditions_section(found),
+        times_section(found),
+    )
+    return Document(title, _lead(found, checked), sections)
+
+
+def _charts(title: str, *figures: Figure | None) -> Section:
+    there: tuple[Block, ...] = tuple(figure for figure in figures if figure is not None)
+    return Section(title, there or (Paragraph("Not measured yet."),))
+
+
+def _lead(found: Measurements, checked: Sequence[Finding]) -> tuple[Block, ...]:
+    results = found.results
+    held_out = results.held_out_images
+    decide = (
+        f"{held_out:,} of them are held out to validate on"
+        if held_out
+        else "the validation between epochs is on the tested images"
+    )
+    preset = results.preset.get("name")
+    trainings = len(needed_trainings(found.tables)) * len(results.seeds)
+    ended = sum(bool(curve.ended) for curve in results.curves)
+    rows = measured_rows(found.tables)
+    complete = sum(len(found.seeds(row)) == len(results.seeds) for row in rows)
+    seconds = sum((step.seconds for step in found.times.steps), 0.0)
+    items = [
+        "Sect. 4 of Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition"
+        + (f", at the size of the preset {preset}." if preset else "."),
+        f"Data: {results.data}, {len(results.classes)} classes, {results.training_images:,} training images "
+        f"({decide}), {results.tested_images:,} tested images.",
+        f"Seeds: {', '.join(map(str, results.seeds))}. {ended} of {trainings} trainings have ended; "
+        f"{complete} of {len(rows)} rows are measured with every seed; {duration(seconds)} of computing.",
+    ]
+    if (best := found.best()) is not None:
+        items.append(_headline(best, found))
+    items.append(f"The paper's findings: {verdicts(checked)}.")
+    return (Items(tuple(items)),)
+
+
+def _headline(row: Row, found: Measurements) -> str:
+    top1, top5 = found.error(row), found.error(row, 5)
+    if top1 is None or top5 is None:
+        return ""
+    text = f"Lowest error: {net_name(row)}, {found.rows[row.key].protocol}: "
+    text += f"top-1 {percent(top1)}% ({interval(top1)}), top-5 {percent(top5)}%"
+    paper = row.printed
+    if paper.top1 is not None and paper.top5 is not None:
+        text += f"; the paper's, on ILSVRC-2012: {paper.top1:.1f}% and {paper.top5:.1f}%"
+    return text + "."

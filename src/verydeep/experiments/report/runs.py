@@ -1,0 +1,199 @@
+"""The page of any runs: their curves, in what their recipes differ, where they started, what they took."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from verydeep import recipe as recipes
+from verydeep.errors import UserError
+from verydeep.experiments.pages.charts import HUES, Axis, Panel, Point, Series
+from verydeep.experiments.pages.document import Block, Column, Document, Figure, Grid, Items, Paragraph, Section
+from verydeep.experiments.pages.written import page_files, write_files
+from verydeep.experiments.report.facts import duration, environment_grids
+from verydeep.experiments.report.tables import pixels
+from verydeep.recipe import Recipe
+from verydeep.training.journal import Epoch
+from verydeep.training.run import ENVIRONMENT, Run, read_run
+
+_FEW = 4
+"""Runs that the title names."""
+
+
+def runs_report(runs: Sequence[str | os.PathLike[str]], page: Path) -> tuple[Path, ...]:
+    """Make the page of some runs, ended or not: the report of an experiment, less its tables.
+
+    Args:
+        runs: run directories.
+        page: the page to make, .html or .md; beside the latter its charts.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: where one is no run directory, none is given, or a file is in the way that no report has made.
+    """
+    if not runs:
+        raise UserError("a report takes at least one run directory; none was given")
+    files = page_files(runs_document([read_run(run) for run in runs]), page)
+    write_files(files)
+    return tuple(files)
+
+
+def runs_document(runs: Sequence[Run]) -> Document:
+    """What the report of some runs says."""
+    names = _names(runs)
+    lead = Items(tuple(str(run) for run in runs))
+    sections = (
+        _curves(runs, names),
+        _recipes(runs, names),
+        _starts(runs, names),
+        _times(runs, names),
+        _environments(runs, names),
+    )
+    title = f"Training of {', '.join(names)}" if len(names) <= _FEW else f"{len(names)} trainings"
+    return Document(title, (lead,), sections)
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """What runs are called: their paths below the folder that they share."""
+    paths = [run.path.resolve() for run in runs]
+    shared = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(shared).as_posix() for path in paths]
+
+
+def _curves(runs: Sequence[Run], names: Sequence[str]) -> Section:
+    if not any(run.epochs for run in runs):
+        return Section("Training curves", (Paragraph("No epoch has ended yet."),))
+
+    def panel(title: str, label: str, value: Callable[[Epoch], float], logarithmic: bool = False) -> Panel:
+        series = [
+            Series(
+                name,
+                tuple(Point(float(epoch.epoch), value(epoch)) for epoch in run.epochs),
+                number % HUES,
+                "curve",
+                dashed=number // HUES % 2 == 1,
+            )
+            for number, (run, name) in enumerate(zip(runs, names, strict=True))
+            if run.epochs
+        ]
+        return Panel(title, Axis("epoch"), Axis(label, logarithmic=logarithmic), tuple(series))
+
+    protocols = sorted({epoch.validation_protocol for run in runs for epoch in run.epochs})
+    panels = (
+        panel("Validation error", "top-1 error, %", lambda epoch: 100 * epoch.validation_error),
+        panel("Training error", "top-1 error, %", lambda epoch: 100 * epoch.training_error),
+        panel("Loss", "loss", lambda epoch: epoch.loss),
+        panel("Learning rate", "rate", lambda epoch: epoch.rate, logarithmic=True),
+    )
+    caption = (
+        f"Against epochs. The validation error is by {'; '.join(protocols)}; training error and loss are of "
+        "augmented crops, with dropout."
+    )
+    return Section("Training curves", (Figure("curves", caption, panels),))
+
+
+def _recipes(runs: Sequence[Run], names: Sequence[str]) -> Section:
+    first = runs[0].recipe
+    differ = {name for run in runs for name in recipes.differing(first, run.recipe)}
+    columns = (Column("field", False), *(Column(name, False) for name in names))
+    rows = tuple(
+        (field, *(_value(getattr(run.recipe, field)) for run in runs))
+        for field in Recipe.model_fields
+        if field in differ
+    )
+    same = tuple((field, _value(getattr(first, field))) for field in Recipe.model_fields if field not in differ)
+    blocks: list[Block] = [Grid("In what they differ", columns, rows)] if rows else []
+    if len(runs) > 1 and not rows:
+        blocks.append(Paragraph("All have the same recipe."))
+    title = "What they have in common" if len(runs) > 1 else "All fields"
+    blocks.append(Grid(title, (Column("field", False), Column("value", False)), same, folded=len(runs) > 1))
+    return Section("Recipes", tuple(blocks))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _starts(runs: Sequence[Run], names: Sequence[str]) -> Section:
+    columns = (
+        Column("run", False),
+        Column("net", False),
+        Column("S"),
+        Column("starts from", False),
+        Column("net there", False),
+        Column("SHA-256 of its weights", False),
+        Column("initial rate"),
+    )
+    rows = tuple(
+        (
+            name,
+            run.recipe.net,
+            pixels(run.recipe.training_scale),
+            run.start.path or "random weights",
+            run.start.configuration or "",
+            (run.start.weights or "")[:12],
+            f"{run.start.rate:g}",
+        )
+        for run, name in zip(runs, names, strict=True)
+    )
+    return Section("Start", (Grid("", columns, rows),))
+
+
+def _times(runs: Sequence[Run], names: Sequence[str]) -> Section:
+    columns = (
+        Column("run", False),
+        Column("epochs"),
+        Column("iterations"),
+        Column("time"),
+        Column("an epoch"),
+        Column("images/s"),
+        Column("waiting for images"),
+        Column("ended", False),
+    )
+    rows = []
+    for run, name in zip(runs, names, strict=True):
+        epochs = run.epochs
+        if not epochs:
+            rows.append((name, "0", "0", "", "", "", "", run.ended or "not yet"))
+            continue
+        seconds = sum(epoch.seconds for epoch in epochs)
+        images = sum(epoch.images_per_second * epoch.seconds for epoch in epochs)
+        waited = sum(epoch.waiting_share * epoch.seconds for epoch in epochs)
+        rows.append(
+            (
+                name,
+                str(len(epochs)),
+                f"{epochs[-1].iteration:,}",
+                duration(seconds),
+                duration(seconds / len(epochs)),
+                f"{images / seconds:,.0f}" if seconds else "",
+                f"{waited / seconds:.1%}" if seconds else "",
+                run.ended or "not yet",
+            )
+        )
+    note = "Of training alone: without validation, and without what an epoch had done before it was interrupted."
+    return Section("Time", (Grid("", columns, tuple(rows)), Paragraph(note)))
+
+
+def _environments(runs: Sequence[Run], names: Sequence[str]) -> Section:
+    blocks: list[Block] = []
+    for run, name in zip(runs, names, strict=True):
+        starts = _recorded(run.path / ENVIRONMENT)
+        for grid in environment_grids(starts[-1:]):
+            count = f", the last of {len(starts)} starts" if len(starts) > 1 else ""
+            blocks.append(Grid(f"{name}{count}", grid.columns, grid.rows, folded=True))
+    return Section("Versions and hardware", tuple(blocks) or (Paragraph("Not recorded."),))
+
+
+def _recorded(file: Path) -> tuple[dict[str, Any], ...]:
+    """What a run recorded of its starts; nothing where that is lost, which is no reason to have no report."""
+    try:
+        starts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ()
+    return tuple(start for start in starts if isinstance(start, dict)) if isinstance(starts, list) else ()
