@@ -105,6 +105,21 @@ def test_what_is_stored_is_the_matrix_of_the_pass(net, run, photographs):
     np.testing.assert_array_equal(stored, posteriors(net, photographs, [40]))
 
 
+def test_what_is_not_stored_is_told_without_a_pass(net, run, photographs, computed):
+    def missing(source, computing=QUIET):
+        setup = testing.Setup(photographs, sizes_of(photographs), Ranks(), computing)
+        return testing.missing_passes(setup, testing.tested(source), planned)
+
+    planned = passes_module.passes("dense", [32, 40, 48])
+    assert missing(run) == planned
+    results_of([run], photographs, (32, 48))
+    computed.clear()
+    assert missing(run) == (Pass("dense", 40),)
+    assert missing(run, Computing("bf16")) == planned
+    assert missing(net) == planned  # one in memory has nothing stored
+    assert not computed
+
+
 def test_labels_may_change_without_another_pass(net, run, photographs, computed):
     matrix = posteriors(net, photographs, [40])
     (right,), (wrong,) = (

@@ -12,7 +12,7 @@ from verydeep.errors import UserError
 from verydeep.experiments.plan import TABLES, TRAININGS, Stage, Training
 from verydeep.recipe import Recipe
 
-PRESETS = ("ilsvrc", "imagenette", "digits")
+PRESETS = ("ilsvrc", "imagenette", "imagenette-gpu", "digits")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -31,7 +31,7 @@ def reproduce(
 
     Args:
         data: a folder of photographs or "digits"; see `open_dataset`.
-        size: a preset, or the name of one: ilsvrc, imagenette or digits.
+        size: a preset, or the name of one: ilsvrc, imagenette, imagenette-gpu or digits.
         tables: table3 to table7; all where none is named.
         seeds: how many, from 0 on, or which.
         out: the folder of the experiment: run directories below seed-0, seed-1, ..., what was measured, and its

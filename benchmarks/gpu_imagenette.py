@@ -1,0 +1,274 @@
+"""The paper's experiments on imagenette, on a GPU and without a network: one command of under nine minutes.
+
+    python benchmarks/gpu_imagenette.py pack IMAGENETTE FOLDER
+    python benchmarks/gpu_imagenette.py run FOLDER OUT
+
+`pack`, where there is a network, puts into FOLDER all that has to travel: the photographs in two halves below
+64 MiB each, so that they can be copied one after the other, and the wheels of this package and of what it needs
+that machines made for PyTorch mostly lack. `run`, on the machine with the GPU, needs FOLDER, this script, and a
+Python with torch, numpy, Pillow, safetensors, scikit-learn, scipy, jaxtyping and rich. It unpacks into a folder
+for the moment and runs the plan with the preset imagenette-gpu. After each step it copies the results so far to
+OUT, so that whoever ends it loses a step at the most: results.json (with the curves of the trainings), times.json
+and outcomes.safetensors.
+
+It has run on CPUs with few photographs alone, not yet on a GPU.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+HALVES = ("photographs-1.zip", "photographs-2.zip")
+LARGEST = 64 * 2**20
+"""Bytes that a half has to stay below."""
+
+WHEELS = "wheels"
+LACKING = (
+    "pydantic",
+    "pydantic_core",
+    "annotated_types",
+    "typing_inspection",
+    "typing_extensions",
+    "simplejpeg",
+    "tomli_w",
+)
+"""What this package needs beside what `run` asks for, in the versions that are installed where `pack` runs."""
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+
+SECONDS = 520.0
+"""How long `run` may take where nothing else is said: nine minutes, less what starting and ending take."""
+END_SECONDS = 10.0
+"""How long the plan has to end by itself when its time is up."""
+LOOK_SECONDS = 1.0
+"""How often `run` looks for new results."""
+RESULTS = ("results.json", "times.json", "outcomes.safetensors")
+
+
+def pack(data: Path, folder: Path) -> None:
+    """Put the photographs of a data set into two archives, the same ones every time.
+
+    Args:
+        data: train/CLASS/* and val/CLASS/*.
+        folder: where to write them.
+
+    Raises:
+        SystemExit: with a line, where there is no such data set, or a half would be too large.
+    """
+    from verydeep.datasets import open_dataset
+    from verydeep.errors import UserError
+
+    try:
+        found = [*open_dataset(data, "train").photographs, *open_dataset(data, "val").photographs]
+    except UserError as error:
+        raise SystemExit(str(error)) from error
+    files = sorted(path for path in found if isinstance(path, Path))
+    whole = sum(file.stat().st_size for file in files)
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = 0
+    archives = [zipfile.ZipFile(folder / name, "w", zipfile.ZIP_STORED) for name in HALVES]
+    for file in files:
+        # JPEG does not get smaller by being compressed. Archives of the same files are the same bytes: no times.
+        entry = zipfile.ZipInfo(file.relative_to(data).as_posix())
+        archives[2 * packed >= whole].writestr(entry, file.read_bytes())
+        packed += file.stat().st_size
+    for archive in archives:
+        archive.close()
+    for name in HALVES:
+        size = (folder / name).stat().st_size
+        if size >= LARGEST:
+            raise SystemExit(
+                f"{folder / name} has {size / 2**20:.1f} MiB and must stay below {LARGEST / 2**20:.0f}; "
+                "give fewer or smaller photographs"
+            )
+        print(f"{folder / name}: {size / 2**20:.1f} MiB")
+
+
+def pack_wheels(folder: Path, python: str) -> None:
+    """Put the wheels into a folder: this package, and what it needs, for one version of Python on x86-64 Linux."""
+    wheels = folder / WHEELS
+    shutil.rmtree(wheels, ignore_errors=True)  # two versions of one package would stop the installation
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT], check=True)
+    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    wanted = [f"{name}=={version(name)}" for name in LACKING]
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", python]
+    subprocess.run([*pip, "download", *options, *platforms, "--dest", wheels, *wanted], check=True)
+    for file in sorted(wheels.iterdir()):
+        print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+
+
+def unpack(folder: Path, data: Path) -> None:
+    """Take the photographs out of both halves.
+
+    Raises:
+        SystemExit: with a line that names a half that is not there, or is damaged.
+    """
+    for name in HALVES:
+        try:
+            with zipfile.ZipFile(folder / name) as archive:
+                archive.extractall(data)  # which leaves out any way out of the folder
+        except (OSError, zipfile.BadZipFile) as error:
+            raise SystemExit(
+                f"cannot read {folder / name}: {error}; pack makes it, and both halves are needed"
+            ) from error
+
+
+def install(folder: Path, site: Path) -> Mapping[str, str]:
+    """Install the packed wheels, if there are any, and give the environment in which they are found."""
+    wheels = sorted((folder / WHEELS).glob("*.whl"))
+    if not wheels:
+        return os.environ
+    options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--target", str(site)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *wheels], check=True)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))}
+
+
+def run(folder: Path, out: Path, plan: Sequence[str], seconds: float) -> int:
+    """Unpack, and run the plan until it is done or the time is up.
+
+    Args:
+        folder: what `pack` made.
+        out: where the results go, in the end and after each step.
+        plan: arguments of the plan beside data and place.
+        seconds: for all of it.
+
+    Returns:
+        The exit status of the plan; not 0 where it was ended.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as made:
+        scratch = Path(made)
+        data, here = scratch / "imagenette", scratch / "experiment"
+        unpack(folder, data)
+        environment = install(folder, scratch / "site")
+        command = [sys.executable, __file__, "plan", str(data), str(here), *plan]
+        return watch(command, environment, here, out, seconds - (time.monotonic() - started))
+
+
+def watch(command: Sequence[str], environment: Mapping[str, str], here: Path, out: Path, seconds: float) -> int:
+    """Run a command and copy its results whenever there are new ones; end it when the time is up.
+
+    Args:
+        command: what to run.
+        environment: its environment.
+        here: the folder that it writes results into.
+        out: the folder to copy them to.
+        seconds: how long it may take.
+
+    Returns:
+        Its exit status.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + seconds
+    with subprocess.Popen(command, env=environment) as process:
+        while process.poll() is None:
+            try:
+                process.wait(max(0.0, min(LOOK_SECONDS, end - time.monotonic())))
+            except subprocess.TimeoutExpired:
+                copy_results(here, out)
+                if time.monotonic() >= end:
+                    print(f"the time is up: ending the plan after {seconds:.0f} s", flush=True)
+                    end_process(process)
+    copy_results(here, out)
+    return process.returncode
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and end it where it does not."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def copy_results(here: Path, out: Path) -> None:
+    """Copy the results that are newer than their copies; each copy is whole or not there."""
+    for name in RESULTS:
+        source, copy = here / name, out / name
+        if source.exists() and (not copy.exists() or source.stat().st_mtime_ns > copy.stat().st_mtime_ns):
+            aside = out / f".{name}.part"
+            shutil.copy2(source, aside)
+            aside.replace(copy)
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """The plan itself, in a process of its own, where the wheels are found."""
+    import torch
+
+    from verydeep.errors import Interrupted, UserError
+    from verydeep.experiments.reproduction import reproduce
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, {gpu}, {os.cpu_count()} cores", flush=True)
+    try:
+        reproduce(
+            arguments.data,
+            arguments.preset,
+            arguments.tables,
+            out=arguments.out,
+            device=arguments.device,
+            precision=arguments.precision,
+            workers=arguments.workers,
+        )
+    except (UserError, Interrupted) as error:
+        raise SystemExit(str(error)) from error
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = made.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="put into a folder all that has to travel")
+    packing.add_argument("data", type=Path, help="imagenette: train/CLASS/* and val/CLASS/*")
+    packing.add_argument("folder", type=Path)
+    packing.add_argument("--python", default="3.12", help="Python of the machine with the GPU [default: 3.12]")
+    running = commands.add_parser("run", help="run the plan on what was packed")
+    running.add_argument("folder", type=Path)
+    running.add_argument("out", type=Path, help="where the results go")
+    running.add_argument("--seconds", type=float, default=SECONDS, help="for all of it [default: %(default)s]")
+    inside = commands.add_parser("plan", help="what run starts")
+    inside.add_argument("data", type=Path)
+    inside.add_argument("out", type=Path)
+    for each in (running, inside):
+        each.add_argument("--preset", default="imagenette-gpu", help="[default: %(default)s]")
+        each.add_argument("--device", default="cuda", help="[default: %(default)s]")
+        each.add_argument("--precision", default="bf16", help="[default: %(default)s]")
+        each.add_argument("--workers", type=int, default=8, help="reading processes [default: %(default)s]")
+        each.add_argument("--tables", nargs="*", default=[], help="table3 to table7 [default: all]")
+    return made
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    match arguments.command:
+        case "pack":
+            pack(arguments.data, arguments.folder)
+            pack_wheels(arguments.folder, arguments.python)
+        case "run":
+            asked = [
+                "--preset",
+                arguments.preset,
+                "--device",
+                arguments.device,
+                "--precision",
+                arguments.precision,
+            ]
+            asked += ["--workers", str(arguments.workers), "--tables", *arguments.tables]
+            return run(arguments.folder, arguments.out, asked, arguments.seconds)
+        case _:
+            plan(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
