@@ -26,7 +26,7 @@ def findings_section(findings: Sequence[Finding], border: Border) -> Section:
         (
             f"{each.claim.says} (Sect. {each.claim.section})",
             Cell(each.verdict, strong=True, tone=_TONES[each.verdict]),
-            each.says.removeprefix(f"{each.verdict}: "),
+            each.says.removeprefix(each.verdict).removeprefix(":").strip(),
         )
         for each in findings
     )

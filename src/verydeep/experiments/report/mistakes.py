@@ -133,7 +133,7 @@ def _said(found: Measurements, row: Row, image: int) -> Cell:
     ((answer, votes),) = said.most_common(1)
     right = answer == found.outcomes.labels[image]
     name = "right" if right else found.results.classes[answer]
-    count = f" ({votes} of {said.total()})" if said.total() > 1 else ""
+    count = f", {votes}/{said.total()}" if said.total() > 1 else ""
     return Cell(name + count, tone="good" if right else "")
 
 
