@@ -226,12 +226,16 @@ def _figure(one: Compared) -> str:
     p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.2g}"
     return (
         f"{_points(abs(found.mean))} {errors} errors with {words.what} than with {words.than}, {words.tested} "
-        f"[{low * 100:.1f}, {high * 100:.1f}], {p}"
+        f"[{_in_points(low)}, {_in_points(high)}], {p}"
     )
 
 
+def _in_points(share: float) -> str:
+    return f"{round(share * 100, 1) + 0.0:.1f}"  # adding 0 makes -0.0 a 0.0
+
+
 def _points(share: float) -> str:
-    number = f"{share * 100:.1f}"
+    number = _in_points(share)
     return f"{number} point{'' if number == '1.0' else 's'}"
 
 

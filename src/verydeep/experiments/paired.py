@@ -58,10 +58,7 @@ def differences(
     if not samples:
         return []
     deviations = _resampled(np.stack([sample.mean(0) for sample in samples], axis=1), draws, seed)
-    return [
-        _difference(sample, deviations[:, column], seed)
-        for column, sample in enumerate(np.asarray(sample) for sample in samples)
-    ]
+    return [_difference(sample, deviations[:, column], seed) for column, sample in enumerate(samples)]
 
 
 def mcnemar(gained: int, lost: int) -> float:
