@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from verydeep.engine import operators
-from verydeep.network import ConvNet, Dropout, LocalResponseNormalisation
+from verydeep.network import ConvNet, Dropout
+from verydeep.normalisation import LocalResponseNormalisation
 
 LAYERS = ("conv1_1", "relu1_1", "pool1", "conv3_1", "relu3_2", "pool5", "fc6", "relu6", "drop6", "fc7", "fc8")
 """One of each kind, at the ends and in the middle of what the engine computes in one."""

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from hypothesis import given
+from hypothesis import strategies as st
 
 from synthetic import pixels, refusal, touch, write
-from verydeep.datasets import Dataset, compare_classes, fingerprint, open_dataset
+from verydeep.datasets import Dataset, compare_classes, fingerprint, held_out, open_dataset
 from verydeep.photographs import ImageError, read
 
 META = Path(__file__).parents[2] / "shared/data/ilsvrc-meta"
@@ -307,3 +309,56 @@ def test_fingerprint_is_that_of_the_photographs(folder):
     assert first != second
     (folder / "train/cat/b.png").unlink()
     assert len({first, second, fingerprint(train)}) == 3
+
+
+# Holding out
+
+
+def numbered(counts, order):
+    """A data set whose photographs are their own row, its labels in some order."""
+    labels = np.repeat(np.arange(len(counts)), counts)[order]
+    images = tuple(np.full((1, 1, 3), row, np.uint8) for row in range(len(labels)))
+    return Dataset("numbers", tuple(map(str, range(len(counts)))), images, labels)
+
+
+def rows(dataset):
+    return [int(image[0, 0, 0]) for image in dataset.photographs]
+
+
+@given(
+    st.lists(st.integers(2, 40), min_size=1, max_size=5).flatmap(
+        lambda counts: st.tuples(st.just(counts), st.permutations(range(sum(counts))))
+    ),
+    st.floats(0.01, 0.5),
+)
+def test_a_share_of_each_class_is_held_out_and_nothing_is_lost(case, share):
+    whole = numbered(case[0], case[1])
+    left, held = held_out(whole, share)
+    assert sorted(rows(left) + rows(held)) == list(range(len(whole)))
+    for part in (left, held):
+        assert part.classes == whole.classes
+        assert rows(part) == sorted(rows(part))  # in the order of the whole
+        assert (part.labels == whole.labels[rows(part)]).all()
+    for label, count in enumerate(case[0]):
+        assert (held.labels == label).sum() == max(1, round(share * count))
+    again = held_out(whole, share)
+    assert [rows(part) for part in again] == [rows(left), rows(held)]
+
+
+def test_which_images_are_held_out_is_known():
+    """A later version that holds out others would compare nets by images that some of them have learnt."""
+    left, held = held_out(numbered([10, 6], range(16)), 0.2)
+    assert rows(held) == [0, 9, 12]
+    assert "20%" in held.name
+    assert left.name != held.name != "numbers"
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    assert "between 0 and 1" in refusal(held_out, numbered([4, 4], range(8)), share)
+
+
+def test_a_class_too_small_to_hold_out_of_is_named():
+    message = refusal(held_out, numbered([4, 1], range(5)), 0.1)
+    assert "class 1 has 1 images" in message
+    assert "class 0 has 2 images" in refusal(held_out, numbered([2, 9], range(11)), 0.9)

@@ -8,6 +8,7 @@ import pytest
 import simplejpeg
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from synthetic import photo, save
 from verydeep import photographs
@@ -38,33 +39,58 @@ def test_rescaled_size_is_isotropic(width, height, shortest):
     assert abs(max(w, h) - exact) <= 0.5 + 1e-6
 
 
-def by_the_formula(pixels, width, height):
-    """Each output pixel is the mean of the source weighted by a triangle about its centre, side after side.
+def triangle(x):
+    return np.maximum(0.0, 1 - np.abs(x))
 
-    The triangle reaches one source pixel to each side, or one output pixel where that is larger; at the
-    borders the weights that are left are made to sum to one.
+
+def keys(x):
+    """The cubic convolution of Keys (1981) with a = -1/2: MATLAB's bicubic."""
+    x = np.abs(x)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+KERNELS = {"bilinear": triangle, "bicubic": keys}
+rescalings = st.sampled_from(sorted(KERNELS))
+
+
+def by_the_formula(pixels, width, height, kernel):
+    """Each output pixel is a mean of the source weighted by a kernel about its centre, side after side.
+
+    The unit of the kernel is a source pixel, or an output pixel where that is larger; at the borders the weights
+    that are left are made to sum to one.
     """
 
     def side(source, target):
         scale = source / target
-        reach = max(scale, 1.0)
-        weights = np.zeros((target, source))
-        for i in range(target):
-            centre = (i + 0.5) * scale
-            for j in range(source):
-                weights[i, j] = max(0.0, 1 - abs(j + 0.5 - centre) / reach)
+        centres = (np.arange(target) + 0.5) * scale
+        weights = kernel((np.arange(source) + 0.5 - centres[:, None]) / max(scale, 1.0))
         return weights / weights.sum(axis=1, keepdims=True)
 
     rows, columns = side(pixels.shape[0], height), side(pixels.shape[1], width)
-    return np.einsum("ij,jkc,lk->ilc", rows, pixels.astype(float), columns)
+    across = np.clip(np.einsum("jkc,lk->jlc", pixels.astype(float), columns), 0, 255)  # as bytes hold it
+    return np.clip(np.einsum("ij,jlc->ilc", rows, across), 0, 255)
 
 
+@pytest.mark.parametrize("rescaling", KERNELS)
 @pytest.mark.parametrize("shortest", [5, 12, 23, 37, 60])
-def test_rescale_is_antialiased_bilinear(shortest):
+def test_rescale_is_the_filter_with_antialiasing(shortest, rescaling):
     pixels = np.random.default_rng(3).integers(0, 256, (37, 49, 3), dtype=np.uint8)
-    result = rescale(pixels, shortest)
+    result = rescale(pixels, shortest, rescaling)
     width, height = rescaled_size(49, 37, shortest)
-    assert np.abs(result - by_the_formula(pixels, width, height)).max() <= 1
+    # Half a level for each side; bicubic weights, some of which are negative, make up to 5/4 of the first half.
+    bound = 1 if rescaling == "bilinear" else 1.125
+    assert np.abs(result - by_the_formula(pixels, width, height, KERNELS[rescaling])).max() <= bound
+
+
+@settings(deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 90), st.integers(0, 9))
+def test_bicubic_is_pillows_one_side_after_the_other(width, height, shortest, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    size = rescaled_size(width, height, shortest)
+    image = Image.fromarray(pixels).resize((size[0], height), Image.Resampling.BICUBIC)
+    expected = image.resize(size, Image.Resampling.BICUBIC)
+    assert np.array_equal(rescale(pixels, shortest, "bicubic"), expected)
 
 
 def test_rescale_to_its_own_size_changes_nothing(tmp_path):
@@ -98,11 +124,11 @@ def test_shortest_side_below_one(tmp_path):
 # Crops
 
 
-def assert_crop_is_a_slice(photograph, shortest, crop, place, mirror=False):
-    whole = rescale(photograph, shortest)
+def assert_crop_is_a_slice(photograph, shortest, crop, place, mirror=False, rescaling="bilinear"):
+    whole = rescale(photograph, shortest, rescaling)
     x, y = (math.floor(p * (size - crop + 1)) for p, size in zip(place, whole.shape[1::-1], strict=True))
     expected = whole[y : y + crop, x : x + crop]
-    result = rescale_and_crop(photograph, shortest, crop, place, mirror)
+    result = rescale_and_crop(photograph, shortest, crop, place, mirror, rescaling)
     assert result.shape == (crop, crop, 3)
     assert result.flags.writeable
     assert result.flags.c_contiguous
@@ -115,7 +141,7 @@ def assert_crop_is_a_slice(photograph, shortest, crop, place, mirror=False):
 places = st.floats(0, 1, exclude_max=True)
 
 
-@example(width=60, height=60, seed=0, crop=40, extra=50, place=(0.0, 0.0), mirror=False)
+@example(width=60, height=60, seed=0, crop=40, extra=50, place=(0.0, 0.0), mirror=False, rescaling="bilinear")
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     width=st.integers(1, 150),
@@ -125,10 +151,11 @@ places = st.floats(0, 1, exclude_max=True)
     extra=st.integers(0, 80),
     place=st.tuples(places, places),
     mirror=st.booleans(),
+    rescaling=rescalings,
 )
-def test_a_crop_is_a_slice_of_the_whole(width, height, seed, crop, extra, place, mirror):
+def test_a_crop_is_a_slice_of_the_whole(width, height, seed, crop, extra, place, mirror, rescaling):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    assert_crop_is_a_slice(pixels, crop + extra, crop, place, mirror)
+    assert_crop_is_a_slice(pixels, crop + extra, crop, place, mirror, rescaling)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -138,10 +165,11 @@ def test_a_crop_is_a_slice_of_the_whole(width, height, seed, crop, extra, place,
     crop=st.integers(1, 64),
     extra=st.integers(0, 200),
     place=st.tuples(places, places),
+    rescaling=rescalings,
 )
-def test_a_crop_of_a_jpeg_is_a_slice_of_the_whole(tmp_path_factory, width, height, crop, extra, place):
+def test_a_crop_of_a_jpeg_is_a_slice_of_the_whole(tmp_path_factory, width, height, crop, extra, place, rescaling):
     path = save(tmp_path_factory.getbasetemp() / "slice.jpg", photo(height, width))
-    assert_crop_is_a_slice(path, crop + extra, crop, place)
+    assert_crop_is_a_slice(path, crop + extra, crop, place, rescaling=rescaling)
 
 
 KINDS_OF_JPEG = {
@@ -157,7 +185,8 @@ KINDS_OF_JPEG = {
 
 @pytest.mark.parametrize("kind", KINDS_OF_JPEG)
 @pytest.mark.parametrize("height", [97, 160])
-def test_rows_that_a_crop_does_not_need_are_spared_without_a_trace(tmp_path, monkeypatch, kind, height):
+@pytest.mark.parametrize("rescaling", KERNELS)
+def test_rows_that_a_crop_does_not_need_are_spared_without_a_trace(tmp_path, monkeypatch, kind, height, rescaling):
     """Bit for bit what the whole photograph gives, wherever the crop lies."""
     path = save(tmp_path / "part.jpg", photo(height, 120), **KINDS_OF_JPEG[kind])
     decoded = []
@@ -165,7 +194,7 @@ def test_rows_that_a_crop_does_not_need_are_spared_without_a_trace(tmp_path, mon
     monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *a, **k: decoded.append(decoder(*a, **k)) or decoded[-1])
 
     def crops():
-        return [rescale_and_crop(path, 80, 32, (0.3, down / 8)) for down in range(8)]
+        return [rescale_and_crop(path, 80, 32, (0.3, down / 8), False, rescaling) for down in range(8)]
 
     found = crops()
     rows = [pixels.shape[0] for pixels in decoded]
@@ -205,6 +234,7 @@ def test_crops_of_real_photographs():
     for path in sorted(SAMPLES.glob("*.JPEG"))[::10]:
         place = (random.random(), random.random())
         assert_crop_is_a_slice(path, int(random.integers(256, 513)), 224, place, bool(random.integers(2)))
+        assert_crop_is_a_slice(path, int(random.integers(256, 513)), 224, place, rescaling="bicubic")
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"no photographs in {SAMPLES}")

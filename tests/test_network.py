@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from verydeep.configurations import CONFIGURATIONS
 from verydeep.errors import UserError
-from verydeep.network import ConvNet, Dropout, LocalResponseNormalisation, check_images, mix
+from verydeep.network import ConvNet, Dropout, check_images, mix
 
 SMALL = {"classes": 7, "crop": 64, "width": 0.125, "fully_connected": 24}
 
@@ -58,17 +58,6 @@ def test_scores_equal_the_net_written_out(name):
         x = x if layer == "fc8" else x.relu()
     expected = x.float()  # each score to rounding of the largest ones
     torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-
-
-def test_lrn_is_the_formula_of_krizhevsky():
-    a = np.random.default_rng(0).normal(0, 30, (2, 9, 3, 4))
-    expected = np.empty_like(a)
-    channels = a.shape[1]
-    for i in range(channels):
-        window = a[:, max(0, i - 2) : min(channels - 1, i + 2) + 1]
-        expected[:, i] = a[:, i] / (2 + 1e-4 * (window**2).sum(1)) ** 0.75
-    found = LocalResponseNormalisation()(torch.tensor(a, dtype=torch.float32))
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
 
 
 def test_one_crop_has_one_cell_and_its_score_is_the_plain_pass():
@@ -369,6 +358,8 @@ images, keys = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.a
 expected = net(images, keys)
 compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
 torch.testing.assert_close(compiled(images, keys), expected, rtol=1e-4, atol=1e-5)
+exported = torch.export.export(net.eval(), (images,), strict=False).module()
+torch.testing.assert_close(exported(images), net(images), rtol=1e-4, atol=1e-5)
 
 # In testing one compilation serves all sizes that have several positions.
 from torch._dynamo.testing import CompileCounterWithBackend

@@ -236,6 +236,7 @@ for call, words in [
     (lambda: verydeep.initialise(net, std=-1), "std is -1"),
     (lambda: verydeep.Card(net.architecture, training_scale=(64, 32)), "training_scale is (64, 32)"),
     (lambda: verydeep.Card(net.architecture, class_names="abcdefghij"), "class_names is"),
+    (lambda: verydeep.Card(net.architecture, rescaling="lanczos"), "'lanczos'; choose one of bilinear, bicubic"),
     (lambda: verydeep.Recipe(crop=True), "crop is True"),
     (lambda: verydeep.test(net, "digits", precision="fp64"), "'fp64'"),
     (lambda: verydeep.test(net, "digits", device="tpu"), "'tpu'"),

@@ -35,11 +35,20 @@ def test_the_training_scale_follows_the_crop_unless_it_is_given(crop, scale):
         ({"crop": 50}, ["crop is 50", "64"]),
         ({"bath": 3}, ["'bath'", "batch"]),
         ({"batch": 0}, ["batch is 0"]),
+        ({"rescaling": "nearest"}, ["'nearest'", "bilinear", "bicubic"]),
+        ({"bias_rate": 0}, ["bias_rate is 0", "greater than 0"]),
         ({"dropout": 1.0}, ["dropout is 1.0", "less than 1"]),
         ({"training_scale": (512, 256)}, ["512 256"]),
         ({"training_scale": (200,)}, ["200 pixels", "at least 224"]),
         ({"training_scale": (256, 300, 400)}, ["training_scale"]),
         ({"learning_rate": float("nan")}, ["learning_rate is nan"]),
+        ({"learns": ("fc6", "fc9"), "start_from": "runs/a"}, ["'fc9'", "conv1_1", "fc8"]),
+        ({"learns": ("conv1_2",), "start_from": "runs/a"}, ["'conv1_2'", "net A"]),
+        ({"learns": ("relu6",), "start_from": "runs/a"}, ["'relu6'"]),
+        ({"learns": ("fc8",)}, ["fc8", "start_from"]),
+        ({"drop_after": (0, 3)}, ["drop_after is (0, 3)", "from 1 on"]),
+        ({"drop_after": (4, 3)}, ["drop_after is (4, 3)", "in order"]),
+        ({"drop_after": (3, 3)}, ["each once"]),
         ({"initialisation": "xavier"}, ["'xavier'", "glorot"]),
     ],
 )
@@ -59,6 +68,7 @@ def test_a_wrong_field_is_refused_by_name_with_what_is_allowed(fields, words):
         training_scale=st.lists(st.integers(224, 900), min_size=1, max_size=2).map(lambda s: tuple(sorted(s))),
         start_from=st.none() | st.text(st.characters(codec="utf-8"), min_size=1),
         flip=st.booleans(),
+        drop_after=st.sets(st.integers(1, 99)).map(lambda epochs: tuple(sorted(epochs))),
     )
 )
 def test_a_recipe_survives_its_toml_file(recipe):
@@ -108,6 +118,13 @@ def test_numbers_and_paths_are_taken_as_people_write_them():
     recipe = Recipe(training_scale=300, start_from=Path("runs/a"))
     assert (recipe.scales, recipe.start_from) == ((300, 300), "runs/a")
     assert Recipe(training_scale=[256, 512]).scales == (256, 512)
+
+
+def test_layers_that_learn_are_a_set(tmp_path):
+    recipe = Recipe(learns=["fc8", "conv1_1", "fc6", "fc8"], start_from="runs/a")
+    assert recipe.learns == ("conv1_1", "fc6", "fc8")
+    recipes.write(recipe, tmp_path / "recipe.toml")
+    assert recipes.read(tmp_path / "recipe.toml") == recipe
 
 
 def test_a_recipe_is_typed(tmp_path):

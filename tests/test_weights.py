@@ -57,6 +57,24 @@ def test_a_net_comes_back_as_it_was(net, tmp_path):
         assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / weights.FILE_NAME).read_bytes()
 
 
+def test_a_bilinear_net_has_the_card_of_versions_that_know_no_other_filter(net, tmp_path):
+    """They refuse a field that they do not know, and rightly where it says something else."""
+    for rescaling in ("bilinear", "bicubic"):
+        net.card = replace(net.card, rescaling=rescaling)
+        weights.save(net, tmp_path / weights.FILE_NAME)
+        with safe_open(tmp_path / weights.FILE_NAME, "pt") as file:
+            fields = json.loads(file.metadata()["verydeep"])
+        assert fields.get("rescaling") == (None if rescaling == "bilinear" else "bicubic")
+        assert weights.read_card(tmp_path).rescaling == weights.load(tmp_path).card.rescaling == rescaling
+
+
+def test_an_unknown_filter_is_refused(net, tmp_path):
+    weights.save(net, tmp_path / "a.safetensors")
+    altered(tmp_path / "a.safetensors", card={"rescaling": "lanczos"})
+    with pytest.raises(UserError, match=r"card cannot be read: rescaling.*bicubic"):
+        weights.load(tmp_path / "a.safetensors")
+
+
 def test_a_file_that_exists_is_replaced_whole(net, tmp_path):
     path = tmp_path / "net.safetensors"
     path.write_text("old")

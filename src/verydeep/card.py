@@ -5,7 +5,7 @@ was trained, and whether it has seen mirror images.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from verydeep.configurations import Architecture
 from verydeep.errors import UserError
@@ -13,13 +13,16 @@ from verydeep.errors import UserError
 PREPROCESSING = "RGB in 0..255; the net subtracts its mean colour"
 """What every net of this project takes."""
 
+Rescaling: TypeAlias = Literal["bilinear", "bicubic"]
+"""The filter that photographs are rescaled with, antialiased."""
+
 
 @dataclass(frozen=True)
 class Card:
     """A net's card.
 
     Raises:
-        UserError: where it names another number of classes than the net has.
+        UserError: where it names another number of classes than the net has, or a filter that is not known.
     """
 
     architecture: Architecture
@@ -31,6 +34,8 @@ class Card:
     """Whether mirrored images were training images too."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the weights come from: recipe, data set, epochs, errors, versions."""
+    rescaling: Rescaling = "bilinear"
+    """How the training images were rescaled; those that the net is tested on are rescaled in the same way."""
 
     def __post_init__(self) -> None:
         names, classes = self.class_names, self.architecture.classes
@@ -38,6 +43,8 @@ class Card:
             raise UserError(f"class_names is {names!r}; give a tuple of names")
         if names is not None and len(names) != classes:
             raise UserError(f"the card names {len(names)} classes for a net of {classes}")
+        if self.rescaling not in get_args(Rescaling):
+            raise UserError(f"rescaling is {self.rescaling!r}; choose one of {', '.join(get_args(Rescaling))}")
         if self.training_scale is not None:
             low, high = self.training_scale
             if not self.architecture.crop <= low <= high:

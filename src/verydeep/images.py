@@ -12,8 +12,16 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from verydeep.card import Rescaling
 from verydeep.errors import UserError
 from verydeep.photographs import MAX_PIXELS, Bottom, ImageError, Photograph, read
+
+FILTERS: dict[Rescaling, tuple[Image.Resampling, float]] = {
+    "bilinear": (Image.Resampling.BILINEAR, 1.0),
+    "bicubic": (Image.Resampling.BICUBIC, 2.0),
+}
+"""Pillow's filters, which widen with the scale, as antialiasing needs; and how far each reaches, in pixels of the
+photograph or of the result, whichever are larger."""
 
 
 def rescaled_size(width: int, height: int, shortest: int) -> tuple[int, int]:
@@ -31,8 +39,10 @@ def rescaled_size(width: int, height: int, shortest: int) -> tuple[int, int]:
     return (shortest, long) if width <= height else (long, shortest)
 
 
-def rescale(photograph: Photograph, shortest: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the whole photograph at a shortest side, bilinear with antialiasing (Q in Sect. 3.2).
+def rescale(
+    photograph: Photograph, shortest: int, rescaling: Rescaling = "bilinear"
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the whole photograph at a shortest side (Q in Sect. 3.2), by a filter with antialiasing.
 
     The size is `rescaled_size` of the photograph's own; a photograph of that size already comes out
     unchanged. Raises `ImageError` as `decode` does, and for a photograph so elongated that the result
@@ -41,11 +51,16 @@ def rescale(photograph: Photograph, shortest: int) -> UInt8[np.ndarray, "h w 3"]
     pixels, _, size = _read_for(photograph, shortest)
     if pixels.shape[1::-1] == size:
         return pixels.copy() if pixels is photograph else pixels
-    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    return np.array(_resized(Image.fromarray(pixels), size, rescaling))
 
 
 def rescale_and_crop(
-    photograph: Photograph, shortest: int, crop: int, place: tuple[float, float], mirror: bool = False
+    photograph: Photograph,
+    shortest: int,
+    crop: int,
+    place: tuple[float, float],
+    mirror: bool = False,
+    rescaling: Rescaling = "bilinear",
 ) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
     """Return a square crop of the photograph rescaled to a shortest side (S in Sect. 3.1), crop x crop x 3.
 
@@ -64,19 +79,21 @@ def rescale_and_crop(
     if not (0 <= place[0] < 1 and 0 <= place[1] < 1):
         raise UserError(f"a crop cannot be at place {place}: both parts lie in [0, 1)")
 
+    reach = FILTERS[rescaling][1]
+
     def needed_rows(width: int, height: int) -> int:
         rescaled = rescaled_size(width, height, shortest)[1]
-        return _needed(height, rescaled, crop, math.floor(place[1] * (rescaled - crop + 1)))[1]
+        return _needed(height, rescaled, crop, math.floor(place[1] * (rescaled - crop + 1)), reach)[1]
 
     pixels, (own_width, own_height), (width, height) = _read_for(photograph, shortest, needed_rows)
     rows, columns, _ = pixels.shape
     if columns == own_width:  # not shrunk while decoding, so that rows are missing only below the crop
         rows = own_height
-    left, right, x0, x1 = _needed(columns, width, crop, math.floor(place[0] * (width - crop + 1)))
-    top, bottom, y0, y1 = _needed(rows, height, crop, math.floor(place[1] * (height - crop + 1)))
+    left, right, x0, x1 = _needed(columns, width, crop, math.floor(place[0] * (width - crop + 1)), reach)
+    top, bottom, y0, y1 = _needed(rows, height, crop, math.floor(place[1] * (height - crop + 1)), reach)
     # The smaller the numbers of the box, the less Pillow's single precision takes from them.
     piece = Image.fromarray(pixels[top:bottom, left:right])
-    result = piece.resize((crop, crop), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+    result = _resized(piece, (crop, crop), rescaling, (x0, y0, x1, y1))
     if mirror:
         result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.array(result)
@@ -98,15 +115,35 @@ def grid_offsets(size: int, crop: int, points: int) -> list[int]:
     return [(2 * i * last + points - 1) // (2 * (points - 1)) for i in range(points)]
 
 
-def _needed(source: int, rescaled: int, crop: int, offset: int) -> tuple[int, int, float, float]:
+def _resized(
+    image: Image.Image,
+    size: tuple[int, int],
+    rescaling: Rescaling,
+    box: tuple[float, float, float, float] | None = None,
+) -> Image.Image:
+    """A part of an image at another size, the whole where no box is given.
+
+    Pillow begins with the side that spares most, which may be another one for a crop than for the whole. A bicubic
+    filter overshoots, and what is cut off at 0 and 255 between the sides follows from their order (18 levels in
+    noise): there it is named, across and then down.
+    """
+    resampling, _ = FILTERS[rescaling]
+    if rescaling == "bilinear":
+        return image.resize(size, resampling, box)
+    left, top, right, bottom = box or (0, 0, image.width, image.height)
+    across = image.resize((size[0], image.height), resampling, (left, 0, right, image.height))
+    return across.resize(size, resampling, (0, top, size[0], bottom))
+
+
+def _needed(source: int, rescaled: int, crop: int, offset: int, reach: float) -> tuple[int, int, float, float]:
     """Return which pixels of a side the crop is made from, and where in them it begins and ends.
 
     (first, last + 1, begin, end): `source` pixels are rescaled to `rescaled`, of which the crop takes
-    [offset, offset + crop). The margin is the reach of the antialiasing filter, and a pixel for rounding.
+    [offset, offset + crop). The margin is what the filter reaches, and a pixel for rounding.
     """
     scale = source / rescaled
     begin, end = offset * scale, min((offset + crop) * scale, float(source))
-    margin = 0.0 if source == rescaled else max(scale, 1.0) + 1
+    margin = 0.0 if source == rescaled else reach * max(scale, 1.0) + 1
     first, last = max(0, math.floor(begin - margin)), min(source, math.ceil(end + margin))
     return first, last, begin - first, end - first
 

@@ -19,6 +19,7 @@ from verydeep import engine
 from verydeep.card import Card
 from verydeep.configurations import STRIDE, Architecture, Configuration, Layer, Sizes, configuration
 from verydeep.errors import UserError
+from verydeep.normalisation import LocalResponseNormalisation
 from verydeep.torch_internals import (
     exporting,
     observed,
@@ -38,27 +39,6 @@ mean of its own training set."""
 
 WANTED = "RGB images in 0..255, uint8 or floating point, of shape (N, 3, H, W)"
 """What a net takes."""
-
-
-class LocalResponseNormalisation(nn.Module):
-    """Krizhevsky et al. (2012), Sect. 3.3: b = a / (k + alpha * sum of a^2 over n neighbouring channels) ^ beta.
-
-    k = 2, n = 5, alpha = 1e-4, beta = 0.75. Alpha multiplies the plain sum, as written there; torch and Caffe
-    divide it by n.
-    """
-
-    k, n, alpha, beta = 2.0, 5, 1e-4, 0.75
-
-    def forward(self, a: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        """Normalise each unit by its neighbours at the same position; channels beyond the ends count as 0.
-
-        Computed in float32 at least: the squares of a half type would overflow or lose their digits.
-        """
-        half, channels = self.n // 2, a.shape[1]
-        wide = a.to(torch.promote_types(a.dtype, torch.float32))
-        squares = F.pad(wide.square(), (0, 0, 0, 0, half, half))
-        total = sum((squares[:, i : i + channels] for i in range(1, self.n)), squares[:, :channels])
-        return (wide * (self.k + self.alpha * total).pow(-self.beta)).to(a.dtype)
 
 
 class Dropout(nn.Dropout):

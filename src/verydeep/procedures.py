@@ -215,7 +215,9 @@ def predict(
     device, found = inner.mean.device, []
     with in_testing(inner, device), torch.no_grad():
         for number, image in enumerate(images):
-            pixels = torch.from_numpy(rescale(photograph_of(image), scale)).to(device).permute(2, 0, 1)
+            pixels = (
+                torch.from_numpy(rescale(photograph_of(image), scale, card.rescaling)).to(device).permute(2, 0, 1)
+            )
             posteriors = dense_posteriors(inner, pixels[None], card.flip)[0].cpu().numpy()
             best = np.argsort(-posteriors, kind="stable")[:top]
             name = str(image) if isinstance(image, str | Path) else f"image {number}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from verydeep.card import Rescaling
 from verydeep.configurations import Architecture
 from verydeep.errors import UserError
 from verydeep.files import written_aside
@@ -58,6 +59,9 @@ class Recipe(BaseModel):
         description="S, the smallest side of the rescaled training image in pixels: one number, or Smin and Smax "
         "to draw from for each image each time",
     )
+    rescaling: Rescaling = Field(
+        default="bilinear", description="filter that photographs are rescaled with, in training and testing"
+    )
     flip: bool = Field(default=True, description="mirror every other crop at random; testing then averages both")
     colour_shift: float = Field(
         default=0.1,
@@ -72,6 +76,7 @@ class Recipe(BaseModel):
         description=f"initial learning rate; where not given {PAPER_RATE}, or {FINE_TUNING_RATE} for a net that "
         "starts from one of its own configuration",
     )
+    bias_rate: float = Field(default=1.0, gt=0, description="what the learning rate of biases is multiplied by")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum")
     weight_decay: float = Field(
         default=5e-4, ge=0, description="L2 penalty multiplier of the weights; biases have none"
@@ -131,6 +136,12 @@ class Recipe(BaseModel):
         if len(value) not in (1, 2):
             raise ValueError("give one number, or Smin and Smax")
         return value[:1] if value[0] == value[-1] else value
+
+    @field_validator("learns")
+    @classmethod
+    def _as_in_the_net(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Once each and in one order, since the same layers in another order are the same training."""
+        return tuple(sorted(set(value)))  # which is the order of the net, conv1_1 to fc8
 
     @field_validator("drop_after")
     @classmethod

@@ -214,8 +214,11 @@ def header(card: Card) -> str:
     Raises:
         UserError: where it would not be read back: a field of another type, provenance that JSON does not know.
     """
+    fields = asdict(card)
+    if card.rescaling == "bilinear":  # as all nets of versions that know no other, which refuse unknown fields
+        del fields["rescaling"]
     try:
-        text = json.dumps({"format": FORMAT, "preprocessing": PREPROCESSING, **asdict(card)}, allow_nan=False)
+        text = json.dumps({"format": FORMAT, "preprocessing": PREPROCESSING, **fields}, allow_nan=False)
         card_of_file(json.loads(text))
     except (TypeError, ValueError) as error:
         raise UserError(f"cannot save the net: its card cannot be written: {_first_line(error)}") from error

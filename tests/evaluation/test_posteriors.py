@@ -48,7 +48,7 @@ def close(found, expected):
 
 def in_numpy(net, photograph, one, softmax):
     """The posteriors of one photograph by itself."""
-    image = rescale(photograph, one.scale)
+    image = rescale(photograph, one.scale, net.card.rescaling)
     crops = {"dense": lambda: image[None]}.get(
         one.method, lambda: grid_crops(image, net.crop, 5 if one.method == "multi-crop" else 1)
     )()
@@ -63,9 +63,9 @@ def read(monkeypatch):
     """Counts how often each photograph is read for a pass in this process."""
     counts = Counter()
 
-    def counted(photograph, scale):
+    def counted(photograph, scale, rescaling):
         counts[str(photograph)] += 1
-        return rescale(photograph, scale)
+        return rescale(photograph, scale, rescaling)
 
     monkeypatch.setattr(module, "rescale", counted)
     return counts
@@ -122,6 +122,18 @@ def test_every_row_is_the_posterior_of_that_image_alone(net, photographs, softma
     close(found.sum(1), 1)
     apart = np.abs(found[:, None] - found).max(2) + np.eye(len(found))
     assert apart.min() > 1e-3, "an exchange of two rows might not show"
+
+
+def test_photographs_are_rescaled_as_the_nets_card_says(net, photographs, softmax):
+    one = Pass("dense", 40, False)
+    plain = one_pass(net, photographs, one, Ranks(), QUIET)
+    net.card = replace(net.card, rescaling="bicubic")
+    found = one_pass(net, photographs, one, Ranks(), QUIET)
+    assert np.abs(found - plain).max() > 1e-4
+    close(found, [in_numpy(net, photograph, one, softmax) for photograph in photographs.photographs])
+    (first,) = verydeep.predict(net, [photographs.photographs[0]], scale=40, top=net.classes)
+    one_by_one = one_pass(net, photographs, Pass("dense", 40, net.card.flip), Ranks(), QUIET)[0]
+    assert first.posteriors == pytest.approx(sorted(one_by_one.tolist(), reverse=True), rel=1e-3)
 
 
 def test_the_photographs_of_these_tests_share_batches_out_of_order(photographs):
@@ -317,9 +329,9 @@ from verydeep.distributed import ranks
 from verydeep.evaluation import posteriors, testing
 
 read, rescale = Counter(), posteriors.rescale
-def counted(photograph, scale):
+def counted(photograph, scale, rescaling):
     read[photograph.name] += 1
-    return rescale(photograph, scale)
+    return rescale(photograph, scale, rescaling)
 posteriors.rescale = counted
 
 out, run, data = sys.argv[1:]

@@ -4,6 +4,7 @@ import numpy as np
 
 from synthetic import refusal
 from verydeep.evaluation import store
+from verydeep.evaluation.posteriors import Pass
 
 MATRIX = np.random.default_rng(0).random((6, 4), np.float32)
 
@@ -48,3 +49,8 @@ def test_a_key_follows_from_all_of_its_parts_and_their_order():
     assert store.key("a", 1) == store.key("a", 1)
     assert len({store.key(*parts) for parts in [("a", 1), (1, "a"), ("a", "1"), ("a",), ("a", 1, None)]}) == 5
     assert store.key("a").isalnum()
+
+
+def test_a_pass_keeps_its_key():
+    """Or what earlier versions stored would be computed again; that a net is bicubic is in its weights' digest."""
+    assert store.key("weights", "data", Pass("dense", 256, True), "fp32") == "ca040c522ed5decd"

@@ -178,11 +178,11 @@ def test_an_interrupted_test_goes_on_and_cleans_up(net, run, photographs, monkey
     last = photographs.photographs[passes_module.batches_of(photographs, Pass("dense", 40), 32)[-1][-1]]
     read, rescale = [], passes_module.rescale
 
-    def break_down(photograph, scale):
+    def break_down(photograph, scale, rescaling):
         read.append(photograph)
         if photograph == last and len(read) <= len(photographs):
             raise KeyboardInterrupt
-        return rescale(photograph, scale)
+        return rescale(photograph, scale, rescaling)
 
     monkeypatch.setattr(passes_module, "rescale", break_down)
     arguments = (testing.Setup(photographs, sizes, Ranks(), QUIET), [testing.tested(run)], (40,), "dense")

@@ -11,7 +11,7 @@ from verydeep.datasets import Dataset
 from verydeep.distributed import Ranks
 from verydeep.images import rescale
 from verydeep.photographs import ImageError
-from verydeep.recipe import Recipe
+from verydeep.recipe import Recipe, changed
 from verydeep.training.augmentation import Address, Colours, Order, TrainingImages, draw, loader
 
 RECIPE = Recipe(crop=32, training_scale=(32, 64), batch=10, seed=3)
@@ -70,14 +70,15 @@ def test_dropout_keys_are_all_different():
     assert len(set(keys)) == len(keys)
 
 
-def test_a_crop_is_that_part_of_the_rescaled_photograph():
+@pytest.mark.parametrize("rescaling", ["bilinear", "bicubic"])
+def test_a_crop_is_that_part_of_the_rescaled_photograph(rescaling):
     dataset = memory(6, (50, 90))
-    images = TrainingImages(dataset, RECIPE, COLOURS)
+    images = TrainingImages(dataset, changed(RECIPE, {"rescaling": rescaling}), COLOURS)
     addresses = [Address(7, position, position) for position in range(6)]
     batch = images.__getitems__(addresses)
     for row, address in enumerate(addresses):
         drawn = draw(RECIPE, COLOURS, 7, address.position)
-        whole = rescale(dataset.photographs[address.image], drawn.scale).astype(int)
+        whole = rescale(dataset.photographs[address.image], drawn.scale, rescaling).astype(int)
         height, width, _ = whole.shape
         left, top = (
             int(place * (side - 32 + 1)) for place, side in zip(drawn.place, (width, height), strict=True)

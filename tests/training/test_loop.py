@@ -357,6 +357,78 @@ def test_starting_from_another_run(tmp_path):
     assert same_weights(same, weights.load(tmp_path / "a"))
 
 
+def test_only_the_named_layers_learn_their_weights_and_biases(tmp_path, monkeypatch, capsys):
+    source = train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
+    recipe = recipes.changed(RECIPE, {"learns": ("fc7", "conv2_1"), "start_from": str(tmp_path / "a")})
+    whole = train(tmp_path / "whole", recipe)
+    for name, tensor in whole.state_dict().items():
+        learns = name.split(".")[0] in ("fc7", "conv2_1")
+        assert torch.equal(tensor, source.state_dict()[name]) != learns, name
+    assert "only conv2_1, fc7 learn" in "".join(capsys.readouterr())
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "count", interrupted_at(4)(loop.Training.count))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "parts", recipe)
+    assert same_weights(train(tmp_path / "parts", recipe), whole)
+
+
+def test_a_layer_that_would_stay_random_is_refused(tmp_path):
+    train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
+    fields = {"net": "B", "learns": ("fc6", "fc7", "fc8"), "start_from": str(tmp_path / "a")}
+    with pytest.raises(UserError, match=r"conv1_2 does not learn.*stay random.*net B"):
+        train(tmp_path / "b", recipes.changed(RECIPE, fields))
+    others = Dataset("others", ("a", "c"), memory().photographs, memory().labels)
+    with pytest.raises(UserError, match=r"fc8 does not learn.*of the same classes"):
+        train(tmp_path / "c", recipes.changed(RECIPE, fields | {"net": "A", "learns": ("fc7",)}), dataset=others)
+    train(tmp_path / "c", recipes.changed(RECIPE, fields | {"net": "A", "epochs": 1}), dataset=others)
+
+
+def test_the_rate_falls_after_the_planned_epochs_and_the_log_says_why(tmp_path):
+    recipe = recipes.changed(RECIPE, {"drop_after": (1, 2), "patience": 1, "rate_drops": 0})
+    train(tmp_path / "a", recipe)
+    rates = [line for line in log(tmp_path / "a") if line.get("event") == "rate"]
+    assert [line["iteration"] for line in rates] == [3, 6]
+    assert [line["rate"] for line in rates] == pytest.approx([1e-3, 1e-4])
+    epochs = [line["rate"] for line in log(tmp_path / "a") if "epoch" in line]
+    assert epochs == pytest.approx([1e-2, 1e-3, 1e-4])
+    assert log(tmp_path / "a")[-1]["reason"] == "limit of epochs"
+
+
+def test_a_run_from_before_biases_had_a_rate_goes_on(tmp_path, monkeypatch):
+    """Its recipe.toml does not name the fields that came later."""
+    whole = train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "count", interrupted_at(4)(loop.Training.count))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "parts")
+    file = tmp_path / "parts" / "recipe.toml"
+    later = ("bias_rate", "learns", "drop_after")
+    kept = [line for line in file.read_text().splitlines() if not line.startswith(later)]
+    assert len(kept) == len(file.read_text().splitlines()) - len(later)
+    file.write_text("\n".join(kept))
+    assert same_weights(train(tmp_path / "parts"), whole)
+
+
+def test_biases_keep_their_rate_over_drops_and_resumption(tmp_path, monkeypatch):
+    recipe = recipes.changed(RECIPE, {"bias_rate": 2.0, "drop_after": (1,)})
+    whole = train(tmp_path / "whole", recipe)
+    groups = state(tmp_path / "whole")["optimiser"]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([1e-3, 2e-3])
+    assert {line["rate"] for line in log(tmp_path / "whole") if "epoch" in line} == {1e-2, 1e-3}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "count", interrupted_at(4)(loop.Training.count))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "parts", recipe)
+    assert same_weights(train(tmp_path / "parts", recipe), whole)
+
+
+def test_the_filter_of_the_training_goes_into_its_card_and_validation_has_it(tmp_path):
+    found = []
+    recipe = recipes.changed(RECIPE, {"rescaling": "bicubic", "epochs": 1})
+    train(tmp_path / "a", recipe, validate=lambda net: found.append(net.card.rescaling) or 0.5)
+    assert found == ["bicubic"] == [weights.read_card(tmp_path / "a").rescaling]
+
+
 def test_tensorboard_files_are_written(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

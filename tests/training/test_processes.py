@@ -102,6 +102,20 @@ def test_the_same_weights_on_one_two_and_three_ranks(tmp_path):
         assert max(line["loss"] for line in lines) - min(line["loss"] for line in lines) < 1e-3
 
 
+@pytest.mark.slow
+def test_ranks_of_which_only_some_layers_learn(tmp_path):
+    recipe = ["--batch", "401", "--learning-rate", "0.002"]
+    run(*recipe, "--iterations", "1", "--out", str(tmp_path / "start"))
+    recipe += ["--iterations", "4", "--start-from", str(tmp_path / "start"), "--learns", "fc7", "conv5_2"]
+    for ranks in (1, 2):
+        run(*recipe, "--out", str(tmp_path / str(ranks)), ranks=ranks)
+    before, one, two = (weights.load(tmp_path / name).state_dict() for name in ("start", "1", "2"))
+    for name, tensor in one.items():
+        learns = name.split(".")[0] in ("fc7", "conv5_2")
+        assert torch.equal(tensor, before[name]) == torch.equal(two[name], before[name]) == (not learns)
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+
+
 SMALL_BUCKETS = """
 import verydeep.cli, verydeep.distributed
 verydeep.distributed.BUCKET = 4000

@@ -45,3 +45,15 @@ def test_drops_never_go_back_nor_beyond(errors, patience, drops):
         assert after.ended >= before.ended
     assert all(each.drops <= drops for each in stages)
     assert all(each.rate == 1e-2 / 10**each.drops for each in stages)
+
+
+@given(st.lists(st.floats(0, 1), max_size=20), st.sets(st.integers(1, 25), max_size=4))
+def test_planned_drops_come_after_their_epochs_whatever_the_errors(errors, epochs):
+    if not epochs:
+        return
+    recipe = Recipe(drop_after=tuple(sorted(epochs)), patience=1, rate_drops=0)
+    found = stage(recipe, 1e-2, errors)
+    assert found.drops == sum(epoch <= len(errors) for epoch in epochs)
+    assert found.rate == 1e-2 / 10**found.drops
+    assert not found.ended
+    assert found == stage(recipe, 1e-2, [0.5] * len(errors))

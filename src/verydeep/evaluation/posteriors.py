@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32, Integer, UInt8
 from torch import nn
 
-from verydeep.card import Card
+from verydeep.card import Card, Rescaling
 from verydeep.computing import Computing
 from verydeep.configurations import whole_number
 from verydeep.datasets import Dataset
@@ -213,6 +213,7 @@ class TestImages(torch.utils.data.Dataset[Batch | ImageError]):
     dataset: Dataset
     one: Pass
     crop: int
+    rescaling: Rescaling
 
     def __getitems__(self, rows: list[int]) -> Batch | ImageError:
         """The images of some rows, or the first error, which has to leave the worker to be raised."""
@@ -222,7 +223,7 @@ class TestImages(torch.utils.data.Dataset[Batch | ImageError]):
             return error
 
     def _pixels(self, row: int) -> UInt8[np.ndarray, "M h w 3"]:
-        image = rescale(self.dataset.photographs[row], self.one.scale)
+        image = rescale(self.dataset.photographs[row], self.one.scale, self.rescaling)
         match self.one.method:
             case "dense":
                 return image[None]
@@ -244,6 +245,8 @@ def one_pass(
     unfinished: Path | None = None,
 ) -> Float32[np.ndarray, "N K"]:
     """Test a net once over a data set; every image is counted exactly once, on any number of ranks.
+
+    Photographs are rescaled as those that the net was trained on, by its card.
 
     Args:
         net: the net.
@@ -269,7 +272,8 @@ def one_pass(
         matrix[kept["rows"][known]], done[kept["rows"][known]] = kept["posteriors"][known], 1
     left = ([row for row in batch if not done[row]] for batch in batches)
     rows_left = [rows for rows in left if rows]
-    reading = read_ahead(TestImages(dataset, one, net.crop), rows_left, computing.workers, ranks.device)
+    images = TestImages(dataset, one, net.crop, net.card.rescaling)
+    reading = read_ahead(images, rows_left, computing.workers, ranks.device)
     name = f"testing {net.configuration.name}, {one.method}, Q = {one.scale}"
     with (
         in_testing(net, ranks.device),

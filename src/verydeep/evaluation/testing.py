@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,11 @@ class Setup:
     computing: Computing
     say: Callable[[str], None] = lambda line: None
     """Is told what was found stored, what could not be stored, and what a score map leaves out."""
+
+    @cached_property
+    def data(self) -> str:
+        """What identifies the images in the store."""
+        return fingerprint(self.dataset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,20 +159,31 @@ def kept_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> Iterat
     """
     file, net = tested.file, tested.net
     weights_digest = digest(file) if file else ""
-    data = fingerprint(setup.dataset)
     for one in planned:
-        path = None
-        if tested.folder:
-            key = store.key(weights_digest, data, one, setup.computing.precision)
-            path = tested.folder / f"{one.method}-Q{one.scale}-{key}.safetensors"
-            if (matrix := _stored(setup, one, path, tested.card.architecture.classes)) is not None:
-                yield matrix
-                continue
+        path = _stored_at(setup, tested, one, weights_digest)
+        if path and (matrix := _stored(setup, one, path, tested.card.architecture.classes)) is not None:
+            yield matrix
+            continue
         if net is None:
             net = weights.load(tested.source)
             if file and digest(file) != weights_digest:
                 raise UserError(f"{file} was replaced while it was read; start again")
         yield _computed(setup, net, one, path)
+
+
+def missing_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> tuple[Pass, ...]:
+    """Those of these passes that are not stored; whether what is stored is whole, is not looked at."""
+    weights_digest = digest(tested.file) if tested.file else ""
+    files = {one: _stored_at(setup, tested, one, weights_digest) for one in planned}
+    return tuple(one for one, file in files.items() if file is None or not file.exists())
+
+
+def _stored_at(setup: Setup, tested: Tested, one: Pass, weights_digest: str) -> Path | None:
+    """The file of a pass; None where none is kept."""
+    if tested.folder is None:
+        return None
+    key = store.key(weights_digest, setup.data, one, setup.computing.precision)
+    return tested.folder / f"{one.method}-Q{one.scale}-{key}.safetensors"
 
 
 def _test_one(

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from verydeep.errors import UserError
+
 Stage = Literal["random", "deeper", "fine-tuning", "jittering"]
 """What the schedule of a training follows from: random weights, a shallower net, the same net at a smaller S, the
 same net at one S."""
@@ -279,8 +281,16 @@ Table 4 its scales alone."""
 
 
 def chosen_tables(names: Iterable[str], controls: bool) -> tuple[Table, ...]:
-    """The tables that are made where these are asked for, in order; all where none is."""
+    """The tables that are made where these are asked for, in order; all where none is.
+
+    Raises:
+        UserError: for another name.
+    """
     asked = set(names) or set(PAPER_TABLES)
+    if unknown := sorted(asked - set(PAPER_TABLES)):
+        raise UserError(
+            f"there is no table {unknown[0]!r}; give some of {', '.join(PAPER_TABLES)}, or none for all"
+        )
     if "table3" in asked:
         asked |= {"section4.1"} | (
             {table.name for table in TABLES.values() if table.control} if controls else set()

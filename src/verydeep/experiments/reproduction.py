@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ class Experiment:
 
 def reproduce(
     data: str | Path,
-    preset_name: str,
+    size: str | Preset,
     tables: Iterable[str] = (),
     seeds: int | Sequence[int] = 1,
     out: str | Path = "reproduction",
@@ -163,7 +163,7 @@ def reproduce(
 
     Args:
         data: a folder of photographs or "digits"; see `open_dataset`.
-        preset_name: ilsvrc, imagenette or digits: at which sizes.
+        size: a preset, or the name of one: ilsvrc, imagenette or digits.
         tables: table3 to table7; all where none is named.
         seeds: how many, from 0 on, or which.
         out: the folder of the experiment: run directories below seed-0, seed-1, ..., and results.json.
@@ -183,7 +183,7 @@ def reproduce(
     """
     options = Options(device, precision, workers, micro_batch)
     with ranks(device) as here:
-        experiment = prepare(data, preset_name, tables, seeds, out, options, here, skip_unreadable)
+        experiment = prepare(data, size, tables, seeds, out, options, here, skip_unreadable)
         total = len(experiment.seeds) * len(experiment.trainings)
         for number, (seed, training) in enumerate(
             (seed, training) for seed in experiment.seeds for training in experiment.trainings
@@ -200,7 +200,7 @@ def reproduce(
 
 def prepare(
     data: str | Path,
-    preset_name: str,
+    size: str | Preset,
     tables: Iterable[str],
     seeds: int | Sequence[int],
     out: str | Path,
@@ -213,9 +213,8 @@ def prepare(
     Raises:
         UserError: as `reproduce` does.
     """
-    chosen = preset(preset_name)
-    asked = tuple(tables)
-    found = chosen_tables(asked, chosen.controls)
+    chosen = size if isinstance(size, Preset) else preset(size)
+    found = chosen_tables(tables, chosen.controls)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not numbers or len(set(numbers)) < len(numbers):
         raise UserError(f"seeds is {seeds}; give at least one, each once")
@@ -469,18 +468,8 @@ def results_of(experiment: Experiment) -> Results:
 
 def preset_data(chosen: Preset) -> dict[str, Any]:
     """A preset as JSON has it."""
-    return {
-        "name": chosen.name,
-        "recipe": chosen.recipe,
-        "scales": {str(paper): pixels for paper, pixels in chosen.scales.items()},
-        "schedules": {
-            name: {key: value for key, value in vars(schedule).items() if not key.startswith("_")}
-            for name, schedule in chosen.schedules.items()
-        },
-        "hold_out": chosen.hold_out,
-        "grid": chosen.grid,
-        "controls": chosen.controls,
-    }
+    data: dict[str, Any] = json.loads(json.dumps(asdict(chosen)))
+    return data
 
 
 def _protocol(experiment: Experiment, row: Row) -> str:

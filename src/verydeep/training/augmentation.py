@@ -102,7 +102,9 @@ class TrainingImages(torch.utils.data.Dataset[MiniBatch | ImageError]):
             drawn = draw(self.recipe, self.colours, address.iteration, address.position)
             photograph = self.dataset.photographs[address.image]
             try:
-                images[row] = rescale_and_crop(photograph, drawn.scale, crop, drawn.place, drawn.mirror)
+                images[row] = rescale_and_crop(
+                    photograph, drawn.scale, crop, drawn.place, drawn.mirror, self.recipe.rescaling
+                )
             except ImageError as error:
                 return error
             shifts[row], keys[row], labels[row] = drawn.shift, drawn.key, self.dataset.labels[address.image]

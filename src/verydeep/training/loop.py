@@ -3,7 +3,7 @@
 import math
 import signal as signals
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -81,9 +81,8 @@ def train(
         Interrupted: after SIGTERM or SIGINT, when everything is saved.
     """
     net = ConvNet(recipe.architecture(len(dataset.classes)), dataset.classes).to(ranks.device)
-    net.card = replace(net.card, training_scale=recipe.scales, flip=recipe.flip)
-    for layer in net.layers if recipe.learns else ():
-        net.get_submodule(layer.name).requires_grad_(layer.name in recipe.learns)
+    net.card = replace(net.card, training_scale=recipe.scales, flip=recipe.flip, rescaling=recipe.rescaling)
+    let_learn(net, recipe.learns)
     optimiser = new_optimiser(net, recipe, start.rate)
     restored = checkpoint.restore(run, net, optimiser)
     origin = "" if restored else start_weights(net, recipe, start, colours)
@@ -152,11 +151,19 @@ def complete(
         write_weights(recipe, start, dataset, validation, net, progress, run)
 
 
+def let_learn(net: ConvNet, layers: Collection[str]) -> None:
+    """Let only these layers learn; all where none is named."""
+    net.requires_grad_(not layers)
+    for name in layers:
+        net.get_submodule(name).requires_grad_(True)
+
+
 def start_weights(net: ConvNet, recipe: Recipe, start: Start, colours: Colours) -> str:
     """Give a net the weights that its training starts with, and a line on where they come from.
 
     Raises:
-        UserError: where the recipe starts from weights that do not fit, or were replaced meanwhile.
+        UserError: where the recipe starts from weights that do not fit, leave a layer random that does not learn,
+            or were replaced meanwhile.
     """
     initialise(net, recipe.initialisation, recipe.std, recipe.seed)
     net.mean.copy_(torch.tensor(colours.mean))
@@ -166,11 +173,26 @@ def start_weights(net: ConvNet, recipe: Recipe, start: Start, colours: Colours) 
     if digest(weights.weight_file(recipe.start_from)) != start.weights:
         raise UserError(f"{recipe.start_from} was replaced while it was read; start again")
     copied = start_from(net, source)
+    refuse_random_layers(net, recipe, copied)
     whole = len(copied) == sum(layer.kind == "conv" for layer in net.layers)
     name = "all layers" if whole else ", ".join(copied)
     rest = "" if whole else f", the rest random ({recipe.initialisation})"
     learns = f"; only {', '.join(recipe.learns)} learn" if recipe.learns else ""
     return f"weights: {name} from {recipe.start_from} (net {source.configuration.name}){rest}{learns}"
+
+
+def refuse_random_layers(net: ConvNet, recipe: Recipe, copied: Collection[str]) -> None:
+    """Refuse layers that would keep random weights for ever.
+
+    Raises:
+        UserError: names the first layer that neither learns nor has weights from elsewhere.
+    """
+    for layer in net.layers if recipe.learns else ():
+        if layer.kind == "conv" and layer.name not in {*recipe.learns, *copied}:
+            raise UserError(
+                f"{layer.name} does not learn and gets no weights from {recipe.start_from}, so that it would stay "
+                f"random; start from a net {net.configuration.name} of the same classes, or let {layer.name} learn"
+            )
 
 
 def refuse_different_starts(ranks: Ranks, run: Path, net: ConvNet, progress: Progress, dataset: Dataset) -> None:
@@ -272,9 +294,10 @@ class Training:
         elif progress.iteration == order.end:
             progress.ended = "limit of iterations" if order.end == self.recipe.iterations else "limit of epochs"
         elif after.rate != rate:
-            set_rate(self.optimiser, after.rate)  # before saving: the checkpoint keeps velocities of this rate
+            # Before saving: the checkpoint keeps velocities of this rate.
+            set_rate(self.optimiser, after.rate, self.recipe.bias_rate)
             why = (
-                f"{len(progress.validation_errors)} epochs are done, as planned"
+                f"as planned after epoch {len(progress.validation_errors)}"
                 if self.recipe.drop_after
                 else f"no lower validation error in {self.recipe.patience} epochs"
             )

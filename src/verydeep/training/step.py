@@ -56,28 +56,39 @@ class Outcome:
 
 
 def new_optimiser(net: ConvNet, recipe: Recipe, rate: float) -> torch.optim.SGD:
-    """Gradient descent with momentum, beginning at a rate, of what learns; weights decay, biases do not."""
+    """Gradient descent with momentum, beginning at a rate, of what learns.
+
+    Two groups: weights, which decay, and biases, which do not and have a rate of their own.
+    """
     learning = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
     biases = [parameter for name, parameter in learning if name.endswith("bias")]
     others = [parameter for name, parameter in learning if not name.endswith("bias")]
     return torch.optim.SGD(
-        [{"params": others, "weight_decay": recipe.weight_decay}, {"params": biases, "weight_decay": 0.0}],
+        [
+            {"params": others, "weight_decay": recipe.weight_decay},
+            {"params": biases, "weight_decay": 0.0, "lr": rate * recipe.bias_rate},
+        ],
         lr=rate,
         momentum=recipe.momentum,
     )
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_rate(optimiser: torch.optim.Optimizer, rate: float, bias_rate: float = 1.0) -> None:
     """Change the learning rate and leave the velocity as it is.
 
     Krizhevsky et al. and Caffe keep v := momentum * v - rate * gradient, torch keeps v / rate: so torch's buffer
     is scaled along, or the step would shrink at once where the paper's decays over some iterations.
+
+    Args:
+        optimiser: of `new_optimiser`.
+        rate: of the weights from now on.
+        bias_rate: what it is multiplied by for the biases.
     """
-    for group in optimiser.param_groups:
+    for group, multiple in zip(optimiser.param_groups, (1.0, bias_rate), strict=True):
         for parameter in group["params"]:
             if (buffer := optimiser.state[parameter].get("momentum_buffer")) is not None:
-                buffer.mul_(group["lr"] / rate)
-        group["lr"] = rate
+                buffer.mul_(group["lr"] / (rate * multiple))
+        group["lr"] = rate * multiple
 
 
 class Step:
