@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 SOURCES = ROOT / "src" / "verydeep"
 NET = "--net A --crop 32 --width 0.125 --fully-connected 16 --initialisation glorot"
+PLAN = "reproduce table3 --data digits --preset digits --dry-run --json"
 TRAINING = f"train digits {NET} --batch 64 --epochs 1 --out run"
 
 
@@ -56,9 +57,17 @@ def check_contents(sdist: Path, wheel: Path) -> None:
     libraries = {f"verydeep/engine/_{name}.so" for name in ("avx512", "avx2", "plain")}
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-    expect(inside == python | libraries, f"the wheel has too much or too little: {inside ^ (python | libraries)}")
+    data = {
+        str(file.relative_to(SOURCES.parent))
+        for pattern in ("experiments/presets/*.toml", "experiments/pages/*.css")
+        for file in SOURCES.glob(pattern)
+    }
+    whole = python | libraries | data
+    expect(inside == whole, f"the wheel has too much or too little: {inside ^ whole}")
     native = {f"src/verydeep/engine/native/{file.name}" for file in (SOURCES / "engine" / "native").iterdir()}
-    wanted = {"setup.py", "pyproject.toml", "LICENSE", "README.md"} | native | {f"src/{name}" for name in python}
+    wanted = (
+        {"setup.py", "pyproject.toml", "LICENSE", "README.md"} | native | {f"src/{name}" for name in python | data}
+    )
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     expect(wanted <= inside, f"the sdist lacks {wanted - inside}")
@@ -79,6 +88,8 @@ def use(wheel: Path, folder: Path) -> None:
         used = [row["path"] for row in shown]
         expect("winograd" in used, f"the engine {library or 'of this processor'} is not used: {used}")
 
+    planned = json.loads(run(verydeep, *PLAN.split(), folder=folder))
+    expect(planned["preset"] == "digits", "the presets are not found")
     run(verydeep, *TRAINING.split(), folder=folder)
     (row,) = json.loads(run(verydeep, "test", "run", "digits", "--scales", "32", "--json", folder=folder))
     expect(row["images"] == 360, f"360 images of digits are for validation; tested were {row['images']}")

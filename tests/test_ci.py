@@ -17,19 +17,21 @@ def test_ci_refuses_parts_that_it_does_not_know():
     assert "check test sanitize package quickstart" in done.stderr
 
 
+BEST = "D-jitter@256,384,512 + E-jitter@256,384,512 both"
+
+
 @pytest.mark.parametrize(
-    ("errors", "complaint"),
+    ("wrong", "complaint"),
     [
-        ({"A": 0.03, "D": 0.05, "A + D": 0.03}, ""),
-        ({"A": 0.9, "D": 0.05, "A + D": 0.03}, "A has a top-1 error of 90.00%"),
-        ({"A": 0.03, "D": float("nan"), "A + D": 0.03}, "D has a top-1 error of nan%"),
-        ({"A": 0.03, "D": 0.05}, "tested were A, D"),
+        ({"A@256 dense": 3, "D@256 dense": 5, BEST: 3}, ""),
+        ({"A@256 dense": 90, "D@256 dense": 5, BEST: 3}, "A@256 dense has a top-1 error of 90.00%"),
+        ({"A@256 dense": 3, "D@256 dense": 5}, "both is not measured"),
     ],
 )
-def test_a_quickstart_whose_nets_did_not_learn_fails(tmp_path, errors, complaint):
-    rows = [{"net": net, "top-1 error": {"error": error}} for net, error in errors.items()]
-    (tmp_path / "errors.json").write_text(json.dumps(rows), encoding="utf-8")
-    command = [sys.executable, ROOT / ".ci" / "quickstart.py", tmp_path / "errors.json"]
+def test_a_quickstart_whose_nets_did_not_learn_fails(tmp_path, wrong, complaint):
+    rows = [{"key": key, "seeds": [{"top1_wrong": count}]} for key, count in wrong.items()]
+    (tmp_path / "results.json").write_text(json.dumps({"tested_images": 100, "rows": rows}), encoding="utf-8")
+    command = [sys.executable, ROOT / ".ci" / "quickstart.py", tmp_path / "results.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == (complaint == "")
     assert complaint in done.stderr

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
@@ -24,6 +25,7 @@ from verydeep.recipe import Recipe
 if TYPE_CHECKING:
     from verydeep.evaluation.metrics import Error
     from verydeep.evaluation.testing import Result
+    from verydeep.experiments.dry_run import DryRun
     from verydeep.procedures import Prediction
 
 app = App(
@@ -384,6 +386,67 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
 
 
 @app.command
+def reproduce(
+    *tables: Literal["table3", "table4", "table5", "table6", "table7"],
+    data: str,
+    preset: Literal["ilsvrc", "imagenette", "digits"],
+    seeds: Whole = 1,
+    out: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    micro_batch: Whole = 0,
+    workers: Workers = None,
+    skip_unreadable: Skip = False,
+    json_: Json = False,
+) -> None:
+    """Run the paper's experiments (Sect. 4): train and test the nets of its tables, and compare with its errors.
+
+    What is done already is not done again: after Ctrl-C or a power failure the same command goes on. A net whose
+    recipe, data or start has changed is trained again; the run before is kept under another name.
+
+    For example:
+
+    - `verydeep reproduce --data digits --preset digits` takes minutes.
+    - `verydeep reproduce table3 table4 --data ILSVRC --preset ilsvrc --dry-run` says what it would take.
+    - `torchrun --nproc-per-node 8 -m verydeep reproduce --data ILSVRC --preset ilsvrc --out runs/paper`
+
+    Args:
+        tables: those to make [default: all].
+        data: a folder of photographs as `verydeep train` takes it, or "digits".
+        preset: the sizes of nets, scales and schedules: ilsvrc is the paper; imagenette is for small photographs
+            and two CPU cores; digits is for trying things out.
+        seeds: how many times all of it is done, each time with other random numbers.
+        out: the folder to make or to go on with: runs, results.json, report.html [default: runs/PRESET].
+        dry_run: show the plan, with what it costs, and do nothing.
+        micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
+    """
+    from verydeep.experiments.dry_run import dry_run as plan
+    from verydeep.experiments.reproduction import reproduce as run_plan
+
+    folder = out or Path("runs") / preset
+    options: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "workers": workers,
+        "micro_batch": micro_batch,
+        "skip_unreadable": skip_unreadable,
+    }
+    if dry_run:
+        planned = plan(data, preset, tables, seeds, folder, **options)
+        if _first() and not json_:
+            _show_plan(planned)
+        elif _first():
+            print(json.dumps(asdict(planned), indent=1))
+        return
+    results = run_plan(data, preset, tables, seeds, folder, **options)
+    if _first() and not json_:
+        _show_experiment(folder)
+    elif _first():
+        print(json.dumps(asdict(results), indent=1))
+
+
+@app.command
 def report(
     *sources: Annotated[Path, Parameter(name="RUN...")],
     out: Annotated[Path | None, Parameter(name=["--out", "-o"], show_default=False)] = None,
@@ -405,6 +468,72 @@ def report(
 
     for path in make_pages(sources, out):
         print(path)
+
+
+def _show_experiment(folder: Path) -> None:
+    """Print the tables and the findings of an experiment, and where its report is."""
+    from verydeep.experiments.findings import findings
+    from verydeep.experiments.pages.document import Cell, Grid
+    from verydeep.experiments.report.measurements import read_measurements
+    from verydeep.experiments.report.tables import tables_section
+
+    found = read_measurements(folder)
+    for grid in (block for block in tables_section(found).blocks if isinstance(block, Grid)):
+        table = Table(title=grid.caption, title_justify="left")
+        names = [column.name for column in grid.columns]
+        left_out = ("Q in the paper", "seeds", "paper, test images")
+        shown = [  # of top-5 errors no interval: a terminal is not that wide
+            at
+            for at, name in enumerate(names)
+            if name not in left_out and not (name == "95% interval" and "top-5" in names[:at])
+        ]
+        for at in shown:
+            justify: Literal["right", "left"] = "right" if grid.columns[at].numeric else "left"
+            table.add_column(grid.columns[at].name, justify=justify, overflow="fold")
+        for row in grid.rows:
+            table.add_row(*(cell.text if isinstance(cell, Cell) else cell for cell in (row[at] for at in shown)))
+        _print(table)
+    rows = [{"the paper": each.claim.says, "here": each.says} for each in findings(found.outcomes)]
+    _show(rows, as_json=False, title="The paper's findings")
+    print(f"report: {folder / 'report.html'}")
+
+
+def _show_plan(plan: "DryRun") -> None:
+    """Print the steps of an experiment with what they cost."""
+    from verydeep.experiments.report.facts import duration
+
+    rows = [
+        {
+            "step": f"{step.name}, seed {step.seed}",
+            "from": step.start or "random weights",
+            "S": " to ".join(map(str, step.training_scale)),
+            "tests": "; ".join(f"{method} {', '.join(map(str, q))}" for method, q in step.tests.items()),
+            "images": step.training.images + step.testing.images,
+            "multiply-adds, 10^12": round((step.training.multiply_adds + step.testing.multiply_adds) / 1e12, 1),
+            "time here": duration((step.training + step.testing).seconds),
+            "state": "; ".join((step.state, *step.reasons)),
+        }
+        for step in plan.steps
+    ]
+    _show(rows, as_json=False, title=f"{plan.preset} on {plan.data}, rates measured on {plan.device}")
+    total, left = plan.total, plan.left
+    print(
+        f"in all {total.images:,} images, {total.multiply_adds:.3g} multiply-adds, {duration(total.seconds)}; "
+        f"left to do: {left.images:,} images, {left.multiply_adds:.3g} multiply-adds, {duration(left.seconds)}"
+    )
+    if plan.gpus:
+        gpus = [
+            {
+                "GPU": each.gpu.name,
+                "precision": each.gpu.precision,
+                "images/s of D": each.gpu.images_per_second,
+                "days": f"{each.hours / 24:.1f}",
+                "US dollars": "no price known" if each.dollars is None else f"{each.dollars:,.0f}",
+                "source": "; ".join(filter(None, (each.gpu.source, each.gpu.price_source))),
+            }
+            for each in plan.gpus
+        ]
+        _show(gpus, as_json=False, title="What is left, on GPUs, by published measurements of net D's training")
 
 
 def _first() -> bool:
@@ -463,6 +592,10 @@ def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
     for row in rows:
         cells = [row.get(name, "") for name in columns]
         table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells))
+    _print(table)
+
+
+def _print(table: Table) -> None:
     console = Console()
     # Where it is no terminal nobody would see a line break: let the table be as wide as it is.
     Console(width=console.width if console.is_terminal else 200).print(table, markup=False)

@@ -38,6 +38,7 @@ def test_ilsvrc_is_the_paper():
     assert (a.crop, a.width, a.fully_connected, a.batch, a.dropout) == (224, 1.0, 4096, 256, 0.5)
     assert (a.momentum, a.weight_decay, a.epochs, a.iterations, a.rate_drops) == (0.9, 5e-4, 74, 370_000, 3)
     assert (a.initial_rate(None), a.initialisation, a.std, a.drop_after) == (1e-2, "normal", 0.01, ())
+    assert (a.bias_rate, a.rescaling) == (2.0, "bicubic")  # not in the paper; see docs/decisions.md
     d384 = paper.training(TRAININGS["D-384"], 0, "runs/d")
     assert (d384.initial_rate("D"), d384.training_scale) == (1e-3, (384,))
     assert paper.training(TRAININGS["D"], 0, "runs/a").initial_rate("A") == 1e-2

@@ -24,8 +24,18 @@ from verydeep.experiments.cost import (
     training_images,
     training_multiply_adds,
 )
-from verydeep.experiments.plan import Row, Table, Tested, Training, chosen_tables, measured_rows, needed_trainings
+from verydeep.experiments.plan import (
+    PAPER_TABLES,
+    Row,
+    Table,
+    Tested,
+    Training,
+    chosen_tables,
+    measured_rows,
+    needed_trainings,
+)
 from verydeep.experiments.presets import Preset, preset
+from verydeep.experiments.report import make_report
 from verydeep.experiments.results import (
     OUTCOMES,
     RESULTS,
@@ -166,7 +176,8 @@ def reproduce(
         size: a preset, or the name of one: ilsvrc, imagenette or digits.
         tables: table3 to table7; all where none is named.
         seeds: how many, from 0 on, or which.
-        out: the folder of the experiment: run directories below seed-0, seed-1, ..., and results.json.
+        out: the folder of the experiment: run directories below seed-0, seed-1, ..., what was measured, and its
+            report as report.html and report.md.
         device: cpu, cuda, mps, or auto for the fastest that is there.
         precision: bf16 computes with bfloat16 where torch's autocast does.
         workers: processes that read images ahead, for each rank; by the number of cores where None.
@@ -195,6 +206,9 @@ def reproduce(
             if here.first:
                 write(experiment)
             here.wait()
+        if here.first:
+            make_report(experiment.out, photographs=experiment.data.tested)
+        here.wait()
         return results_of(experiment)
 
 
@@ -498,6 +512,11 @@ def write(experiment: Experiment) -> None:
     out = experiment.out
     write_outcomes(experiment.outcomes, out / OUTCOMES)
     distinct = {json.dumps(each, sort_keys=True): each for each in experiment.environments}
-    times = Times(tuple(experiment.steps.values()), tuple(distinct.values()))
+    asked = " ".join(table for table in experiment.asked if table in PAPER_TABLES)
+    command = (
+        f"verydeep reproduce {asked} --data {experiment.data.name} --preset {experiment.preset.name} "
+        f"--seeds {len(experiment.seeds)}"
+    )
+    times = Times(tuple(experiment.steps.values()), tuple(distinct.values()), command)
     write_json(times, out / TIMES)
     write_json(results_of(experiment), out / RESULTS)
