@@ -3,11 +3,14 @@
 import re
 import runpy
 import shutil
+from base64 import b64decode
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from made_up import CLASSES, made_up, write
 from verydeep.datasets import Dataset
@@ -111,9 +114,8 @@ def test_the_same_data_give_the_same_bytes(made, copied):
 def test_a_page_that_does_not_follow_from_its_data_is_found(copied):
     assert check_report(copied) == ()
     assert complaint([copied]) is None
-    (copied / "report.html").write_text(
-        page(copied, "report.html").replace("confirmed", "refuted"), encoding="utf-8"
-    )
+    other = page(copied, "report.html").replace("imagenette", "imagenet", 1)
+    (copied / "report.html").write_text(other, encoding="utf-8")
     (copied / "report-depth.svg").unlink()
     assert [path.name for path in check_report(copied)] == ["report-depth.svg", "report.html"]
     assert "report.html does not follow from its data; make it with: verydeep report" in complaint([copied])
@@ -215,8 +217,18 @@ def test_html_shows_the_photographs_that_it_is_handed(copied):
     text = page(copied, "shown.html")
     assert text.count('src="data:image/jpeg;base64,') == 12
     assert len(text) - len(page(copied, "report.html")) < 60_000
+    sides = [Image.open(BytesIO(b64decode(each))).size for each in re.findall(r"base64,([^\"]+)", text)]
+    assert set(sides) == {(107, 160)}
     with pytest.raises(UserError, match="does not have the 60 photographs that were tested"):
         make_report(copied, copied / "shown.html", Dataset("others", CLASSES, pictures[1:], outcomes.labels[1:]))
+
+
+def test_tiny_photographs_are_enlarged_as_they_are(copied):
+    _, _, outcomes = made_up(images=IMAGES)
+    digits = tuple(np.zeros((8, 8, 3), np.uint8) for _ in outcomes.names)
+    make_report(copied, copied / "shown.html", Dataset("digits/val", CLASSES, digits, outcomes.labels))
+    pictures = re.findall(r"base64,([^\"]+)", page(copied, "shown.html"))
+    assert {Image.open(BytesIO(b64decode(picture))).size for picture in pictures} == {(160, 160)}
 
 
 def test_files_of_two_experiments_are_refused(tmp_path):
