@@ -140,6 +140,7 @@ def test_an_experiment_that_has_just_begun_has_a_report(tmp_path):
         assert [cells[5] for cells in rows] == ["not yet" if row.nets else "" for row in table.rows]
     assert "0 of 66 trainings have ended" in page(folder)
     assert "9 not measured" in page(folder)
+    assert "9,469 images to train on, 10 to test on, 470 others held out to validate on" in page(folder)
 
 
 def test_an_experiment_that_is_half_done_says_what_is_missing(tmp_path):
