@@ -84,7 +84,7 @@ def test_engine(verydeep):
     assert refused(verydeep("engine", "--images", "0"), "images is 0")
 
 
-@pytest.mark.parametrize("command", ["configurations", "engine", "train", "test", "predict", "inspect"])
+@pytest.mark.parametrize("command", ["configurations", "engine", "train", "test", "predict", "inspect", "report"])
 def test_every_command_has_examples_in_its_help(verydeep, command):
     code, out, _ = verydeep(command, "--help")
     assert code == 0
@@ -307,6 +307,7 @@ def test_the_digits_need_no_download(verydeep):
     assert [(row["images"], row["classes"]) for row in rows] == [(1437, 10), (360, 10)]
 
 
+<<<<<<< HEAD
 TINY_PRESET = """
 hold_out = 0.25
 grid = 2
@@ -374,3 +375,14 @@ def test_reproduce_refuses_in_one_line(verydeep, tiny_preset, tmp_path):
     assert refused(verydeep("reproduce", "--data", data, "--preset", "digits", "--seeds", "0"), "seeds")
     assert refused(verydeep("reproduce", "--data", "nowhere", "--preset", "digits"), "nowhere")
     assert not (tmp_path / "runs").exists()
+=======
+def test_report(verydeep, folder):
+    assert verydeep("train", folder, *SMALL, "--out", "a")[0] == 0
+    code, out, _ = verydeep("report", "a", "-o", "page.html")
+    assert (code, out) == (0, "page.html\n")
+    assert "<title>Training of a</title>" in Path("page.html").read_text(encoding="utf-8")
+    refused(verydeep("report", "a"), "-o")
+    refused(verydeep("report"), "none was given")
+    Path("notes.md").write_text("mine", encoding="utf-8")
+    refused(verydeep("report", "a", "-o", "notes.md"), "notes.md", "move it away")
+>>>>>>> report

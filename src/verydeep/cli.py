@@ -280,8 +280,8 @@ def test(
     Args:
         runs: run directories or weight files, and last the data set that they are tested on.
         scales: test scales Q in pixels [default: the training scale S, or the middle of its range].
-        method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; centre-crop; or windows: what the cells
-            of a dense score map see, each as a crop of its own.
+        method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; centre-crop; or windows: what the
+            cells of a dense score map see, each as a crop of its own.
     """
     from verydeep.procedures import test as test_nets
 

@@ -31,7 +31,7 @@ def ticks(text, axis):
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.floats(-1e3, 1e5, allow_subnormal=False), min_size=1, max_size=20),
     st.sampled_from(["curve", "marks", "joined"]),
@@ -43,7 +43,7 @@ def test_whatever_the_values_the_file_parses_and_all_is_inside_the_panel(values,
     assert 1 <= len(ticks(text, "y")) <= 8
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, 100), min_size=2, max_size=6, unique=True))
 def test_markers_stand_where_the_ticks_say(values):
     text = drawn(panel(*values))

@@ -73,7 +73,7 @@ def document(text="text"):
     return Document(text, (Paragraph(text),), (Section("One", blocks), Section("Two", ())))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.text(min_size=1))
 def test_no_text_from_outside_becomes_markup(text):
     page = Parsed(html(document(text), "mark"))
@@ -91,7 +91,7 @@ def test_texts_that_look_like_markup_are_shown_as_they_are(text):
     assert shown in "".join(Parsed(page).words)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(st.sampled_from("|\\`*_[]()<>~!$&;#:-\n a1"), min_size=1))
 def test_a_reader_of_markdown_sees_the_text_and_no_marks(text):
     grid = Grid("", (Column("a"), Column("b")), ((text, Cell(f"x{text}x", strong=True)),))

@@ -26,7 +26,7 @@ def findings_section(findings: Sequence[Finding], border: Border) -> Section:
         (
             f"{each.claim.says} (Sect. {each.claim.section})",
             Cell(each.verdict, strong=True, tone=_TONES[each.verdict]),
-            each.says.removeprefix(f"{each.verdict}: "),
+            each.says.removeprefix(each.verdict).removeprefix(":").strip(),
         )
         for each in findings
     )
@@ -34,11 +34,10 @@ def findings_section(findings: Sequence[Finding], border: Border) -> Section:
         Paragraph(_NOTE),
         Grid("", columns, rows),
         Paragraph(f"{border.says[:1].upper()}{border.says[1:]}."),
-        Paragraph(_FIGURES_NOTE),
-        _figures(findings, border),
-        _seeds(findings, border),
     )
-    return Section("The paper's findings", blocks)
+    figures = (Paragraph(_FIGURES_NOTE), _figures(findings, border), _seeds(findings, border))
+    compared = any(True for _ in _all(findings, border))
+    return Section("The paper's findings", (*blocks, *figures) if compared else blocks)
 
 
 def verdicts(findings: Sequence[Finding]) -> str:

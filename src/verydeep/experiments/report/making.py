@@ -78,10 +78,10 @@ def _charts(title: str, *figures: Figure | None) -> Section:
 def _lead(found: Measurements, checked: Sequence[Finding]) -> tuple[Block, ...]:
     results = found.results
     held_out = results.held_out_images
-    decide = (
-        f"{held_out:,} of them are held out to validate on"
+    validated = (
+        f"{held_out:,} others held out to validate on"
         if held_out
-        else "the validation between epochs is on the tested images"
+        else "which are also what is validated on between epochs"
     )
     preset = results.preset.get("name")
     trainings = len(needed_trainings(found.tables)) * len(results.seeds)
@@ -92,8 +92,8 @@ def _lead(found: Measurements, checked: Sequence[Finding]) -> tuple[Block, ...]:
     items = [
         "Sect. 4 of Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition"
         + (f", at the size of the preset {preset}." if preset else "."),
-        f"Data: {results.data}, {len(results.classes)} classes, {results.training_images:,} training images "
-        f"({decide}), {results.tested_images:,} tested images.",
+        f"Data: {results.data}, {len(results.classes)} classes, {results.training_images:,} images to train on, "
+        f"{results.tested_images:,} to test on, {validated}.",
         f"Seeds: {', '.join(map(str, results.seeds))}. {ended} of {trainings} trainings have ended; "
         f"{complete} of {len(rows)} rows are measured with every seed; {duration(seconds)} of computing.",
     ]

@@ -4,7 +4,7 @@ from collections import Counter
 from io import BytesIO
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from verydeep.datasets import Dataset
@@ -18,7 +18,7 @@ MOST_CLASSES = 20
 """Of a matrix that can still be read; with more there is only the list."""
 _CONFUSIONS, _PHOTOGRAPHS, _PICTURES = 15, 20, 12
 _SIDE = 160
-"""Longest side of a picture in pixels."""
+"""Longest side of a picture on the page, in pixels."""
 
 
 def confusion_section(found: Measurements) -> Section:
@@ -133,7 +133,7 @@ def _said(found: Measurements, row: Row, image: int) -> Cell:
     ((answer, votes),) = said.most_common(1)
     right = answer == found.outcomes.labels[image]
     name = "right" if right else found.results.classes[answer]
-    count = f" ({votes} of {said.total()})" if said.total() > 1 else ""
+    count = f", {votes}/{said.total()}" if said.total() > 1 else ""
     return Cell(name + count, tone="good" if right else "")
 
 
@@ -148,8 +148,12 @@ def _gallery(found: Measurements, photographs: Dataset, order: list[int]) -> Gal
     return Gallery(tuple(Picture(_jpeg(photographs[image].image), caption) for image, caption in pictures))
 
 
-def _jpeg(pixels: np.ndarray) -> bytes:
+def _jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """A photograph of at most `_SIDE` pixels a side; a tiny one, such as a digit, enlarged without smoothing."""
     picture = Image.fromarray(pixels)
+    factor = _SIDE // max(picture.size)
+    if factor > 1:
+        picture = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
     picture.thumbnail((_SIDE, _SIDE))
     file = BytesIO()
     picture.save(file, "JPEG", quality=80)
