@@ -307,7 +307,6 @@ def test_the_digits_need_no_download(verydeep):
     assert [(row["images"], row["classes"]) for row in rows] == [(1437, 10), (360, 10)]
 
 
-<<<<<<< HEAD
 TINY_PRESET = """
 hold_out = 0.25
 grid = 2
@@ -375,7 +374,8 @@ def test_reproduce_refuses_in_one_line(verydeep, tiny_preset, tmp_path):
     assert refused(verydeep("reproduce", "--data", data, "--preset", "digits", "--seeds", "0"), "seeds")
     assert refused(verydeep("reproduce", "--data", "nowhere", "--preset", "digits"), "nowhere")
     assert not (tmp_path / "runs").exists()
-=======
+
+
 def test_report(verydeep, folder):
     assert verydeep("train", folder, *SMALL, "--out", "a")[0] == 0
     code, out, _ = verydeep("report", "a", "-o", "page.html")
@@ -385,4 +385,3 @@ def test_report(verydeep, folder):
     refused(verydeep("report"), "none was given")
     Path("notes.md").write_text("mine", encoding="utf-8")
     refused(verydeep("report", "a", "-o", "notes.md"), "notes.md", "move it away")
->>>>>>> report
