@@ -4,7 +4,7 @@ A claim is decided by a paired test of its own at 5%, on the same images; the ni
 one another. One seed decides nothing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,14 +102,28 @@ def border(outcomes: Outcomes) -> Border:
     compared = tuple(_compare(outcomes, BORDER).values())
     if not compared:
         return Border("not measured: dense testing against its own windows as crops", False, ())
-    figures = "; ".join(_figure(one) for one in compared)
-    loses = any(one.errors.low > 0 for one in compared)
+    losing = [_net(one) for one in compared if one.errors.low > 0]
     verdict = (
-        "dense testing is worse than its own windows as crops, so depth cannot be tested densely at this size"
-        if loses
-        else "dense testing is not found to be worse than its own windows as crops"
+        f"dense testing of {_listed(losing)} is worse than the very windows of its map as crops, which are padded "
+        "as in training; at this size depth cannot be tested densely"
+        if losing
+        else "dense testing is not found to be worse than the very windows of its map as crops"
     )
-    return Border(f"{verdict}: {figures}", loses, compared)
+    figures = ", ".join(
+        f"{_net(one)} {_in_points(one.errors.mean)} [{_in_points(one.errors.low)}, {_in_points(one.errors.high)}]"
+        for one in compared
+    )
+    return Border(f"{verdict} (points that the map errs more, at Q = S: {figures})", bool(losing), compared)
+
+
+def _net(one: Compared) -> str:
+    """The training whose windows are compared."""
+    return one.contrast.what.removesuffix("'s windows as crops")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for people: "A, D and E"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _compare(outcomes: Outcomes, contrasts: Iterable[Contrast]) -> dict[Contrast, Compared]:
