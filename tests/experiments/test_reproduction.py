@@ -267,14 +267,33 @@ reproduce(data, parsed("tiny", open(preset).read()), ["table5"], out=out, device
 
 
 @pytest.mark.slow
+def test_two_ranks_share_every_step_and_measure_what_one_does(photographs, tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY.format(controls="false", epochs=2))
+    (tmp_path / "plan.py").write_text(KILLED)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    words = [*launcher, tmp_path / "plan.py", photographs, tmp_path / "two", tmp_path / "tiny.toml"]
+    done = subprocess.run(words, capture_output=True, text=True, env=one_thread(), check=False)
+    assert done.returncode == 0, done.stderr
+    reproduce(photographs, tiny(), ["table5"], out=tmp_path / "one", device="cpu")
+    two, one = read_results(tmp_path / "two"), read_results(tmp_path / "one")
+    assert [row.key for row in two.rows] == [row.key for row in one.rows]
+    assert read_times(tmp_path / "two").environments[0]["ranks"] == 2
+    for row, other in zip(two.rows, one.rows, strict=True):
+        assert row.seeds[0].log_loss == pytest.approx(other.seeds[0].log_loss, abs=1e-3)
+
+
+def one_thread():
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
 def test_a_plan_that_is_killed_at_random_moments_ends_the_same(photographs, tmp_path):
     preset_file = tmp_path / "tiny.toml"
     preset_file.write_text(TINY.format(controls="false", epochs=2))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def start(out):
         words = [sys.executable, "-c", KILLED, photographs, out, preset_file]
-        return subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(words, env=one_thread(), stderr=subprocess.DEVNULL)
 
     whole = start(tmp_path / "whole")
     began = time.monotonic()
