@@ -528,7 +528,7 @@ def _show_plan(plan: "DryRun") -> None:
             {
                 "GPU": each.gpu.name,
                 "precision": each.gpu.precision,
-                "images/s of D": each.gpu.images_per_second,
+                "images/s of D": round(each.gpu.images_per_second),
                 "days": f"{each.hours / 24:.1f}",
                 "US dollars": "no price known" if each.dollars is None else f"{each.dollars:,.0f}",
                 "source": "; ".join(filter(None, (each.gpu.source, each.gpu.price_source))),
