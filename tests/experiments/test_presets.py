@@ -61,7 +61,7 @@ def test_every_training_of_a_preset_has_a_recipe(name):
     for training in TRAININGS.values():
         recipe = chosen.training(training, 3, "a run" if training.start else None)
         assert isinstance(recipe, Recipe)
-        assert (recipe.net, recipe.seed) == (training.net, 3)
+        assert recipe.net == training.net
         assert recipe.training_scale == tuple(chosen.scale(pixels) for pixels in training.scale)
 
 
@@ -84,3 +84,18 @@ def test_what_is_wrong_with_a_preset_is_named():
     assert "crop" in refusal(parsed, "tiny", TINY.replace("crop = 32", "crop = 33"))
     assert "epoch" in refusal(parsed, "tiny", TINY.replace("random = { epochs = 2 }", "random = { epoch = 2 }"))
     assert "ilsvrc, imagenette" in refusal(preset, "cifar")
+
+
+def test_a_net_that_is_trained_further_sees_other_crops_and_so_does_its_control():
+    chosen = preset("imagenette")
+    seeds = {
+        name: chosen.training(each, 1, "a run" if each.start else None).seed for name, each in TRAININGS.items()
+    }
+    for name, training in TRAININGS.items():
+        before = TRAININGS[training.start] if training.start else None
+        while before is not None:
+            assert before.net != training.net or seeds[before.name] != seeds[name], (name, before.name)
+            before = TRAININGS[before.start] if before.start else None
+    assert seeds["D-jitter"] == seeds["D-384-longer"] == seeds["D-jitter-fc"]
+    assert seeds["D-384"] == seeds["D-longer"]
+    assert seeds["A"] == seeds["D"] == 1

@@ -79,6 +79,12 @@ TRAININGS: dict[str, Training] = {training.name: training for training in _plan(
 """All trainings by name, each after the one that it starts from."""
 
 
+def generation(training: Training) -> int:
+    """How many trainings of the same net lie before this one in its chain: 2 for D-jitter, after D and D-384."""
+    before = TRAININGS[training.start] if training.start else None
+    return 0 if before is None or before.net != training.net else 1 + generation(before)
+
+
 @dataclass(frozen=True)
 class Tested:
     """A trained net and the scales that it is tested at."""

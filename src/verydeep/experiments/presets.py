@@ -9,8 +9,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from verydeep.errors import UserError
-from verydeep.experiments.plan import TABLES, TRAININGS, Stage, Training
+from verydeep.experiments.plan import TABLES, TRAININGS, Stage, Training, generation
 from verydeep.recipe import Recipe
+
+DRAWN_ANEW = 2**32
+"""Added to the seed for each training of the same net that lies before."""
 
 PRESETS = ("ilsvrc", "imagenette", "imagenette-gpu", "digits")
 
@@ -50,9 +53,12 @@ class Preset:
     def training(self, training: Training, seed: int, start: str | None) -> Recipe:
         """The recipe of a training of the plan.
 
+        A net that is trained further draws anew: with the seed of its start it would see the same crops once more,
+        in the same order. A fine-tuned net and its control draw alike.
+
         Args:
             training: of `TRAININGS`.
-            seed: of everything that is drawn.
+            seed: of the experiment.
             start: the run that it starts from.
         """
         schedule = {
@@ -65,7 +71,7 @@ class Preset:
             training_scale=tuple(self.scale(pixels) for pixels in training.scale),
             learns=training.learns,
             start_from=start,
-            seed=seed,
+            seed=seed + generation(training) * DRAWN_ANEW,
         )
 
 
