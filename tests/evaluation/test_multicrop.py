@@ -9,7 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verydeep.evaluation.multicrop import GRID, crop_posteriors, grid_crops
+from verydeep.evaluation.dense import dense_posteriors
+from verydeep.evaluation.multicrop import (
+    GRID,
+    crop_posteriors,
+    grid_crops,
+    window_count,
+    window_posteriors,
+    windows,
+)
 
 LARGEST = np.stack([*np.mgrid[:256, :256], np.full((256, 256), 7)], -1).astype(np.uint8)
 
@@ -87,3 +95,56 @@ def crops_of(net, images, flip):
     crops = np.stack([grid_crops(image, 32, 5) for image in images])
     with torch.no_grad():
         return crop_posteriors(net, torch.from_numpy(crops).permute(0, 1, 4, 2, 3), flip).numpy()
+
+
+# The windows of a dense score map
+
+
+@given(SIZES, st.booleans())
+def test_windows_lie_32_pixels_apart_in_the_image_and_in_its_mirror_image(sizes, flip):
+    crop, height, width = sizes
+    image = coordinates(height, width)
+    found = windows(image, crop, flip)
+    expected = [(top, left) for top in range(0, height - crop + 1, 32) for left in range(0, width - crop + 1, 32)]
+    count = window_count(width, height, crop)
+    assert len(found) == count * (2 if flip else 1)
+    assert list(places(found[:count])) == expected
+    mirrored = image[:, ::-1]
+    for (top, left), piece in zip(expected, found[count:], strict=False):
+        np.testing.assert_array_equal(piece, mirrored[top : top + crop, left : left + crop])
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_windows_give_the_dense_posteriors_where_padding_cannot_matter(new_net, flip):
+    net = new_net(seed=3)
+    with torch.no_grad():
+        for layer in net.layers:
+            if layer.kind == "conv" and layer.padding:  # kernels that see one pixel see no padding
+                weight = net.get_submodule(layer.name).weight
+                centre = weight[:, :, 1, 1].clone()
+                weight.zero_()
+                weight[:, :, 1, 1] = 3 * centre
+    images = (
+        np.random.default_rng(0).integers(0, 256, (2, 4, 7, 3), np.uint8).repeat(16, 1).repeat(16, 2)[:, :, :107]
+    )
+    crops = torch.from_numpy(np.stack([windows(image, 32, flip) for image in images])).permute(0, 1, 4, 2, 3)
+    assert crops.shape[1] == 2 * 3 * (2 if flip else 1)
+    with torch.no_grad():
+        scores = net(crops.flatten(0, 1))
+        net.fc8.weight /= scores.std(0)[:, None, None, None]
+        net.fc8.bias.copy_((net.fc8.bias - scores.mean(0)) / scores.std(0))
+        dense = dense_posteriors(net, torch.from_numpy(images).permute(0, 3, 1, 2), flip)
+        found = window_posteriors(net, crops, flip)
+    assert dense.std(0).max() > 1e-3  # they tell images apart
+    torch.testing.assert_close(found, dense, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_of_an_image_are_averaged_as_scores_before_the_soft_max(net):
+    image = np.random.default_rng(1).integers(0, 256, (70, 101, 3), np.uint8)
+    crops = torch.from_numpy(windows(image, 32, True)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        scores = net(crops).double().numpy().reshape(2, 2 * 3, -1).mean(1)
+        found = window_posteriors(net, crops[None], True)[0].numpy()
+    exponentials = np.exp(scores - scores.max(1, keepdims=True))
+    expected = (exponentials / exponentials.sum(1, keepdims=True)).mean(0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -26,14 +26,18 @@ class Error:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's score interval: what the error may be on the population that the images were drawn from."""
-        share, n = self.value, self.images
-        centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-        half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-        return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+        return wilson(self.value, float(self.images))
 
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.value:.2%} [{low:.2%}, {high:.2%}]"
+
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95% score interval of a share in [0, 1] of n independent answers."""
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def top_error(posteriors: Float[np.ndarray, "N K"], labels: Int64[np.ndarray, " N"], k: int) -> Error:
@@ -42,11 +46,16 @@ def top_error(posteriors: Float[np.ndarray, "N K"], labels: Int64[np.ndarray, " 
     Raises:
         UserError: for no images, or posteriors that are not finite.
     """
+    return Error(int((class_ranks(posteriors, labels) >= k).sum()), len(labels))
+
+
+def class_ranks(posteriors: Float[np.ndarray, "N K"], labels: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
+    """The place of each image's class among its posteriors, 0 for the highest; raises what `top_error` does."""
     if not len(labels):
         raise UserError("there are no images to take an error of")
     if not np.isfinite(posteriors).all():
         raise UserError("some posteriors are not finite; the net's training has diverged")
     own = np.take_along_axis(posteriors, labels[:, None], axis=1)
     before = np.arange(posteriors.shape[1]) < labels[:, None]
-    rank = ((posteriors > own) | ((posteriors == own) & before)).sum(1)
-    return Error(int((rank >= k).sum()), len(labels))
+    ranks: Int64[np.ndarray, " N"] = ((posteriors > own) | ((posteriors == own) & before)).sum(1)
+    return ranks

@@ -37,15 +37,18 @@ def crop_posteriors(
     return torch.unflatten(posteriors, 0, (count, each)).mean(1)
 
 
-def windows(image: UInt8[np.ndarray, "H W 3"], crop: int) -> UInt8[np.ndarray, "M crop crop 3"]:
+def windows(image: UInt8[np.ndarray, "H W 3"], crop: int, flip: bool) -> UInt8[np.ndarray, "M crop crop 3"]:
     """What the cells of a dense score map see, as crops: every 32 pixels from the upper left corner, row by row.
 
-    They differ from the map in one thing: each is padded with zeros, as in training, where the map goes on.
+    With `flip`, those of the mirrored image follow. The crops differ from the map in one thing: each is padded
+    with zeros, as in training, where the map goes on.
     """
+    whole = [image, image[:, ::-1]] if flip else [image]
     height, width = image.shape[:2]
     return np.stack(
         [
-            image[top : top + crop, left : left + crop]
+            each[top : top + crop, left : left + crop]
+            for each in whole
             for top in range(0, height - crop + 1, STRIDE)
             for left in range(0, width - crop + 1, STRIDE)
         ]
@@ -53,7 +56,7 @@ def windows(image: UInt8[np.ndarray, "H W 3"], crop: int) -> UInt8[np.ndarray, "
 
 
 def window_count(width: int, height: int, crop: int) -> int:
-    """How many windows an image of this size has."""
+    """How many windows an image of this size has, without its mirror image's."""
     across, down = (int((side - crop) // STRIDE) + 1 for side in (width, height))
     return across * down
 
@@ -61,12 +64,15 @@ def window_count(width: int, height: int, crop: int) -> int:
 def window_posteriors(
     net: ConvNet, crops: UInt8[Tensor, "N M 3 crop crop"], flip: bool = True
 ) -> Float[Tensor, "N K"]:
-    """Soft-max posteriors of N images by their windows, whose scores are averaged first, as in a score map."""
+    """Soft-max posteriors of N images by their windows, whose scores are averaged first, as in a score map.
+
+    Args:
+        net: in evaluation mode.
+        crops: from `windows`.
+        flip: whether the second half of them is of the mirror image; the posteriors of both are then averaged.
+    """
     count, each = crops.shape[:2]
-
-    def posteriors(flat: Tensor) -> Tensor:
-        return torch.unflatten(net(flat).float(), 0, (count, each)).mean(1).softmax(1)
-
-    flat = crops.flatten(0, 1)
-    found = posteriors(flat)
-    return (found + posteriors(flat.flip(3))) / 2 if flip else found
+    scores = net(crops.flatten(0, 1)).float()
+    images = 2 if flip else 1
+    posteriors: Tensor = scores.view(count, images, each // images, -1).mean(2).softmax(2)
+    return posteriors.mean(1)

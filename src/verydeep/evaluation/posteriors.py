@@ -228,7 +228,7 @@ class TestImages(torch.utils.data.Dataset[Batch | ImageError]):
             case "dense":
                 return image[None]
             case "windows":
-                return windows(image, self.crop)
+                return windows(image, self.crop, self.one.flip)
             case "multi-crop":
                 return grid_crops(image, self.crop, self.one.grid)
             case "centre-crop":
@@ -335,7 +335,9 @@ def batches_of(
         groups.setdefault(size, []).append(row)
     counts = {size: max(1, BATCH_PIXELS // (size[0] * size[1])) for size in groups}
     if one.method == "windows":
-        counts = {size: max(1, BATCH_PIXELS // (window_count(*size, crop) * crop**2)) for size in groups}
+        counts = {
+            size: max(1, BATCH_PIXELS // (window_count(*size, crop) * crop**2 * (1 + one.flip))) for size in groups
+        }
     return [
         rows[start : start + counts[size]]
         for size, rows in sorted(groups.items())

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from verydeep.evaluation import testing
+from verydeep.evaluation.metrics import class_ranks
 from verydeep.evaluation.posteriors import PROTOCOLS, average, protocol
 from verydeep.experiments.experiment import Experiment
 from verydeep.experiments.plan import PAPER_TABLES, Row
@@ -55,11 +56,13 @@ def outcome(
     Returns:
         The place of its class among the posteriors (of equal ones the first is higher), the class of the highest
         one, and -ln(posterior of its class).
+
+    Raises:
+        UserError: for posteriors that are not finite.
     """
-    own = np.take_along_axis(posteriors, labels[:, None], axis=1)
-    before = np.arange(posteriors.shape[1]) < labels[:, None]
-    rank = ((posteriors > own) | ((posteriors == own) & before)).sum(1)
-    loss = -np.log(np.maximum(own[:, 0], np.finfo(np.float32).tiny))
+    rank = class_ranks(posteriors, labels)
+    own = np.take_along_axis(posteriors, labels[:, None], axis=1)[:, 0]
+    loss = -np.log(np.maximum(own, np.finfo(np.float32).tiny))
     return rank.astype(np.uint16), posteriors.argmax(1).astype(np.uint16), loss.astype(np.float16)
 
 

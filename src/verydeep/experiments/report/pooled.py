@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verydeep.evaluation.metrics import Z
+from verydeep.evaluation.metrics import wilson
 from verydeep.experiments.results import Outcomes
 
 
@@ -50,7 +50,4 @@ def pooled_error(outcomes: Outcomes, key: str, seeds: Sequence[int], k: int) -> 
     images = of_image.size
     variance = float(of_image.var()) / images
     answers = share * (1 - share) / variance if variance > 0 else images
-    centre = (share + Z**2 / (2 * answers)) / (1 + Z**2 / answers)
-    half = Z / (1 + Z**2 / answers) * np.sqrt(share * (1 - share) / answers + Z**2 / (4 * answers**2))
-    interval = max(0.0, float(centre - half)), min(1.0, float(centre + half))
-    return PooledError(tuple(wrong.mean(1).tolist()), interval)
+    return PooledError(tuple(wrong.mean(1).tolist()), wilson(share, float(answers)))
