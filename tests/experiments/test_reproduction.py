@@ -16,11 +16,20 @@ from verydeep import procedures, weights
 from verydeep.evaluation import testing
 from verydeep.evaluation.posteriors import posteriors
 from verydeep.experiments import experiment
-from verydeep.experiments.measuring import outcome
 from verydeep.experiments.plan import TABLES, TRAININGS
 from verydeep.experiments.presets import parsed
+from verydeep.experiments.record import outcome
 from verydeep.experiments.reproduction import reproduce
-from verydeep.experiments.results import OUTCOMES, RESULTS, Step, read_outcomes, read_results, read_times
+from verydeep.experiments.results import (
+    OUTCOMES,
+    RESULTS,
+    Outcomes,
+    Step,
+    read_outcomes,
+    read_results,
+    read_times,
+    write_outcomes,
+)
 from verydeep.experiments.steps import time_left
 
 TINY = """
@@ -203,10 +212,9 @@ def test_other_data_are_refused_and_another_preset_too(photographs, tmp_path):
     out = tmp_path / "out"
     reproduce(photographs, tiny(), ["table5"], out=out)
     other = parsed("other", TINY.format(controls="false", epochs=2))
-    assert "preset tiny, not other" in refusal(reproduce, photographs, other, ["table5"], 1, out)
-    assert "data photographs" in refusal(reproduce, "digits", tiny(), ["table5"], 1, out)[:200].replace(
-        photographs.name, "photographs"
-    )
+    assert "preset tiny, not of other" in refusal(reproduce, photographs, other, ["table5"], 1, out)
+    message = refusal(reproduce, "digits", tiny(), ["table5"], 1, out)
+    assert "12 tested images of 2 classes; digits has 360 of 10" in message
     assert "seeds" in refusal(reproduce, photographs, tiny(), ["table5"], 0, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -321,5 +329,65 @@ def test_what_is_left_is_estimated_from_what_is_done():
 
     planned = {(0, name): step(name, 0.0, cost) for name, cost in (("a", 6e9), ("b", 3e9), ("c", 9e9))}
     assert time_left(planned, {}) is None
-    assert time_left(planned, {(0, "a"): step("a", 2.0, 6e9)}) == pytest.approx((3e9 + 9e9) / 3e9)
-    assert time_left(planned, {key: step(key[1], 1.0, 6e9) for key in planned}) == 0
+    assert time_left(planned, {(0, "a"): 2.0}) == pytest.approx((3e9 + 9e9) / 3e9)
+    assert time_left(planned, {(0, "a"): 2.0, (0, "b"): 0.0}) == pytest.approx(9e9 / 3e9)  # one that is not known
+    assert time_left(planned, dict.fromkeys(planned, 1.0)) == 0
+
+
+def test_a_later_call_reports_what_earlier_ones_measured_from_its_first_step_on(
+    photographs, tmp_path, counted, monkeypatch
+):
+    trained, tested = counted
+    out = tmp_path / "out"
+    reproduce(photographs, tiny(), ["table5"], out=out)
+    first = read_results(out)
+    trained.clear()
+    tested.clear()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(procedures, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):  # seed 1 has nothing yet
+        reproduce(photographs, tiny(), ["table4"], [1], out)
+    assert read_results(out) == first
+    monkeypatch.undo()
+    later = reproduce(photographs, tiny(), ["table6"], [1], out)
+    assert later.seeds == (0, 1)
+    assert set(later.tables) == {"table5", "table6"}
+    assert {row.key for row in first.rows} <= {row.key for row in later.rows}
+    both = next(row for row in later.rows if row.key == first.rows[0].key)
+    assert [each.seed for each in both.seeds] == [0, 1]
+    assert both.seeds[0] == first.rows[0].seeds[0]
+
+
+def test_what_a_pass_took_is_known_after_an_interruption(photographs, tmp_path):
+    out = tmp_path / "out"
+    reproduce(photographs, tiny(), ["table5"], out=out)
+    before = {(step.seed, step.name): step.seconds for step in read_times(out).steps}
+    (out / "times.json").unlink()
+    reproduce(photographs, tiny(), ["table5"], out=out)
+    assert {(step.seed, step.name): step.seconds for step in read_times(out).steps} == before
+
+
+def test_a_net_that_was_trained_again_is_measured_again(photographs, tmp_path):
+    out = tmp_path / "out"
+    reproduce(photographs, tiny(), ["table5"], out=out)
+    before = read_results(out)
+    changed = reproduce(photographs, tiny(epochs=3), ["table5"], out=out)
+    fresh = reproduce(photographs, tiny(epochs=3), ["table5"], out=tmp_path / "fresh")
+    assert changed == fresh != before
+
+
+def test_results_that_cannot_be_read_are_made_again(photographs, tmp_path, capsys):
+    out = tmp_path / "out"
+    results = reproduce(photographs, tiny(), ["table5"], out=out)
+    (out / RESULTS).write_text("{")
+    assert reproduce(photographs, tiny(), ["table5"], out=out) == results
+    assert "results.json cannot be read" in capsys.readouterr().err
+
+
+def test_names_of_photographs_are_kept_whatever_is_in_them(tmp_path):
+    names = ("cat/a\nb.jpg", os.fsdecode(b"dog/ch\xe2teau.jpg"), "sch\u00f6n.png")
+    write_outcomes(Outcomes(np.array([0, 1, 1]), names), tmp_path / OUTCOMES)
+    assert read_outcomes(tmp_path).names == names

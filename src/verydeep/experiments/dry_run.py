@@ -159,7 +159,7 @@ class _Stand:
 def _stands(experiment: Experiment, seed: int) -> list[_Stand]:
     """How far each training of a seed has come, in order."""
     found: dict[str, _Stand] = {}
-    setup = experiment.setup()
+    setup = experiment.setup
     for training in experiment.trainings:
         start = found[training.start] if training.start else None
         state, reasons, share = _state(experiment, training, seed, start)
@@ -195,7 +195,7 @@ class _Machine:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.classes = len(experiment.data.tested.classes)
-        self.computing = experiment.setup().computing
+        self.computing = experiment.setup.computing
         self.sizes = [(int(width), int(height)) for width, height in experiment.data.sizes]
         self.rates: dict[str, NetRate] = {}
         self._training_reads: dict[tuple[int, ...], float] = {}

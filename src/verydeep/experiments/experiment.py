@@ -1,8 +1,9 @@
-"""An experiment under way: what is asked for, its images, and what is known of it so far."""
+"""An experiment as it is asked for: the preset, the tables and seeds, the images, the folder."""
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from verydeep.errors import UserError
 from verydeep.evaluation import testing
 from verydeep.evaluation.posteriors import Pass, passes
 from verydeep.experiments.plan import (
+    TABLES,
     Row,
     Table,
     Tested,
@@ -24,8 +26,9 @@ from verydeep.experiments.plan import (
     measured_rows,
     needed_trainings,
 )
-from verydeep.experiments.presets import Preset, preset
-from verydeep.experiments.results import RESULTS, TIMES, Curve, Outcomes, Step, read_results, read_times
+from verydeep.experiments.presets import DRAWN_ANEW, Preset, preset
+from verydeep.experiments.results import RESULTS, Results, read_results
+from verydeep.progress import say
 from verydeep.recipe import Recipe
 from verydeep.survey import Survey
 
@@ -62,25 +65,21 @@ class Options:
     micro_batch: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Experiment:
-    """An experiment under way: what is asked for, and what is known so far."""
+    """What is asked for, and on what."""
 
     preset: Preset
     tables: tuple[Table, ...]
-    asked: tuple[str, ...]
+    """Those to make now."""
     seeds: tuple[int, ...]
+    shown_tables: tuple[Table, ...]
+    """Those to report: these, and those that were made before in the same folder."""
+    shown_seeds: tuple[int, ...]
     data: Data
     out: Path
     options: Options
     here: Ranks
-    curves: dict[tuple[int, str], Curve] = field(default_factory=dict)
-    outcomes: Outcomes = field(init=False)
-    steps: dict[tuple[int, str], Step] = field(default_factory=dict)
-    environments: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.outcomes = Outcomes(self.data.tested.labels, self.data.names)
 
     @property
     def trainings(self) -> tuple[Training, ...]:
@@ -89,8 +88,8 @@ class Experiment:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The rows of the tables that are measured, each once."""
-        return measured_rows(self.tables)
+        """The rows to report, each once."""
+        return measured_rows(self.shown_tables)
 
     def folder(self, training: str, seed: int) -> Path:
         """The run directory of a training."""
@@ -111,29 +110,28 @@ class Experiment:
         """Whether the nets are trained with mirror images, and so tested with them."""
         return bool(self.preset.recipe.get("flip", True))
 
-    def passes_of(self, training: str) -> tuple[Pass, ...]:
-        """All passes of a trained net that the tables need, each once."""
+    def passes_of(self, training: str, tables: tuple[Table, ...] | None = None) -> tuple[Pass, ...]:
+        """All passes of a trained net that some tables need, each once; those to make now where none are given."""
         needed = {
             one: None
-            for row in self.rows
+            for row in measured_rows(self.tables if tables is None else tables)
             for tested in row.nets
             if tested.training == training
             for one in self.passes(tested, row.method)
         }
         return tuple(needed)
 
-    def forget(self, training: str, seed: int) -> None:
-        """Forget what the steps of a training have taken: it is done anew."""
-        for step in list(self.steps.values()):
-            if step.seed == seed and (
-                step.name == f"train {training}" or step.name.startswith(f"test {training},")
-            ):
-                del self.steps[step.seed, step.name]
-
+    @cached_property
     def setup(self) -> testing.Setup:
         """What all passes share."""
         computing = Computing(self.options.precision, procedures.reading_workers(self.options.workers))
-        return testing.Setup(self.data.tested, self.data.sizes, self.here, computing)
+        return testing.Setup(self.data.tested, self.data.sizes, self.here, computing, say_failures)
+
+
+def say_failures(line: str) -> None:
+    """Say what could not be stored; that a pass was found stored is no news here."""
+    if "found stored" not in line:
+        say(line)
 
 
 def prepare(
@@ -152,33 +150,46 @@ def prepare(
         UserError: as `reproduce` does.
     """
     chosen = size if isinstance(size, Preset) else preset(size)
-    found = chosen_tables(tables, chosen.controls)
+    asked = chosen_tables(tables, chosen.controls)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise UserError(f"seeds is {seeds}; give at least one, each once")
-    experiment = Experiment(
-        chosen,
-        found,
-        tuple(table.name for table in found),
-        numbers,
-        open_data(data, chosen, here, skip_unreadable),
-        Path(out),
-        options,
-        here,
-    )
-    if (Path(out) / RESULTS).exists():
-        there = read_results(Path(out))
-        for what, ours, theirs in (
-            ("preset", chosen.name, there.preset.get("name")),
-            ("data", experiment.data.name, there.data),
-        ):
-            if ours != theirs:
-                raise UserError(
-                    f"{out} holds an experiment of {what} {theirs}, not {ours}; name another with --out"
-                )
-        if (Path(out) / TIMES).exists():
-            experiment.steps = {(step.seed, step.name): step for step in read_times(Path(out)).steps}
-    return experiment
+    if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= number < DRAWN_ANEW for number in numbers):
+        raise UserError(f"seeds is {seeds}; give at least one, each once, from 0 to {DRAWN_ANEW - 1}")
+    images = open_data(data, chosen, here, skip_unreadable)
+    there = _there(Path(out), chosen, images)
+    shown_tables, shown_seeds = asked, numbers
+    if there is not None:
+        names = {table.name for table in asked} | set(there.tables)
+        shown_tables = tuple(table for table in TABLES.values() if table.name in names)
+        shown_seeds = tuple(sorted({*numbers, *there.seeds}))
+    return Experiment(chosen, asked, numbers, shown_tables, shown_seeds, images, Path(out), options, here)
+
+
+def _there(out: Path, chosen: Preset, data: Data) -> Results | None:
+    """The results that a folder holds already; None where there are none, or none that can be read.
+
+    Raises:
+        UserError: where they are of another preset or of other images.
+    """
+    if not (out / RESULTS).exists():
+        return None
+    try:
+        there = read_results(out)
+    except UserError as error:
+        say(f"{error}; it is made anew")
+        return None
+    tested = f"{there.tested_images} tested images of {len(there.classes)} classes"
+    ours = f"{len(data.tested)} of {len(data.tested.classes)}"
+    if there.preset.get("name") != chosen.name:
+        raise UserError(
+            f"{out} holds an experiment of the preset {there.preset.get('name')}, not of {chosen.name}; name "
+            "another folder with --out"
+        )
+    if there.classes != data.tested.classes or there.tested_images != len(data.tested):
+        raise UserError(
+            f"{out} holds an experiment on {there.data}, {tested}; {data.name} has {ours}; name another folder "
+            "with --out"
+        )
+    return there
 
 
 def open_data(data: str | Path, chosen: Preset, here: Ranks, skip_unreadable: bool) -> Data:

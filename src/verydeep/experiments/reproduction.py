@@ -6,12 +6,12 @@ from pathlib import Path
 from verydeep.computing import Precision
 from verydeep.distributed import ranks
 from verydeep.experiments.experiment import Options, prepare
-from verydeep.experiments.measuring import measure_rows, results_of, write
 from verydeep.experiments.presets import Preset
+from verydeep.experiments.record import gather, new_record, results_of, write
 from verydeep.experiments.report import make_report
 from verydeep.experiments.report.facts import duration
 from verydeep.experiments.results import Results
-from verydeep.experiments.steps import planned_steps, test_step, time_left, train_name, train_step
+from verydeep.experiments.steps import planned_steps, test_step, time_left, train_step
 
 
 def reproduce(
@@ -43,7 +43,8 @@ def reproduce(
         skip_unreadable: go on without images that cannot be read; each is named.
 
     Returns:
-        What was measured. It is in `out` too, and there it is written anew after each step.
+        What was measured, in this call and in earlier ones on the same folder. It is in `out` too, written anew
+        after each net.
 
     Raises:
         UserError: for wrong arguments, unreadable images, and a folder that holds an experiment of another preset
@@ -53,19 +54,22 @@ def reproduce(
     options = Options(device, precision, workers, micro_batch)
     with ranks(device) as here:
         experiment = prepare(data, size, tables, seeds, out, options, here, skip_unreadable)
-        planned = planned_steps(experiment)
+        planned = planned_steps(experiment, experiment.tables, experiment.seeds)
+        record = new_record(experiment)
+        gather(experiment, record)
         steps = [(seed, training) for seed in experiment.seeds for training in experiment.trainings]
         for number, (seed, training) in enumerate(steps, 1):
-            left = time_left(planned, experiment.steps)
+            left = time_left(planned, record.seconds)
             rest = "" if left is None else f", {duration(left)} left for all"
             title = f"[{number}/{len(steps)}{rest}] {training.name}, seed {seed}"
-            run = train_step(experiment, training, planned[seed, train_name(training)], title)
-            test_step(experiment, training, seed, run, planned, title)
-            measure_rows(experiment, seed)
+            if train_step(experiment, training, seed, title):
+                record.forget(training.name, seed)
+            test_step(experiment, training, seed, title)
+            gather(experiment, record)
             if here.first:
-                write(experiment)
+                write(experiment, record)
             here.wait()
         if here.first:
             make_report(experiment.out, photographs=experiment.data.tested)
         here.wait()
-        return results_of(experiment)
+        return results_of(experiment, record)

@@ -172,6 +172,8 @@ def read_results(folder: Path) -> Results:
         UserError: where there is none, or it is none of this format.
     """
     results: Results = _read(_RESULTS, folder / RESULTS)
+    if results.format != FORMAT:
+        raise UserError(f"{folder / RESULTS} has format {results.format}; this version of verydeep reads {FORMAT}")
     return results
 
 
@@ -187,7 +189,8 @@ def _read(kind: TypeAdapter, path: Path) -> Any:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; verydeep reproduce makes it") from error
     except ValueError as error:
-        raise UserError(f"{path} holds no results of this version: {str(error).splitlines()[0]}") from error
+        line = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({line}); verydeep reproduce makes it again") from error
 
 
 def write_outcomes(outcomes: Outcomes, path: Path) -> None:
@@ -195,7 +198,7 @@ def write_outcomes(outcomes: Outcomes, path: Path) -> None:
     classes = int(max(outcomes.labels, default=0)) + 1
     arrays: dict[str, np.ndarray] = {
         "labels": outcomes.labels.astype(np.uint16),
-        "names": np.frombuffer("\n".join(outcomes.names).encode(), np.uint8),
+        "names": np.frombuffer(json.dumps(outcomes.names).encode(), np.uint8),
     }
     kind = np.uint8 if classes <= 256 else np.uint16
     for what in ("rank", "said", "loss"):
@@ -215,7 +218,7 @@ def read_outcomes(folder: Path) -> Outcomes:
     try:
         arrays = load_file(path)
         names: UInt8[np.ndarray, " n"] = arrays.pop("names")
-        outcomes = Outcomes(arrays.pop("labels").astype(np.int64), tuple(names.tobytes().decode().split("\n")))
+        outcomes = Outcomes(arrays.pop("labels").astype(np.int64), tuple(json.loads(names.tobytes())))
         for name, array in arrays.items():
             what, seed, key = name.split("/", 2)
             kind = np.float16 if what == "loss" else np.uint16

@@ -3,11 +3,10 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from verydeep import procedures
+from verydeep import procedures, weights
 from verydeep.configurations import Architecture
 from verydeep.evaluation import testing
 from verydeep.evaluation.posteriors import Pass
@@ -18,25 +17,27 @@ from verydeep.experiments.cost import (
     training_multiply_adds,
 )
 from verydeep.experiments.experiment import Experiment
-from verydeep.experiments.plan import Training
-from verydeep.experiments.results import Curve, Step
+from verydeep.experiments.plan import Table, Training, needed_trainings
+from verydeep.experiments.results import Step
 from verydeep.progress import say
-from verydeep.training.run import ENVIRONMENT, Run, changes, read_run
+from verydeep.training.run import RECIPE, Run, changes, move_aside, read_run
 
 
-def planned_steps(experiment: Experiment) -> dict[tuple[int, str], Step]:
-    """All steps of an experiment by seed and name, in order, with what they cost; no time is spent on them yet."""
+def planned_steps(
+    experiment: Experiment, tables: tuple[Table, ...], seeds: tuple[int, ...]
+) -> dict[tuple[int, str], Step]:
+    """The steps that some tables and seeds need, by seed and name, in order; they have taken no time yet."""
     data, sizes = experiment.data, [(int(width), int(height)) for width, height in experiment.data.sizes]
     classes, images = len(data.training.classes), len(data.training)
     passed: dict[tuple[Architecture, Pass], tuple[int, float]] = {}
     steps = []
-    for seed in experiment.seeds:
-        for training in experiment.trainings:
+    for seed in seeds:
+        for training in needed_trainings(tables):
             recipe = experiment.recipe(training, seed)
             cost = training_images(recipe, images), training_multiply_adds(recipe, classes, images)
             steps.append(Step(train_name(training), seed, 0.0, *cost))
             net = recipe.architecture(classes)
-            for one in experiment.passes_of(training.name):
+            for one in experiment.passes_of(training.name, tables):
                 if (net, one) not in passed:
                     passed[net, one] = pass_images(one, sizes, net.crop), pass_multiply_adds(net, one, sizes)
                 steps.append(Step(test_name(training, one), seed, 0.0, *passed[net, one]))
@@ -53,116 +54,86 @@ def test_name(training: Training, one: Pass) -> str:
     return f"test {training.name}, {one.method}, Q = {one.scale}"
 
 
-def time_left(planned: Mapping[tuple[int, str], Step], done: Mapping[tuple[int, str], Step]) -> float | None:
-    """Seconds that the steps which are not done will take, at the rate of those that are; None before any is."""
-    seconds = sum(step.seconds for step in done.values())
-    rate = sum(step.multiply_adds for step in done.values() if step.seconds) / seconds if seconds else 0.0
-    left = sum(step.multiply_adds for key, step in planned.items() if key not in done)
-    return left / rate if rate else None
+def time_left(planned: Mapping[tuple[int, str], Step], seconds: Mapping[tuple[int, str], float]) -> float | None:
+    """Seconds that the steps which are not done will take, at the rate of those that are; None before any is.
+
+    Args:
+        planned: the steps by seed and name.
+        seconds: what those took that are done; 0 where that is not known.
+    """
+    timed = [(step.multiply_adds, seconds[key]) for key, step in planned.items() if seconds.get(key)]
+    left = sum(step.multiply_adds for key, step in planned.items() if key not in seconds)
+    return left * sum(took for _, took in timed) / sum(cost for cost, _ in timed) if timed else None
 
 
-def train_step(experiment: Experiment, training: Training, step: Step, title: str) -> Run:
-    """Train a net of the plan, or find it trained.
+def train_step(experiment: Experiment, training: Training, seed: int, title: str) -> bool:
+    """Train a net of the plan, unless it is trained; gives whether it was trained now.
 
     A run whose recipe, start or data have changed since is moved aside, and the net is trained anew.
     """
     here, data, options = experiment.here, experiment.data, experiment.options
-    folder, recipe = experiment.folder(training.name, step.seed), experiment.recipe(training, step.seed)
+    folder, recipe = experiment.folder(training.name, seed), experiment.recipe(training, seed)
     if here.first and (changed := changes(folder, recipe, data.described)):
-        aside = _free_name(folder)
-        folder.rename(aside)
-        experiment.forget(training.name, step.seed)
+        aside = move_aside(folder)
         say(f"{title}: trained again, since it changed: {'; '.join(changed)}. The run before is now {aside}")
     here.wait()
-    run = read_run(folder) if (folder / "recipe.toml").exists() else None
-    if run is None or not run.ended or not (folder / "weights.safetensors").exists():
-        if here.first:
-            start = f" from {training.start}" if training.start else " from random weights"
-            say(f"{title}: training net {training.net}{start}, S = {', '.join(map(str, recipe.training_scale))}")
-        run = procedures.train(
-            data.training,
-            recipe,
-            folder,
-            validation=data.validation,
-            device=options.device,
-            precision=options.precision,
-            workers=options.workers,
-            micro_batch=options.micro_batch,
-        )
-    seconds = round(sum(epoch.seconds for epoch in run.epochs), 1)
-    experiment.steps[step.seed, step.name] = replace(step, seconds=seconds)
-    experiment.curves[step.seed, training.name] = _curve(training, step.seed, run)
-    experiment.environments += _environments(folder)
-    return run
-
-
-def _free_name(folder: Path) -> Path:
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
-        number += 1
-    return aside
-
-
-def _curve(training: Training, seed: int, run: Run) -> Curve:
-    epochs = run.epochs
-    return Curve(
-        training.name,
-        seed,
-        training.net,
-        training.start,
-        run.recipe.training_scale,
-        training.control,
-        len(epochs),
-        epochs[-1].iteration,
-        run.ended,
-        tuple(round(epoch.loss, 5) for epoch in epochs),
-        tuple(round(epoch.training_error, 5) for epoch in epochs),
-        tuple(round(epoch.validation_error, 5) for epoch in epochs),
-        epochs[-1].validation_protocol,
-        tuple(epoch.rate for epoch in epochs),
+    if ended_run(folder) is not None:
+        return False
+    if here.first:
+        start = f" from {training.start}" if training.start else " from random weights"
+        say(f"{title}: training net {training.net}{start}, S = {', '.join(map(str, recipe.training_scale))}")
+    procedures.train(
+        data.training,
+        recipe,
+        folder,
+        validation=data.validation,
+        device=options.device,
+        precision=options.precision,
+        workers=options.workers,
+        micro_batch=options.micro_batch,
     )
+    return True
 
 
-ENVIRONMENT_FIELDS = (
-    "versions",
-    "python",
-    "system",
-    "processor",
-    "cpu",
-    "gpu",
-    "device",
-    "ranks",
-    "threads",
-    "engine",
-)
+def ended_run(folder: Path) -> Run | None:
+    """The run in a directory, if it has ended."""
+    if not (folder / RECIPE).exists() or not (folder / weights.FILE_NAME).exists():
+        return None
+    run = read_run(folder)
+    return run if run.ended and run.epochs else None
 
 
-def _environments(folder: Path) -> list[dict[str, Any]]:
-    """What a run was computed with, at each of its starts."""
-    try:
-        starts = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-        return [{name: start.get(name) for name in ENVIRONMENT_FIELDS} for start in starts]
-    except (OSError, ValueError, AttributeError):  # it is for people: no reason to stop
-        return []
-
-
-def test_step(
-    experiment: Experiment,
-    training: Training,
-    seed: int,
-    run: Run,
-    planned: Mapping[tuple[int, str], Step],
-    title: str,
-) -> None:
+def test_step(experiment: Experiment, training: Training, seed: int, title: str) -> None:
     """Make all passes of a trained net that the tables need and that are not stored."""
-    setup, tested = experiment.setup(), testing.tested(run.path)
-    passes = experiment.passes_of(training.name)
-    if passes and experiment.here.first:
-        say(f"{title}: testing, {len(passes)} passes")
-    matrices = testing.kept_passes(setup, tested, passes)
-    for one in passes:
+    folder = experiment.folder(training.name, seed)
+    tested = testing.tested(folder)
+    missing = testing.missing_passes(experiment.setup, tested, experiment.passes_of(training.name))
+    if missing and experiment.here.first:
+        say(f"{title}: testing, {len(missing)} passes")
+    matrices = testing.kept_passes(experiment.setup, tested, missing)
+    for one in missing:
         started = time.monotonic()
         next(matrices)
-        key = seed, test_name(training, one)
-        if key not in experiment.steps:
-            experiment.steps[key] = replace(planned[key], seconds=round(time.monotonic() - started, 1))
+        if experiment.here.first:
+            note_seconds(folder, test_name(training, one), time.monotonic() - started)
+
+
+PASSES = "passes.jsonl"
+"""In a run directory: a line a testing pass that was made, with what it took."""
+
+
+def note_seconds(folder: Path, name: str, seconds: float) -> None:
+    """Note what a testing pass took. Where that cannot be written, it is not known: no reason to stop."""
+    with suppress(OSError), (folder / PASSES).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": name, "seconds": round(seconds, 1)}) + "\n")
+
+
+def noted_seconds(folder: Path) -> dict[str, float]:
+    """What the testing passes of a run took, by the name of the step."""
+    seconds: dict[str, float] = {}
+    with suppress(OSError):
+        for line in (folder / PASSES).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, TypeError, KeyError):  # torn by a kill
+                noted = json.loads(line)
+                seconds[str(noted["step"])] = float(noted["seconds"])
+    return seconds

@@ -200,6 +200,20 @@ def changes(path: Path, recipe: Recipe, data: dict[str, Any]) -> list[str]:
     return found + _other_data(path, data)
 
 
+def move_aside(path: Path) -> Path:
+    """Give a run directory another name, so that its place is free; nothing of it is lost. Gives the new name.
+
+    Raises:
+        UserError: where another process is training in it.
+    """
+    number = 1
+    while (aside := path.with_name(f"{path.name}.before-{number}")).exists():
+        number += 1
+    with _locked(path):
+        path.rename(aside)
+    return aside
+
+
 def _other_fields(recipe: Recipe, there: Recipe, start: Start) -> list[str]:
     """The fields in which the recipe of a run differs from one that was given, but for where it starts from."""
     names = recipes.differing(recipe, there)
