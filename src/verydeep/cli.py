@@ -404,7 +404,7 @@ def reproduce(
 ) -> None:
     """Run the paper's experiments (Sect. 4): train and test the nets of its tables, and compare with its errors.
 
-    What is done already is not done again: after Ctrl-C or a power failure the same command goes on. A net whose
+    A step that is done is not repeated: after Ctrl-C or a power failure the same command resumes. A net whose
     recipe, data or start has changed is trained again; the run before is kept under another name.
 
     For example:
@@ -419,7 +419,7 @@ def reproduce(
         preset: the sizes of nets, scales and schedules: ilsvrc is the paper; imagenette is for small photographs
             and two CPU cores; imagenette-gpu for the same at crop 224; digits for trying things out.
         seeds: how many times all of it is done, each time with other random numbers.
-        out: the folder to make or to go on with: runs, results.json, report.html [default: runs/PRESET].
+        out: the folder to make or to resume: runs, results.json, report.html [default: runs/PRESET].
         dry_run: show the plan, with what it costs, and do nothing.
         micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
     """
@@ -474,7 +474,7 @@ def report(
 
 def _show_experiment(folder: Path) -> None:
     """Print the tables and the findings of an experiment, and where its report is."""
-    from verydeep.experiments.findings import findings
+    from verydeep.experiments.findings import check_claims
     from verydeep.experiments.pages.document import Cell, Grid
     from verydeep.experiments.report.measurements import read_measurements
     from verydeep.experiments.report.tables import tables_section
@@ -495,8 +495,12 @@ def _show_experiment(folder: Path) -> None:
         for row in grid.rows:
             table.add_row(*(cell.text if isinstance(cell, Cell) else cell for cell in (row[at] for at in shown)))
         _print(table)
-    rows = [{"the paper": each.claim.says, "here": each.says} for each in findings(found.outcomes)]
-    _show(rows, as_json=False, title="The paper's findings")
+    checked = check_claims(found.outcomes).findings
+    rows = [
+        {"the paper": each.claim.says, "here": each.says} for each in checked if each.verdict != "not measured"
+    ]
+    if rows:
+        _show(rows, as_json=False, title="The paper's findings")
     print(f"report: {folder / 'report.html'}")
 
 

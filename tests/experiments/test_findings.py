@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from verydeep.experiments.claims import BORDER, CLAIMS
-from verydeep.experiments.findings import border, findings
+from verydeep.experiments.findings import check_claims
 from verydeep.experiments.plan import TABLES, Row, measured_rows
 from verydeep.experiments.results import Outcomes
 
@@ -53,7 +53,7 @@ def the_other_way_round(row: Row) -> float:
 
 
 def verdicts(outcomes: Outcomes) -> dict[str, str]:
-    return {finding.claim.name: finding.verdict for finding in findings(outcomes)}
+    return {finding.claim.name: finding.verdict for finding in check_claims(outcomes).findings}
 
 
 def changed(outcomes: Outcomes, **rows_like: str) -> Outcomes:
@@ -72,11 +72,11 @@ def paper() -> Outcomes:
 
 @pytest.fixture(scope="module")
 def found(paper):
-    return {finding.claim.name: finding for finding in findings(paper)}
+    return {finding.claim.name: finding for finding in check_claims(paper).findings}
 
 
 def finding_of(outcomes: Outcomes, name: str):
-    return next(finding for finding in findings(outcomes) if finding.claim.name == name)
+    return next(finding for finding in check_claims(outcomes).findings if finding.claim.name == name)
 
 
 # The claims
@@ -139,7 +139,7 @@ def test_where_nothing_differs_nothing_is_decided():
 
 def test_one_seed_decides_nothing():
     for truth in (as_in_the_paper, the_other_way_round):
-        for finding in findings(world(truth, seeds=(7,))):
+        for finding in check_claims(world(truth, seeds=(7,))).findings:
             assert finding.verdict == "undecided"
             assert finding.says.startswith("undecided (one seed)")
             assert finding.decided_by[0].seeds == (7,)
@@ -147,13 +147,14 @@ def test_one_seed_decides_nothing():
 
 def test_what_is_not_measured_says_what_is_missing():
     found = {
-        finding.claim.name: finding for finding in findings(world(as_in_the_paper, rows=TABLES["table3"].rows))
+        finding.claim.name: finding
+        for finding in check_claims(world(as_in_the_paper, rows=TABLES["table3"].rows)).findings
     }
     measured = {name for name, finding in found.items() if finding.verdict != "not measured"}
     assert measured == {"normalisation", "depth", "non-linearity", "context", "jittering"}
     assert found["small-filters"].missing == ("B@256 centre-crop", "B-5x5@256 centre-crop")
     assert found["small-filters"].says == "not measured: there is no B@256 centre-crop, no B-5x5@256 centre-crop"
-    nothing = findings(Outcomes(np.zeros(3, np.int64), ("a", "b", "c")))
+    nothing = check_claims(Outcomes(np.zeros(3, np.int64), ("a", "b", "c"))).findings
     assert {finding.verdict for finding in nothing} == {"not measured"}
     assert all(finding.missing and not finding.decided_by for finding in nothing)
 
@@ -231,14 +232,6 @@ def test_figures_are_those_of_the_outcomes(paper, found):
         assert test.p == pytest.approx(expected)
 
 
-def test_a_posterior_of_zero_leaves_the_log_loss_a_number(paper):
-    loss = dict(paper.loss)
-    loss["D@256 dense", 0] = loss["D@256 dense", 0].copy()
-    loss["D@256 dense", 0][:2] = np.inf
-    (one,) = finding_of(replace(paper, loss=loss), "context").decided_by
-    assert np.isfinite([one.log_loss.mean, one.log_loss.low, one.log_loss.high]).all()
-
-
 def test_a_sentence_has_the_verdict_the_figure_and_the_power(found):
     (one,) = found["context"].decided_by
     low, mean, high, power = (
@@ -263,7 +256,7 @@ def test_a_sentence_turns_a_loss_into_more_errors():
 
 
 def test_findings_are_data_and_repeatable(paper, found):
-    again = findings(paper)
+    again = check_claims(paper).findings
     assert again == tuple(found.values())
     assert json.loads(json.dumps([asdict(finding) for finding in again], allow_nan=False))
 
@@ -272,14 +265,31 @@ def test_findings_are_data_and_repeatable(paper, found):
 
 
 def test_dense_testing_that_loses_against_its_own_windows_is_said(paper):
-    assert not border(paper).loses  # both err as often here
+    assert not check_claims(paper).border.losing  # both err as often here
     worse = world(lambda row: 0.5 - STEP * (row.method == "windows"))
-    found = border(worse)
-    assert found.loses
-    assert "at this size depth cannot be tested densely" in found.says
+    found = check_claims(worse).border
+    assert found.losing == ("A", "A-longer", "D", "E")
     assert "of A, A-longer, D and E is worse" in found.says
     assert [one.contrast for one in found.compared] == list(BORDER)
     assert all(re.search(rf"{net} \d+\.\d \[\d", found.says) for net in ("A", "A-longer", "D", "E"))
-    nothing = border(Outcomes(np.zeros(1, np.int64), ("a",)))
-    assert (nothing.loses, nothing.compared) == (False, ())
+    nothing = check_claims(Outcomes(np.zeros(1, np.int64), ("a",))).border
+    assert (nothing.losing, nothing.compared) == ((), ())
     assert nothing.says.startswith("not measured")
+
+
+def test_depth_that_dense_testing_refutes_is_undecided_where_dense_testing_loses_the_padding():
+    def shallow_is_better(row):
+        return 0.4 + STEP * (row.nets[0].training in ("D", "E"))
+
+    def and_windows_better_still(row):
+        return shallow_is_better(row) - STEP * (row.method == "windows")
+
+    assert verdicts(world(shallow_is_better))["depth"] == "refuted"
+    found = finding_of(world(and_windows_better_still), "depth")
+    assert found.verdict == "undecided"
+    assert "cannot be tested at this size" in found.says
+
+
+def test_one_seed_does_not_show_that_dense_testing_loses():
+    worse = world(lambda row: 0.5 - STEP * (row.method == "windows"), seeds=(0,))
+    assert check_claims(worse).border.losing == ()

@@ -80,6 +80,7 @@ def test_what_is_wrong_with_a_preset_is_named():
     assert parsed("tiny", TINY).scale(512) == 38
     assert "512" in refusal(parsed, "tiny", TINY.replace("512 = 38\n", ""))
     assert "order" in refusal(parsed, "tiny", TINY.replace("512 = 38", "512 = 33"))
+    assert "352, 384, 416" in refusal(parsed, "tiny", TINY.replace("384 = 36", "384 = 35"))
     assert "hold_in" in refusal(parsed, "tiny", TINY.replace("hold_out", "hold_in"))
     assert "crop" in refusal(parsed, "tiny", TINY.replace("crop = 32", "crop = 33"))
     assert "epoch" in refusal(parsed, "tiny", TINY.replace("random = { epochs = 2 }", "random = { epoch = 2 }"))

@@ -18,9 +18,6 @@ from verydeep.experiments.results import Outcomes
 
 Verdict = Literal["confirmed", "refuted", "undecided", "not measured"]
 
-_LARGEST_LOSS = 104.0
-"""-ln of the smallest posterior that float32 can hold; for one that has become 0."""
-
 
 @dataclass(frozen=True)
 class OneSeed:
@@ -82,30 +79,39 @@ class Border:
     """What dense testing loses against the windows of its map as crops, where inner windows lack their padding."""
 
     says: str
-    loses: bool
-    """Whether it does for any net, as far as these images tell: then depth cannot be tested densely."""
+    losing: tuple[str, ...]
+    """The nets that it is found to lose with; then depth cannot be tested densely."""
     compared: tuple[Compared, ...]
     """By net; those that are measured."""
 
 
-def findings(outcomes: Outcomes) -> tuple[Finding, ...]:
-    """Check every claim of the paper, in order. The same outcomes give the same findings."""
+@dataclass(frozen=True)
+class Checked:
+    """All claims of the paper, checked."""
+
+    findings: tuple[Finding, ...]
+    """In the order of the claims."""
+    border: Border
+
+
+def check_claims(outcomes: Outcomes) -> Checked:
+    """Check every claim of the paper. The same outcomes give the same findings."""
     contrasts = (
         contrast for claim in CLAIMS.values() for contrast in claim.contrasts + claim.controlled + claim.also
     )
-    compared = _compare(outcomes, contrasts)
-    return tuple(_finding(claim, compared, outcomes) for claim in CLAIMS.values())
+    compared = _compare(outcomes, (*contrasts, *BORDER))
+    border = _border([compared[contrast] for contrast in BORDER if contrast in compared])
+    return Checked(tuple(_finding(claim, compared, outcomes, border) for claim in CLAIMS.values()), border)
 
 
-def border(outcomes: Outcomes) -> Border:
-    """Compare dense testing at Q = 256 with the very same windows computed as separate crops."""
-    compared = tuple(_compare(outcomes, BORDER).values())
+def _border(compared: Sequence[Compared]) -> Border:
+    """What dense testing at Q = 256 loses against the very same windows computed as separate crops."""
     if not compared:
-        return Border("not measured: dense testing against its own windows as crops", False, ())
-    losing = [_net(one) for one in compared if one.errors.low > 0]
+        return Border("not measured: dense testing against its own windows as crops", (), ())
+    losing = [_net(one) for one in compared if one.errors.low > 0 and len(one.seeds) > 1]
     verdict = (
         f"dense testing of {_listed(losing)} is worse than the very windows of its map as crops, which are padded "
-        "as in training; at this size depth cannot be tested densely"
+        "as in training"
         if losing
         else "dense testing is not found to be worse than the very windows of its map as crops"
     )
@@ -113,7 +119,9 @@ def border(outcomes: Outcomes) -> Border:
         f"{_net(one)} {_in_points(one.errors.mean)} [{_in_points(one.errors.low)}, {_in_points(one.errors.high)}]"
         for one in compared
     )
-    return Border(f"{verdict} (points that the map errs more, at Q = S: {figures})", bool(losing), compared)
+    return Border(
+        f"{verdict} (points that the map errs more, at Q = S: {figures})", tuple(losing), tuple(compared)
+    )
 
 
 def _net(one: Compared) -> str:
@@ -152,12 +160,12 @@ def _common_seeds(outcomes: Outcomes, contrast: Contrast) -> tuple[int, ...]:
 
 
 def _fewer_errors(outcomes: Outcomes, contrast: Contrast, seeds: tuple[int, ...]) -> Float64[np.ndarray, "S N"]:
-    """Mean over the pairs; a row a seed."""
+    """Mean over the pairs; one row per seed."""
     return _mean_gain(contrast, lambda key: outcomes.wrong(key, seeds))
 
 
 def _less_loss(outcomes: Outcomes, contrast: Contrast, seeds: tuple[int, ...]) -> Float64[np.ndarray, "S N"]:
-    return _mean_gain(contrast, lambda key: np.minimum(outcomes.log_loss(key, seeds), _LARGEST_LOSS))
+    return _mean_gain(contrast, lambda key: outcomes.log_loss(key, seeds))
 
 
 def _mean_gain(
@@ -179,7 +187,7 @@ def _pair(outcomes: Outcomes, pair: Pair, seeds: tuple[int, ...]) -> ComparedPai
     return ComparedPair(pair.row, pair.against, tuple(tests))
 
 
-_PRINTED = {row.key: row.printed.top1 for row in reversed(measured_rows(TABLES.values()))}
+_PRINTED = {row.key: row.printed.top1 for row in measured_rows(TABLES.values())}
 
 
 def _printed(contrast: Contrast) -> float | None:
@@ -188,7 +196,7 @@ def _printed(contrast: Contrast) -> float | None:
     return sum(fewer) / len(fewer) if len(fewer) == len(errors) else None
 
 
-def _finding(claim: Claim, compared: dict[Contrast, Compared], outcomes: Outcomes) -> Finding:
+def _finding(claim: Claim, compared: dict[Contrast, Compared], outcomes: Outcomes, border: Border) -> Finding:
     by_control = bool(claim.controlled) and all(contrast in compared for contrast in claim.controlled)
     deciding = claim.controlled if by_control else claim.contrasts
     others = claim.contrasts + claim.also if by_control else claim.also
@@ -199,7 +207,12 @@ def _finding(claim: Claim, compared: dict[Contrast, Compared], outcomes: Outcome
         return Finding(claim, "not measured", f"not measured: {reason}", False, (), also, missing)
     deciders = tuple(compared[contrast] for contrast in deciding)
     verdict = _verdict(deciders, claim.margin)
-    return Finding(claim, verdict, _sentence(claim, verdict, deciders, by_control), by_control, deciders, also, ())
+    why = ""
+    if claim.padded and border.losing and verdict == "refuted":
+        verdict = "undecided"
+        why = "; it cannot be tested at this size, as dense testing loses the zero padding of training (see below)"
+    says = _sentence(claim, verdict, deciders, by_control) + why
+    return Finding(claim, verdict, says, by_control, deciders, also, ())
 
 
 def _missing(contrasts: Iterable[Contrast], outcomes: Outcomes) -> tuple[str, ...]:

@@ -259,9 +259,10 @@ TABLES: dict[str, Table] = {
         Table("scales", "The scales of Table 4, each alone", tuple(_single_scales())),
         Table(
             "depth",
-            "Depth by centre crop, and the windows of a dense map as crops",
+            "Depth by centre crop and multi-crop, and the windows of a dense map as crops",
             (
                 *_unprinted("centre-crop", (256,), "A", "A-LRN", "B", "C", "D", "E", "A-longer", "B-random"),
+                *_unprinted("multi-crop", (256,), "A", "A-longer", "D", "E"),
                 *_unprinted("windows", (256,), "A", "A-longer", "D", "E"),
                 *_unprinted("dense", (256,), "A-longer", "B-random", "B-5x5"),
             ),

@@ -27,7 +27,7 @@ def reproduce(
     micro_batch: int = 0,
     skip_unreadable: bool = False,
 ) -> Results:
-    """Run the paper's experiments (Sect. 4), or go on with them: what is done already is not done again.
+    """Run the paper's experiments (Sect. 4), or resume them: a step that is done is not repeated.
 
     Args:
         data: a folder of photographs or "digits"; see `open_dataset`.
@@ -49,7 +49,7 @@ def reproduce(
     Raises:
         UserError: for wrong arguments, unreadable images, and a folder that holds an experiment of another preset
             or other data.
-        Interrupted: after SIGTERM or Ctrl-C, when everything is saved; the same call goes on from there.
+        Interrupted: after SIGTERM or Ctrl-C, when everything is saved; the same call resumes.
     """
     options = Options(device, precision, workers, micro_batch)
     with ranks(device) as here:

@@ -140,7 +140,7 @@ class Outcomes:
     """By row key and seed: -ln(posterior of the image's class)."""
 
     def wrong(self, key: str, seeds: Sequence[int]) -> Float32[np.ndarray, "S N"]:
-        """1 where the highest posterior is not the image's class, else 0; a row a seed.
+        """1 where the highest posterior is not the image's class, else 0; one row per seed.
 
         Raises:
             KeyError: where a seed has not measured this row.
@@ -148,7 +148,7 @@ class Outcomes:
         return np.stack([self.rank[key, seed] > 0 for seed in seeds]).astype(np.float32)
 
     def log_loss(self, key: str, seeds: Sequence[int]) -> Float32[np.ndarray, "S N"]:
-        """-ln(posterior of the image's class); a row a seed."""
+        """-ln(posterior of the image's class); one row per seed."""
         return np.stack([self.loss[key, seed] for seed in seeds]).astype(np.float32)
 
     def measured(self, key: str) -> tuple[int, ...]:

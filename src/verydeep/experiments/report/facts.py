@@ -57,7 +57,7 @@ def _trainings(found: Measurements) -> Grid:
     )
     places = {name: place for place, name in enumerate(TRAININGS)}
     curves = sorted(found.results.curves, key=lambda curve: (places.get(curve.training, len(places)), curve.seed))
-    return Grid("Trainings, a row a seed", columns, tuple(_training(curve) for curve in curves), folded=True)
+    return Grid("Trainings, one row per seed", columns, tuple(_training(curve) for curve in curves), folded=True)
 
 
 def _training(curve: Curve) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def _training(curve: Curve) -> tuple[str, ...]:
         pixels(curve.scale),
         curve.start or "random weights",
         str(curve.seed),
-        f"{len(curve.loss)} of {curve.epochs}" if not curve.ended else str(len(curve.loss)),
+        str(curve.epochs),
         f"{curve.iterations:,}",
         last(curve.loss, 1, 3),
         last(curve.training_error, 100, 2),
@@ -85,10 +85,10 @@ def times_section(found: Measurements) -> Section:
     columns = (
         Column("step", False),
         Column("seeds"),
-        Column("a seed"),
-        Column("images a seed"),
+        Column("time per seed"),
+        Column("images per seed"),
         Column("images/s"),
-        Column("multiply-adds a seed, 10^12"),
+        Column("multiply-adds per seed, 10^12"),
     )
     names = dict.fromkeys(step.name for step in steps)
     rows = tuple(_times(name, [step for step in steps if step.name == name]) for name in names)
@@ -100,7 +100,7 @@ def times_section(found: Measurements) -> Section:
     note = f"{duration(total)} in all{f': {split}' if split else ''}; {adds:.2e} multiply-adds."
     if not steps:
         note = "No step is done yet."
-    return Section("Time and cost", (Paragraph(note), Grid("Steps", columns, rows, folded=True)))
+    return Section("Time and computing cost", (Paragraph(note), Grid("Steps", columns, rows, folded=True)))
 
 
 def _times(name: str, steps: list[Step]) -> tuple[str, ...]:

@@ -27,13 +27,13 @@ _APART = 0.1
 
 
 def curve_figures(found: Measurements) -> tuple[Figure, ...]:
-    """Validation error and loss of each training, a panel a net."""
+    """Validation error and loss of each training, one panel per net."""
     curves = found.results.curves
     if not any(curve.loss for curve in curves):
         return ()
     across = (
-        " against epochs. What starts from a net of its own configuration goes on counting where that one ended, "
-        "and has a panel of its own. Lines are means over seeds, bands go from the lowest to the highest seed. "
+        " against epochs. What starts from a net of its own configuration continues the count where that one "
+        "ended, and has a panel of its own. Lines are means over seeds, bands go from the lowest to the highest seed. "
         "Dashed: controls, which are there to be compared with."
     )
     protocols = sorted({curve.validation_protocol for curve in curves if curve.validation_protocol})
@@ -63,7 +63,7 @@ def _curves(
     values: Callable[[Curve], Sequence[float]],
     factor: int,
 ) -> Panel:
-    """The trainings of a net: those that start from random weights or another net, or those that go on further."""
+    """The trainings of a net: those from random weights or another net, or those that are fine-tuned."""
     of_net = [curve for curve in curves if curve.net == net and curve.loss]
     names = [name for name in TRAININGS if any(curve.training == name for curve in of_net)]
     series = []
@@ -86,7 +86,7 @@ def _curves(
         )
         hue = 4 if TRAININGS[name].learns else _SCALES[TRAININGS[name].scale]
         series.append(Series(name, points, hue, "curve", TRAININGS[name].control))
-    title = f"Net {net}, further" if further else f"Net {net}"
+    title = f"Net {net}, fine-tuned" if further else f"Net {net}"
     if len(series) == 1 and series[0].label != net:
         title += f": {series[0].label}"
     return Panel(title, Axis("epoch"), Axis(label), tuple(series))

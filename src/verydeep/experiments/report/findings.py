@@ -56,9 +56,9 @@ def _figures(findings: Sequence[Finding], border: Border) -> Grid:
         Column("95% interval"),
         Column("p"),
         Column("the paper, points"),
-        Column("less log-loss"),
+        Column("log-loss lower by"),
         Column("95% interval"),
-        Column("would be found, points"),
+        Column("smallest detectable, points (80% power)"),
     )
     rows = tuple(
         (
@@ -82,8 +82,8 @@ def _seeds(findings: Sequence[Finding], border: Border) -> Grid:
         Column("row", False),
         Column("against", False),
         Column("seed"),
-        Column("right only here"),
-        Column("right only there"),
+        Column("right only in row"),
+        Column("right only in the other"),
         Column("p"),
     )
     pairs = {(pair.row, pair.against): pair for _, one, _ in _all(findings, border) for pair in one.pairs}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verydeep.datasets import Dataset
-from verydeep.experiments.findings import Finding, border, findings
+from verydeep.experiments.findings import Finding, check_claims
 from verydeep.experiments.pages.document import Block, Document, Figure, Items, Paragraph, Section
 from verydeep.experiments.pages.written import page_files, stale, write_files
 from verydeep.experiments.plan import Row, measured_rows, needed_trainings
@@ -55,9 +55,9 @@ def check_report(folder: Path) -> tuple[Path, ...]:
 def experiment_document(found: Measurements, photographs: Dataset | None = None) -> Document:
     """What the report of an experiment says."""
     title = f"The paper's experiments on {found.results.data}"
-    checked = findings(found.outcomes)
+    checked = check_claims(found.outcomes)
     sections = (
-        findings_section(checked, border(found.outcomes)),
+        findings_section(checked.findings, checked.border),
         tables_section(found),
         _charts("Error against depth", depth_figure(found)),
         _charts("Error against test scales", scales_figure(found), test_scale_figure(found)),
@@ -67,7 +67,7 @@ def experiment_document(found: Measurements, photographs: Dataset | None = None)
         conditions_section(found),
         times_section(found),
     )
-    return Document(title, _lead(found, checked), sections)
+    return Document(title, _lead(found, checked.findings), sections)
 
 
 def _charts(title: str, *figures: Figure | None) -> Section:
@@ -107,7 +107,7 @@ def _headline(row: Row, found: Measurements) -> str:
     top1, top5 = found.error(row), found.error(row, 5)
     if top1 is None or top5 is None:
         return ""
-    text = f"Lowest error: {net_name(row)}, {found.rows[row.key].protocol}: "
+    text = f"Lowest error of all rows: {net_name(row)}, {found.rows[row.key].protocol}: "
     text += f"top-1 {percent(top1)}% ({interval(top1)}), top-5 {percent(top5)}%"
     paper = row.printed
     if paper.top1 is not None and paper.top5 is not None:

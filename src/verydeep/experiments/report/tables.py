@@ -73,7 +73,9 @@ def _cells(row: Row, found: Measurements, printed: bool, test_images: bool) -> t
     cells.append("" if not row.nets else str(len(seeds)) if len(seeds) == asked else f"{len(seeds)} of {asked}")
     for k, paper in ((1, row.printed.top1), (5, row.printed.top5)):
         error = found.error(row, k)
-        if error is not None:
+        if error is not None and k >= len(found.results.classes):
+            cells += ["–", ""]  # every image's class is among so many
+        elif error is not None:
             cells += [Cell(percent(error), strong=k == 1), interval(error)]
         else:
             cells += [NOT_YET if row.nets else "", ""]
