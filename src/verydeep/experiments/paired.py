@@ -49,9 +49,9 @@ def differences(
     (Statistics in Medicine 24, 2005): without them, data without a difference would be certain that there is none.
 
     Args:
-        samples: differences of the order of 1 (of errors, or of log-losses in nats), one row per seed and one column
-            per image. All are of the same images, and are resampled together; their seeds may differ in number. With
-            one seed the interval is for other images and the same trained nets.
+        samples: differences of the order of 1 (of errors, or of log-losses in nats), one row per seed and one
+            column per image. All are of the same images, and are resampled together; their seeds may differ in
+            number. With one seed the interval is for other images and the same trained nets.
         draws: number of resamples.
         seed: of the resampling. A sample's result does not depend on the others.
     """

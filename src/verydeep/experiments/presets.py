@@ -112,8 +112,8 @@ def parsed(name: str, text: str) -> Preset:
     for tested in (tested for table in TABLES.values() for row in table.rows for tested in row.nets):
         if len({found.scales[q] for q in tested.scales}) < len(tested.scales):
             raise UserError(
-                f"the preset {name}: a net is tested at the paper's {', '.join(map(str, tested.scales))}, which need "
-                "different scales"
+                f"the preset {name}: a net is tested at the paper's {', '.join(map(str, tested.scales))}, which "
+                "need different scales"
             )
     for training in TRAININGS.values():
         found.training(training, 0, "the run that it starts from")

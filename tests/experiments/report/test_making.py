@@ -86,7 +86,7 @@ def test_both_pages_have_all_parts(made):
         "Confusion between classes",
         "Photographs most often wrong",
         "Seeds, sizes, versions, hardware",
-        "Time and cost",
+        "Time and computing cost",
     ]
     assert re.findall(r"^## (.*)$", page(made), re.M) == parts
     titles = re.findall(r"<h2>(.*)</h2>", page(made, "report.html"))

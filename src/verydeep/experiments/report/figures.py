@@ -33,7 +33,8 @@ def curve_figures(found: Measurements) -> tuple[Figure, ...]:
         return ()
     across = (
         " against epochs. What starts from a net of its own configuration continues the count where that one "
-        "ended, and has a panel of its own. Lines are means over seeds, bands go from the lowest to the highest seed. "
+        "ended, and has a panel of its own. Lines are means over seeds, bands go from the lowest to the highest "
+        "seed. "
         "Dashed: controls, which are there to be compared with."
     )
     protocols = sorted({curve.validation_protocol for curve in curves if curve.validation_protocol})
