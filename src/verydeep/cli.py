@@ -455,7 +455,8 @@ def report(
 ) -> None:
     """Make a page of some runs or of an experiment, from what they wrote down.
 
-    A page is overwritten where a report was there before; any other file is left alone, and the report refused.
+    A page replaces a report that was there before. Any other file is left alone, and the report is refused. The
+    photographs in the page of `verydeep reproduce` are not part of what it wrote down, so this page lacks them.
 
     For example:
 
