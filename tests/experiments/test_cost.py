@@ -108,8 +108,8 @@ def test_a_dense_pass_counts_each_size():
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(8, 60), st.integers(8, 60), st.integers(32, 90))
-def test_windows_are_as_many_as_are_cut(width, height, scale):
+@given(st.integers(8, 60), st.integers(8, 60), st.integers(32, 90), st.booleans())
+def test_windows_are_as_many_as_are_cut(width, height, scale, flip):
     across, down = rescaled_size(width, height, scale)
-    cut = windows(torch.zeros(down, across, 3, dtype=torch.uint8).numpy(), 32)
-    assert pass_images(Pass("windows", scale, flip=False), [(width, height)], crop=32) == len(cut)
+    cut = windows(torch.zeros(down, across, 3, dtype=torch.uint8).numpy(), 32, flip)
+    assert pass_images(Pass("windows", scale, flip), [(width, height)], crop=32) == len(cut)
