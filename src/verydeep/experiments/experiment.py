@@ -26,6 +26,8 @@ from verydeep.experiments.plan import (
 )
 from verydeep.experiments.presets import Preset, preset
 from verydeep.experiments.results import RESULTS, TIMES, Curve, Outcomes, Step, read_results, read_times
+from verydeep.files import exists
+from verydeep.printable import printable
 from verydeep.recipe import Recipe
 from verydeep.survey import Survey
 
@@ -166,7 +168,7 @@ def prepare(
         options,
         here,
     )
-    if (Path(out) / RESULTS).exists():
+    if exists(Path(out) / RESULTS):
         there = read_results(Path(out))
         for what, ours, theirs in (
             ("preset", chosen.name, there.preset.get("name")),
@@ -176,7 +178,7 @@ def prepare(
                 raise UserError(
                     f"{out} holds an experiment of {what} {theirs}, not {ours}; name another with --out"
                 )
-        if (Path(out) / TIMES).exists():
+        if exists(Path(out) / TIMES):
             experiment.steps = {(step.seed, step.name): step for step in read_times(Path(out)).steps}
     return experiment
 
@@ -203,8 +205,10 @@ def open_data(data: str | Path, chosen: Preset, here: Ranks, skip_unreadable: bo
 
 
 def _name(number: int, photograph: object) -> str:
-    """What an image is called: its file and the folder that it is in, or its number."""
-    return f"{photograph.parent.name}/{photograph.name}" if isinstance(photograph, Path) else str(number)
+    """What an image is called, as a line: its file and the folder that it is in, or its number."""
+    if not isinstance(photograph, Path):
+        return str(number)
+    return printable(f"{photograph.parent.name}/{photograph.name}")
 
 
 def _may_be_kept(training: Survey, tested: Survey, smallest: int) -> bool:
