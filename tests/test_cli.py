@@ -423,7 +423,8 @@ def test_json_has_names_of_one_kind_and_tables_fit_80_columns(verydeep, folder, 
         assert found
         assert [key for key in found if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", key)] == []
         out = verydeep(*words)[1]
-        assert [line for line in out.splitlines() if cell_len(line) > 80] == []
+        table = [line for line in out.splitlines() if not line.startswith("(")]  # there are sentences below
+        assert max(map(cell_len, table)) <= 80
         numbers = [row[name] for row in rows for name in ("parameters", "multiply_adds") if name in row]
         assert all(f"{number:,}" in out for number in numbers)
 

@@ -74,11 +74,12 @@ def test_an_output_without_a_character_gets_its_escape(monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
-def test_a_result_that_cannot_be_written_is_said(monkeypatch):
+@pytest.mark.parametrize("result", [lambda: write("result\n"), lambda: write_table("title", [{"net": "A"}])])
+def test_a_result_that_cannot_be_written_is_said(monkeypatch, result):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         with pytest.raises(UserError, match="cannot write the result on standard output: No space left"):
-            write("result\n")
+            result()
 
 
 def test_a_reader_that_has_gone_ends_the_program_in_silence(monkeypatch):

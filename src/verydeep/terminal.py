@@ -4,8 +4,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from rich import box
@@ -37,9 +37,16 @@ def write(text: str) -> None:
     """
     if sys.stdout is None:  # the user closed it
         return
-    try:
+    with _refusals_said():
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+@contextmanager
+def _refusals_said() -> Iterator[None]:
+    """Raise what `write` does for an OSError of standard output."""
+    try:
+        yield
     except OSError as error:
         _abandon(sys.stdout)
         if isinstance(error, BrokenPipeError):
@@ -90,7 +97,7 @@ def write_table(title: str, rows: Iterable[Mapping[str, Cell]], numeric: Sequenc
         )
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, cells))
-    with console.capture() as drawn:
+    with _refusals_said(), console.capture() as drawn:  # which flushes standard output, too
         console.print(table)
     write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
 
