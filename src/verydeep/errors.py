@@ -37,7 +37,7 @@ _ADVICE = {
     errno.EMFILE: "raise the limit with ulimit -n",
     errno.ENFILE: "close other programs",
 }
-"""What to do where the system's own words do not say it."""
+"""What to do, if the system's own words do not say it."""
 
 
 def reason(error: Exception) -> str:

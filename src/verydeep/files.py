@@ -56,8 +56,7 @@ def is_file(path: Path) -> bool:
     """Whether there is a file of this name, also by a link.
 
     Raises:
-        UserError: where the system does not say: a right is missing, the name is too long, or a link leads in
-            a circle.
+        UserError: if the system refuses to say: no permission, a name that is too long, a link to itself.
     """
     return stat.S_ISREG(_mode(path))
 
@@ -73,7 +72,7 @@ def exists(path: Path) -> bool:
 
 
 def _mode(path: Path) -> int:
-    """What is of this name, as the system puts it; 0 where nothing is."""
+    """`st_mode` of what has this name; 0 if nothing has."""
     try:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):

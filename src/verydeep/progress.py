@@ -1,7 +1,7 @@
 """Progress and remaining time of long work: a live bar on a terminal, plain lines elsewhere.
 
-All of it is for people and goes to standard error. Nobody may be listening: standard error may be closed, its
-reader gone, its disk full. That never stops the work.
+All of it is for people and goes to standard error. Standard error may be closed, its reader gone, its disk full:
+that never stops the work.
 """
 
 import sys
@@ -115,7 +115,7 @@ class Meter:
 
 
 def _terminal() -> _Listener | None:
-    """Standard error where it is a terminal, as a stream that never fails."""
+    """Standard error as a stream that never fails, if it is a terminal."""
     with suppress(OSError, ValueError):
         if sys.stderr is not None and sys.stderr.isatty():
             return _Listener(sys.stderr)

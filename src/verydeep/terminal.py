@@ -18,7 +18,7 @@ from verydeep.errors import UserError, reason
 from verydeep.printable import printable
 
 PIPE_WIDTH = 200
-"""Columns of a table that no terminal shows: programs that read lines want each row on one."""
+"""Width of a table in columns if standard output is not a terminal: programs want each row on one line."""
 
 _GAP = 2
 _LONGEST_WORD = 16
@@ -32,8 +32,8 @@ def write(text: str) -> None:
     """Write a result on standard output, all of it and now.
 
     Raises:
-        UserError: where it cannot be written.
-        SystemExit: with 141, as for a program that SIGPIPE ends, where its reader is gone: `verydeep ... | head`.
+        UserError: if it cannot be written.
+        SystemExit: if its reader has gone, as in `verydeep ... | head`; the code is 141, that of SIGPIPE.
     """
     if sys.stdout is None:  # the user closed it
         return
@@ -80,7 +80,6 @@ def write_table(title: str, rows: Iterable[Mapping[str, Cell]], numeric: Sequenc
     columns = {name: [_cell(row.get(name, "")) for row in found] for name in names}
     rigid = {name for name in names if name in numeric or all(isinstance(row.get(name), int) for row in found)}
     console = Console()
-    # Where it is no terminal nobody would see a line break: let the table be as wide as it is.
     console = Console(width=console.width if console.is_terminal else PIPE_WIDTH)
     widths = column_widths(columns, rigid, console.width)
     table = Table(
@@ -111,8 +110,8 @@ def column_widths(columns: Mapping[str, Sequence[str]], rigid: Iterable[str], to
         total: width of the terminal.
 
     Returns:
-        The width that its longest line needs, if there is room. If not, the widest text is made narrower first, to
-        its longest word; if that is not enough, words are broken.
+        The width that its longest line needs, if there is room. If not, the widest columns of text shrink first,
+        as far as their longest words; if that is not enough, words are broken.
     """
     rigid = set(rigid)
     widths, least = {}, {}
@@ -139,11 +138,11 @@ def _cell(value: Cell) -> str:
 
 
 def open_standard_streams() -> None:
-    """Let no standard stream be closed, and none refuse a character.
+    """Open standard streams that were closed when the process started, and let standard output take any character.
 
-    A stream that was closed when the process started leads nowhere then. Else the next file that is opened, a
-    checkpoint for instance, takes its number, and what a library writes on standard error goes into that file.
-    Where the encoding of standard output lacks a character, its escape is written.
+    They are opened on the null device. Otherwise the next file to be opened, perhaps a checkpoint, would get the
+    number of standard error, and what a library writes there would end up in that file. If the encoding of
+    standard output lacks a character, its escape is written.
     """
     for number in range(3):
         try:
@@ -155,7 +154,7 @@ def open_standard_streams() -> None:
 
 
 def leave_standard_streams() -> None:
-    """Before the process ends: what could not be written is given up, as Python would complain about it."""
+    """Flush the standard streams, and drop what cannot be written: at exit Python would complain about it."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             try:
@@ -165,7 +164,7 @@ def leave_standard_streams() -> None:
 
 
 def _abandon(stream: io.IOBase | TextIO) -> None:
-    """Let what a stream still holds, and all that follows, lead nowhere."""
+    """Send what a stream still holds, and all that follows, to the null device."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

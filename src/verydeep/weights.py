@@ -247,7 +247,7 @@ def weight_file(source: str | os.PathLike[str]) -> Path:
     """The weight file of a run directory, or the file itself.
 
     Raises:
-        UserError: where there is no such file, or the system does not let it be seen.
+        UserError: if there is no such file, or the system refuses to say.
     """
     if not isinstance(source, str | os.PathLike):
         raise UserError(f"the source is {source!r}; give the path of a run directory or a weight file")
