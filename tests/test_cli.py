@@ -1,15 +1,18 @@
 """The command line as a user meets it: results, JSON, refusals in one line, exit codes."""
 
+import io
 import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from synthetic import write
-from verydeep import cli
+from verydeep import cli, terminal
 from verydeep.configurations import CONFIGURATIONS
 from verydeep.recipe import Recipe
 
@@ -67,9 +70,9 @@ def test_configurations(verydeep):
         name: each.parameters() for name, each in CONFIGURATIONS.items()
     }
     layers = {row["layer"]: row for row in json.loads(verydeep("configurations", "D", "--json")[1])}
-    assert layers["conv3_3"]["receptive field"] == 40
+    assert layers["conv3_3"]["receptive_field"] == 40
     assert sum(row["parameters"] for row in layers.values()) == 138_357_544
-    assert sum(row["multiply-adds"] for row in layers.values()) == CONFIGURATIONS["D"].multiply_adds()
+    assert sum(row["multiply_adds"] for row in layers.values()) == CONFIGURATIONS["D"].multiply_adds()
 
 
 def test_engine(verydeep):
@@ -143,11 +146,12 @@ def test_train_test_and_predict(verydeep, folder):
 
     code, out, _ = verydeep("test", "a", folder, "--scales", "32", "40", "--json")
     (row,) = json.loads(out)
-    assert row["images"] == 2
-    assert row["protocol"] == "dense, Q = 32, 40, with mirror images"
-    assert row["top-1 error"]["error"] in (0, 0.5, 1)
-    low, high = row["top-1 error"]["interval95"]
-    assert 0 <= low <= row["top-1 error"]["error"] <= high <= 1
+    assert (row["nets"], row["runs"], row["images"]) == (["A"], ["a"], 2)
+    assert row["protocols"] == ["dense, Q = 32, 40, with mirror images"]
+    assert row["top1_error"] in (0, 0.5, 1)
+    low, high = row["top1_interval95"]
+    assert 0 <= low <= row["top1_error"] <= high <= 1
+    assert row["top1_wrong"] == 2 * row["top1_error"]
     shutil.copytree("a", "b")
     code, out, err = verydeep("test", "a", "b", folder, "--scales", "32", "--method", "both")
     assert "dense & multi-crop, Q = 32" in out
@@ -297,14 +301,14 @@ def test_unreadable_images_stop_a_training_unless_they_are_skipped(verydeep, fol
     assert code == 1
     assert "a.JPG" in out
     rows = {row["split"]: row for row in json.loads(verydeep("inspect", folder, "--json")[1])}
-    assert rows["train"]["unreadable"] == 1
-    assert rows["train"]["class counts"] == {"Dog": 2, "cat": 2}
-    assert "broken.jpg" in rows["val"]["unreadable images"][0]
+    assert rows["train"]["counts"] == {"Dog": 2, "cat": 2}
+    (line,) = rows["val"]["unreadable"]
+    assert "broken.jpg" in line
 
 
 def test_the_digits_need_no_download(verydeep):
     rows = json.loads(verydeep("inspect", "digits", "--json")[1])
-    assert [(row["images"], row["classes"]) for row in rows] == [(1437, 10), (360, 10)]
+    assert [(row["images"], len(row["counts"])) for row in rows] == [(1437, 10), (360, 10)]
 
 
 TINY_PRESET = """
@@ -337,7 +341,8 @@ def pictures(root):
     return root
 
 
-def test_reproduce_prints_tables_findings_and_the_report(verydeep, tiny_preset, tmp_path):
+def test_reproduce_prints_tables_findings_and_the_report(verydeep, tiny_preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal, "PIPE_WIDTH", 80)
     data = pictures(tmp_path / "pictures")
     words = ["reproduce", "table5", "--data", data, "--preset", "digits", "--out", "out"]
     code, out, err = verydeep(*words)
@@ -347,6 +352,7 @@ def test_reproduce_prints_tables_findings_and_the_report(verydeep, tiny_preset, 
     assert "24.8" in out  # what the paper has
     assert "one seed" in out
     assert out.splitlines()[-1] == "report: out/report.html"
+    assert max(map(cell_len, out.splitlines())) <= 80
     assert re.search(r"\[7/7.*\] E-jitter, seed 0: testing, 6 passes", err)
     assert (tmp_path / "out" / "report.html").exists()
     code, out, _ = verydeep(*words, "--json")
@@ -354,12 +360,15 @@ def test_reproduce_prints_tables_findings_and_the_report(verydeep, tiny_preset, 
     assert json.loads(out)["rows"][0]["key"] == "D-jitter@256,384,512 dense"
 
 
-def test_reproduce_shows_its_plan_and_does_nothing(verydeep, tiny_preset, tmp_path):
+def test_reproduce_shows_its_plan_and_does_nothing(verydeep, tiny_preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal, "PIPE_WIDTH", 80)
     data = pictures(tmp_path / "pictures")
     words = ["reproduce", "--data", data, "--preset", "digits", "--out", "out", "--seeds", "2", "--dry-run"]
     code, out, err = verydeep(*words)
     assert code == 0, err
-    assert "D-jitter-fc, seed 1" in out
+    assert "D-jitter-fc," in out
+    assert "seed 1" in out
+    assert max(cell_len(line) for line in out.splitlines() if not line.startswith("in all")) <= 80
     assert "left to do:" in out
     assert not (tmp_path / "out").exists()
     steps = json.loads(verydeep(*words, "--json")[1])["steps"]
@@ -385,3 +394,132 @@ def test_report(verydeep, folder):
     refused(verydeep("report"), "none was given")
     Path("notes.md").write_text("mine", encoding="utf-8")
     refused(verydeep("report", "a", "-o", "notes.md"), "notes.md", "move it away")
+
+
+def keys(data):
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield key
+            yield from () if key == "counts" else keys(value)  # whose keys are class names
+    elif isinstance(data, list):
+        for value in data:
+            yield from keys(value)
+
+
+def test_json_has_names_of_one_kind_and_tables_fit_80_columns(verydeep, folder, monkeypatch):
+    monkeypatch.setattr(terminal, "PIPE_WIDTH", 80)
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    shutil.copytree("a", "runs/jitter-and-more")
+    for words in (
+        ["configurations"],
+        ["configurations", "E"],
+        ["engine", "E"],
+        ["inspect", folder],
+        ["test", "a", "runs/jitter-and-more", folder, "--method", "both"],
+        ["predict", "a", folder / "val" / "cat" / "c.png"],
+    ):
+        rows = json.loads(verydeep(*words, "--json")[1])
+        found = list(keys(rows))
+        assert found
+        assert [key for key in found if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", key)] == []
+        out = verydeep(*words)[1]
+        table = [line for line in out.splitlines() if not line.startswith("(")]  # there are sentences below
+        assert max(map(cell_len, table)) <= 80
+        numbers = [row[name] for row in rows for name in ("parameters", "multiply_adds") if name in row]
+        assert all(f"{number:,}" in out for number in numbers)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")
+def test_names_that_are_not_utf_8(verydeep, tmp_path):
+    """A class, a photograph and the folder of a data set whose archive was unpacked under another encoding."""
+    data = tmp_path / "p\udce9ts"
+    for split in ("train", "val"):
+        for name in ("caf\udce9", "dog"):
+            write(data / split / name / "\udcff.png", len(name), 40, 50)
+    train = ["train", data, "--initialisation", "glorot", *SMALL, "--out", "a"]
+    code, out, err = verydeep(*train)
+    assert code == 0, err
+    assert r"p\xe9ts" in out
+    code, _, err = verydeep(*train)
+    assert (code, "has ended" in err) == (0, True), err
+    assert verydeep("test", "a", data)[0] == 0
+    photograph = data / "val" / "dog" / "\udcff.png"
+    (row,) = json.loads(verydeep("predict", "a", photograph, "--json")[1])
+    assert row["image"] == str(photograph)
+    assert {each["class"] for each in row["classes"]} == {r"caf\xe9", "dog"}
+    assert r"dog/\xff.png" in verydeep("predict", "a", photograph)[1].replace("\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")
+def test_runs_in_folders_that_are_not_utf_8(verydeep, folder, tmp_path, monkeypatch):
+    """Weights cannot be read back from such a path: a run there is refused, one below it works by other paths."""
+    train = ["train", folder, "--initialisation", "glorot", *SMALL]
+    assert refused(verydeep(*train, "--out", "caf\udce9"), r"caf\xe9: ", "not UTF-8")
+    assert not Path("caf\udce9").exists()
+    place = tmp_path / "p\udce9"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert verydeep(*train, "--out", "a")[0] == 0
+    for _ in range(2):
+        code, _, err = verydeep(*train, "--out", "b", "--start-from", "a")
+        assert code == 0, err
+    assert "has ended" in err
+    assert refused(verydeep(*train, "--out", "c", "--start-from", "../p\udce9/a"), "UTF-8")
+
+
+def test_a_name_that_the_output_cannot_encode_loses_no_result(verydeep, folder, monkeypatch):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    named = [shutil.copy(folder / "val" / "cat" / "c.png", name) for name in ("a.png", "写.png", "b.png")]
+    held = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(held, "ascii"))
+        assert verydeep("predict", "a", *named)[0] == 0
+        out = held.getvalue()
+    assert all(name in out for name in (b"a.png", rb"\u5199.png", b"b.png"))
+
+
+def test_names_reach_the_terminal_neither_as_markup_nor_as_escape_sequences(verydeep, folder):
+    for split in ("train", "val"):
+        (folder / split / "cat").rename(folder / split / "[red]cat\x1b[2J")
+    (folder / "train" / "Dog" / "\x1b]0;x\x07.jpg").write_text("no image")
+    code, out, err = verydeep("inspect", folder)
+    assert (code, "\x1b" in out + err) == (1, False)
+    assert r"\x1b]0;x\x07.jpg" in out
+    command = ["train", folder, "--initialisation", "glorot", *SMALL, "--out", "a"]
+    assert "\x1b" not in verydeep(*command)[2]
+    code, out, err = verydeep(*command, "--skip-unreadable")
+    assert (code, "\x1b" in out + err) == (0, False)
+    _, out, err = verydeep("predict", "a", folder / "val" / "Dog" / "d.png", "\x1b[2J.png")
+    assert r"[red]cat\x1b[2J" in out
+    assert "\x1b" not in out + err
+
+
+def test_what_the_system_refuses_is_one_line(verydeep, folder, tmp_path):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    os.symlink("loop", "loop")
+    os.symlink("x.jpg", folder / "train" / "cat" / "x.jpg")
+    for name, words in (("x" * 300, "too long"), ("loop", "links")):
+        for command in (
+            ["inspect", name],
+            ["test", name, folder],
+            ["predict", name, "a.jpg"],
+            ["predict", "a", name],
+            ["train", folder, *SMALL, "--skip-unreadable", "--recipe", name],
+            ["train", folder, *SMALL, "--skip-unreadable", "--out", "b", "--start-from", name],
+            ["report", name, "-o", "page.html"],
+            ["report", "a", "-o", f"{name}/page.html"],
+        ):
+            assert refused(verydeep(*command), name, words)
+    assert refused(verydeep("train", folder, *SMALL, "--skip-unreadable", "--out", "x" * 300), "too long")
+    assert refused(verydeep("report", "a", "-o", "x" * 300 + ".html"), "too long")
+    assert refused(verydeep("train", folder, *SMALL, "--out", "c"), "x.jpg", "links", "--skip-unreadable")
+
+
+def test_a_training_ends_though_nobody_can_be_told(verydeep, folder, monkeypatch):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", pipe)
+        assert verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")[0] == 0
+    assert (Path("a") / "weights.safetensors").exists()
+    assert "has ended" in verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")[2]

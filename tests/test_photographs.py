@@ -16,6 +16,7 @@ from verydeep import photographs
 from verydeep.errors import UserError
 from verydeep.images import rescale, rescaled_size
 from verydeep.photographs import ImageError, decode
+from verydeep.printable import printable
 
 TURNED = {  # what the camera stored, made from the upright picture; the inverse of what a viewer does
     1: lambda a: a,
@@ -47,7 +48,7 @@ def reason(path, **options):
     with pytest.raises(ImageError) as caught:
         decode(path, **options)
     assert caught.value.path == path
-    assert str(caught.value) == f"{path}: {caught.value.reason}"
+    assert str(caught.value) == printable(f"{path}: {caught.value.reason}")
     assert "\n" not in str(caught.value)
     return caught.value.reason
 
@@ -373,7 +374,7 @@ def test_errors_survive_the_way_between_processes():
     error = pickle.loads(pickle.dumps(ImageError(Path("a.jpg"), "no such file")))
     assert isinstance(error, UserError)
     assert (error.path, error.reason, str(error)) == (Path("a.jpg"), "no such file", "a.jpg: no such file")
-    assert str(ImageError(Path("a\nb.jpg"), "c\nd")) == "a b.jpg: c d"
+    assert str(ImageError(Path("a\nb.jpg"), "c\nd")) == r"a\nb.jpg: c\nd"
 
 
 # Rescaling

@@ -1,12 +1,14 @@
 """Progress: plain lines, a bar on a terminal, and remaining time that does not count an earlier process's work."""
 
+import io
 import os
 import sys
+from contextlib import contextmanager, nullcontext, suppress
 
 import pytest
 
 from verydeep import progress
-from verydeep.progress import Meter, track
+from verydeep.progress import Meter, say, track
 
 
 @pytest.fixture
@@ -76,3 +78,75 @@ def test_on_a_terminal_there_is_a_bar_with_the_remaining_time(monkeypatch):
     assert "3/4" in shown
     assert "loss 2.3" in shown
     assert "a line above the bar" in shown
+
+
+@contextmanager
+def stream_on(descriptor):
+    """A text stream that may not be able to write what it holds when it is closed."""
+    stream = os.fdopen(descriptor, "w")
+    try:
+        yield stream
+    finally:
+        with suppress(OSError):
+            stream.close()
+
+
+def closed():
+    stream = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    stream.close()
+    return nullcontext(stream)
+
+
+def without_reader():
+    ours, theirs = os.pipe()
+    os.close(ours)
+    return stream_on(theirs)
+
+
+def full():
+    return stream_on(os.open("/dev/full", os.O_WRONLY)) if os.path.exists("/dev/full") else without_reader()
+
+
+@pytest.mark.parametrize("stream", [closed, without_reader, full, nullcontext])
+def test_work_goes_on_when_nobody_can_be_told(monkeypatch, clock, stream):
+    with stream() as nobody, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", nobody)
+        for _ in track(range(3), "reading", 3):
+            clock[0] += 20
+            say("a line")
+        with Meter("training", total=2) as meter:
+            meter.say("epoch 1")
+
+
+def test_work_goes_on_when_the_terminal_is_gone(monkeypatch):
+    ours, theirs = os.openpty()
+    with stream_on(theirs) as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        patch.setenv("TERM", "xterm")
+        with Meter("training A", total=2) as meter:
+            os.close(ours)
+            meter.advance(1)
+            meter.say("a line")
+            say("another line")
+
+
+def test_names_are_shown_on_a_terminal_as_they_are(monkeypatch):
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        patch.setenv("TERM", "xterm")
+        patch.setenv("COLUMNS", "100")
+        with Meter("Reading [old]:cat:", total=2) as meter:
+            meter.advance(1, "[note]")
+            meter.say("above [red]:cat:\x1b[2J")
+            say("through [red]:cat:\x1b[2J")
+    shown = everything(ours)
+    for words in ("Reading [old]:cat:", "[note]", r"above [red]:cat:\x1b[2J", r"through [red]:cat:\x1b[2J"):
+        assert words in shown
+
+
+def test_a_line_is_written_in_the_encoding_that_is_there(monkeypatch):
+    held = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(held, "ascii"))
+    say("写 \x1b[2J caf\udce9")
+    assert held.getvalue() == rb"\u5199 \x1b[2J caf\xe9" + b"\n"

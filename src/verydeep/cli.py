@@ -3,30 +3,38 @@
 Modules that import torch are imported inside the commands, so that `verydeep --help` answers at once.
 """
 
-import json
 import math
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypedDict
 
 from cyclopts import App, CycloptsError, Parameter, Token
-from rich.console import Console
-from rich.table import Table
 
 from verydeep import recipe as recipes
 from verydeep.configurations import CONFIGURATIONS, Architecture, output_sides
-from verydeep.errors import Interrupted, UserError
+from verydeep.errors import Interrupted, UserError, system_error
 from verydeep.progress import say
 from verydeep.recipe import Recipe
+from verydeep.terminal import (
+    Cell,
+    leave_standard_streams,
+    open_standard_streams,
+    write,
+    write_json,
+    write_line,
+    write_table,
+)
 
 if TYPE_CHECKING:
+    from verydeep.engine.explanation import Explanation
     from verydeep.evaluation.metrics import Error
     from verydeep.evaluation.testing import Result
-    from verydeep.experiments.dry_run import DryRun
-    from verydeep.procedures import Prediction
+    from verydeep.experiments.dry_run import DryRun, PlannedStep
+    from verydeep.experiments.pages.document import Grid
+    from verydeep.procedures import Inspection, Prediction
 
 app = App(
     name="verydeep",
@@ -116,21 +124,25 @@ def configurations(net: str | None = None, /, *, json_: Json = False) -> None:
     Args:
         net: show this net layer by layer.
     """
-    if net is not None:
-        rows = _layer_rows(net)
+    rows = _layer_rows(net) if net is not None else _net_rows()
+    if json_:
+        write_json(rows)
     else:
-        rows = [
-            {
-                "net": name,
-                "weight layers": each.weight_layers,
-                "layers": each.column,
-                "parameters": each.parameters(),
-                "multiply-adds": each.multiply_adds(),
-                "receptive field of pool5": each.receptive_fields()["pool5"].size,
-            }
-            for name, each in CONFIGURATIONS.items()
-        ]
-    _show(rows, json_, title="1000 classes, crop 224")
+        write_table("1000 classes, crop 224", [_headed(row) for row in rows])
+
+
+def _net_rows() -> list[dict[str, Any]]:
+    return [
+        {
+            "net": name,
+            "weight_layers": each.weight_layers,
+            "layers": each.column,
+            "parameters": each.parameters(),
+            "multiply_adds": each.multiply_adds(),
+            "receptive_field_of_pool5": each.receptive_fields()["pool5"].size,
+        }
+        for name, each in CONFIGURATIONS.items()
+    ]
 
 
 def _layer_rows(name: str) -> list[dict[str, Any]]:
@@ -142,14 +154,19 @@ def _layer_rows(name: str) -> list[dict[str, Any]]:
             "kernel": layer.kernel,
             "channels": layer.out_channels,
             "side": side,
-            "receptive field": fields[layer.name].size,
+            "receptive_field": fields[layer.name].size,
             "stride": fields[layer.name].stride,
             "parameters": layer.parameters,
-            "multiply-adds": layer.multiply_adds(side),
+            "multiply_adds": layer.multiply_adds(side),
         }
         for layer, side in zip(layers, output_sides(layers, recipes.PAPER_CROP), strict=True)
         if layer.kind in ("conv", "lrn", "pool")
     ]
+
+
+def _headed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of JSON as one of a table."""
+    return {name.replace("multiply_adds", "multiply-adds").replace("_", " "): cell for name, cell in row.items()}
 
 
 @app.command
@@ -183,22 +200,30 @@ def engine(
     from verydeep.engine.explanation import explain
     from verydeep.engine.native import library
 
+    layers = explain(Architecture(net, crop=crop, width=width), images)
+    if json_:
+        write_json([asdict(each) for each in layers])
+        return
     used = library()
-    rows = [
-        {
-            "layer": each.layer,
-            "channels": f"{each.inputs} to {each.outputs}",
-            "output": f"{each.side} x {each.side}",
-            "path": each.path,
-            "tiles of a block": each.tiles or "",
-            "blocks": ("of all threads" if each.shared else "a thread each") if each.tiles else "",
-            "why": each.reason,
-        }
-        for each in explain(Architecture(net, crop=crop, width=width), images)
-    ]
     name = used.name if used else "none"
     title = f"library {name}, {torch.get_num_threads()} threads, {images} image(s) of {crop} x {crop}, float32"
-    _show(rows, json_, title)
+    reasons = list(dict.fromkeys(each.reason for each in layers))
+    write_table(title, [_engine_row(each, 1 + reasons.index(each.reason)) for each in layers])
+    write("\n")
+    for number, reason in enumerate(reasons, start=1):
+        write_line(f"({number}) {reason}")
+
+
+def _engine_row(layer: "Explanation", reason: int) -> dict[str, Cell]:
+    return {
+        "layer": layer.layer,
+        "channels": f"{layer.inputs} to {layer.outputs}",
+        "output": f"{layer.side} x {layer.side}",
+        "path": layer.path,
+        "tiles of a block": layer.tiles or "",
+        "blocks": ("of all threads" if layer.shared else "a thread each") if layer.tiles else "",
+        "why": f"({reason})",
+    }
 
 
 @app.command
@@ -252,7 +277,7 @@ def train(
         skip_unreadable=skip_unreadable,
     )
     if _first():
-        print(f"trained: {run.path / 'weights.safetensors'}; test it with: verydeep test {run.path} {data}")
+        write_line(f"trained: {run.path / 'weights.safetensors'}; test it with: verydeep test {run.path} {data}")
 
 
 @app.command
@@ -298,9 +323,10 @@ def test(
         workers=workers,
         skip_unreadable=skip_unreadable,
     )
-    if _first():
-        title = f"{results[0].top1.images} images of {data}"
-        _show([_result_row(result, json_) for result in results], json_, title)
+    if _first() and json_:
+        write_json([_result_data(result) for result in results])
+    elif _first():
+        write_table(f"{results[0].top1.images} images of {data}", [_result_row(result) for result in results])
 
 
 @app.command
@@ -335,8 +361,11 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
         except ImageError as error:
             say(f"verydeep: {error}")
             failed = True
-    if _first():
-        _show_predictions(predictions, json_, title=f"dense, Q = {test_scale(net.card)}")
+    if _first() and json_:
+        write_json([_prediction_data(each) for each in predictions])
+    elif _first() and predictions:
+        rows = [row for each in predictions for row in _prediction_rows(each)]
+        write_table(f"dense, Q = {test_scale(net.card)}", rows, numeric=["posterior"])
     if failed:
         sys.exit(2)
 
@@ -357,34 +386,50 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
     from verydeep.procedures import inspect as inspect_data
 
     found = inspect_data(data)
-    rows: list[dict[str, Any]] = []
-    for each in found:
-        counts = each.counts.values()
-        row: dict[str, Any] = {
-            "split": each.split,
-            "images": each.images,
-            "classes": len(each.counts),
-            "images a class": f"{min(counts)} to {max(counts)}",
-            "mean colour": [None if math.isnan(value) else round(value, 1) for value in each.mean],
-            "unreadable": len(each.unreadable),
-            "other files": len(each.others),
-        }
-        if each.smallest_sides:
-            row["smallest side"] = "{} to {}, median {}".format(*(each.smallest_sides[i] for i in (0, 2, 1)))
-        if json_:
-            row["class counts"] = each.counts
-            row["unreadable images"] = list(each.unreadable)
-            row["other paths"] = list(each.others)
-        rows.append(row)
-    _show(rows, json_, title=data)
+    if json_:
+        write_json([_inspection_data(each) for each in found])
+    else:
+        _show_inspections(found, data)
+    if any(each.unreadable for each in found):
+        sys.exit(1)
+
+
+def _inspection_data(found: "Inspection") -> dict[str, Any]:
+    """An inspection as JSON, which knows no NaN."""
+    mean = [None if math.isnan(value) else round(value, 4) for value in found.mean]
+    return asdict(found) | {"mean": mean}
+
+
+def _show_inspections(found: Sequence["Inspection"], data: str) -> None:
+    """Print a column for each split, and what cannot be read or is left out below."""
+    facts = {each.split: _facts(each) for each in found}
+    names = dict.fromkeys(name for each in facts.values() for name in each)
+    rows: list[dict[str, Cell]] = [
+        {"": name} | {split: each.get(name, "") for split, each in facts.items()} for name in names
+    ]
+    write_table(data, rows)
     unreadable = [line for each in found for line in each.unreadable]
     others = [path for each in found for path in each.others]
-    if not json_:
-        for title, lines in (("Unreadable", unreadable), ("Other files, left out", others)):
-            for line in [f"{title}:", *lines] if lines else []:
-                print(line)
-    if unreadable:
-        sys.exit(1)
+    for title, lines in (("Unreadable", unreadable), ("Other files, left out", others)):
+        if lines:
+            write(f"\n{title}:\n")
+            for line in lines:
+                write_line(line)
+
+
+def _facts(found: "Inspection") -> dict[str, Cell]:
+    counts = found.counts.values()
+    mean = ", ".join("unknown" if math.isnan(value) else f"{value:.1f}" for value in found.mean)
+    sides = "{}, {}, {}".format(*found.smallest_sides) if found.smallest_sides else "unknown"
+    return {
+        "images": f"{found.images:,}",
+        "classes": f"{len(counts):,}",
+        "images per class": f"{min(counts):,} to {max(counts):,}",
+        "mean colour (R, G, B)": mean,
+        "smallest side (least, median, largest)": sides,
+        "unreadable images": f"{len(found.unreadable):,}",
+        "other files": f"{len(found.others):,}",
+    }
 
 
 @app.command
@@ -439,13 +484,13 @@ def reproduce(
         if _first() and not json_:
             _show_plan(planned)
         elif _first():
-            print(json.dumps(asdict(planned), indent=1))
+            write_json(asdict(planned))
         return
     results = run_plan(data, preset, tables, seeds, folder, **options)
     if _first() and not json_:
         _show_experiment(folder)
     elif _first():
-        print(json.dumps(asdict(results), indent=1))
+        write_json(asdict(results))
 
 
 @app.command
@@ -470,77 +515,89 @@ def report(
     from verydeep.experiments.report import report as make_pages
 
     for path in make_pages(sources, out):
-        print(path)
+        write_line(str(path))
 
 
 def _show_experiment(folder: Path) -> None:
     """Print the tables and the findings of an experiment, and where its report is."""
     from verydeep.experiments.findings import check_claims
-    from verydeep.experiments.pages.document import Cell, Grid
+    from verydeep.experiments.pages.document import Grid
     from verydeep.experiments.report.measurements import read_measurements
     from verydeep.experiments.report.tables import tables_section
 
     found = read_measurements(folder)
     for grid in (block for block in tables_section(found).blocks if isinstance(block, Grid)):
-        table = Table(title=grid.caption, title_justify="left")
-        names = [column.name for column in grid.columns]
-        left_out = ("Q in the paper", "seeds", "paper, test images")
-        shown = [  # of top-5 errors no interval: a terminal is not that wide
-            at
-            for at, name in enumerate(names)
-            if name not in left_out and not (name == "95% interval" and "top-5" in names[:at])
-        ]
-        for at in shown:
-            justify: Literal["right", "left"] = "right" if grid.columns[at].numeric else "left"
-            table.add_column(grid.columns[at].name, justify=justify, overflow="fold")
-        for row in grid.rows:
-            table.add_row(*(cell.text if isinstance(cell, Cell) else cell for cell in (row[at] for at in shown)))
-        _print(table)
-    checked = check_claims(found.outcomes).findings
-    rows = [
-        {"the paper": each.claim.says, "here": each.says} for each in checked if each.verdict != "not measured"
-    ]
-    if rows:
-        _show(rows, as_json=False, title="The paper's findings")
-    print(f"report: {folder / 'report.html'}")
+        _show_grid(grid)
+        write("\n")
+    checked = [f for f in check_claims(found.outcomes).findings if f.verdict != "not measured"]
+    if checked:
+        write_table("The paper's findings", [{"the paper": f.claim.says, "here": f.says} for f in checked])
+        write("\n")
+    write_line(f"report: {folder / 'report.html'}")
+
+
+def _show_grid(grid: "Grid") -> None:
+    """Print a table of errors without what a terminal has no room for; the report has all of it."""
+    names = [column.name for column in grid.columns]
+    left_out = ("Q in the paper", "seeds", "paper, test images")
+    rows: list[dict[str, Cell]] = []
+    for cells in grid.rows:
+        texts = [cell if isinstance(cell, str) else cell.text for cell in cells]
+        row: dict[str, Cell] = {}
+        for at, (name, text) in enumerate(zip(names, texts, strict=True)):
+            if name == "95% interval":  # below the top-1 error that it belongs to; of top-5 errors there is none
+                if names[at - 1] == "top-1":
+                    row["top-1"] = tuple(filter(None, (texts[at - 1], text)))
+            elif name not in left_out:
+                row[f"paper, {names[at - 2]}" if name == "paper" else name] = text
+        rows.append(row)
+    numeric = [name for name in rows[0] if name.startswith(("top-", "paper"))] if rows else []
+    write_table(grid.caption, rows, numeric)
 
 
 def _show_plan(plan: "DryRun") -> None:
     """Print the steps of an experiment with what they cost."""
     from verydeep.experiments.report.facts import duration
 
-    rows = [
-        {
-            "step": f"{step.name}, seed {step.seed}",
-            "from": step.start or "random weights",
-            "S": " to ".join(map(str, step.training_scale)),
-            "tests": "; ".join(f"{method} {', '.join(map(str, q))}" for method, q in step.tests.items()),
-            "images": step.training.images + step.testing.images,
-            "multiply-adds, 10^12": round((step.training.multiply_adds + step.testing.multiply_adds) / 1e12, 1),
-            "time here": duration((step.training + step.testing).seconds),
-            "state": "; ".join((step.state, *step.reasons)),
-        }
-        for step in plan.steps
-    ]
-    _show(rows, as_json=False, title=f"{plan.preset} on {plan.data}, rates measured on {plan.device}")
+    several = len({step.seed for step in plan.steps}) > 1
+    title = f"{plan.preset} on {plan.data}, rates measured on {plan.device}"
+    rows = [_step_row(step, several) for step in plan.steps]
+    write_table(title, rows, numeric=["mult-adds, 10^12", "time here"])
+    write("\n")
     total, left = plan.total, plan.left
-    print(
+    write_line(
         f"in all {total.images:,} images, {total.multiply_adds:.3g} multiply-adds, {duration(total.seconds)}; "
         f"left to do: {left.images:,} images, {left.multiply_adds:.3g} multiply-adds, {duration(left.seconds)}"
     )
     if plan.gpus:
-        gpus = [
+        gpus: list[dict[str, Cell]] = [
             {
                 "GPU": each.gpu.name,
                 "precision": each.gpu.precision,
-                "images/s of D": round(each.gpu.images_per_second),
+                "images/s of D": f"{each.gpu.images_per_second:,.0f}",
                 "days": f"{each.hours / 24:.1f}",
                 "US dollars": "no price known" if each.dollars is None else f"{each.dollars:,.0f}",
                 "source": "; ".join(filter(None, (each.gpu.source, each.gpu.price_source))),
             }
             for each in plan.gpus
         ]
-        _show(gpus, as_json=False, title="What is left, on GPUs, by published measurements of net D's training")
+        write("\n")
+        title = "What is left, on GPUs, by published measurements of net D's training"
+        write_table(title, gpus, numeric=["images/s of D", "days"])
+
+
+def _step_row(step: "PlannedStep", seeds: bool) -> dict[str, Cell]:
+    from verydeep.experiments.report.facts import duration
+
+    return {
+        "step": f"{step.name}, seed {step.seed}" if seeds else step.name,
+        "from": step.start or "random weights",
+        "S": " to ".join(map(str, step.training_scale)),
+        "tests": "; ".join(f"{method} {', '.join(map(str, q))}" for method, q in step.tests.items()),
+        "mult-adds, 10^12": f"{(step.training.multiply_adds + step.testing.multiply_adds) / 1e12:,.1f}",
+        "time here": duration((step.training + step.testing).seconds),
+        "state": "; ".join((step.state, *step.reasons)),
+    }
 
 
 def _first() -> bool:
@@ -548,74 +605,68 @@ def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _show_predictions(predictions: Sequence["Prediction"], as_json: bool, title: str) -> None:
-    if as_json:
-        rows = [
-            {
-                "image": each.image,
-                "classes": [
-                    {"class": name, "posterior": share}
-                    for name, share in zip(each.classes, each.posteriors, strict=True)
-                ],
-            }
-            for each in predictions
-        ]
-        _show(rows, as_json, title)
-    elif predictions:
-        rows = [
-            {"image": each.image if rank == 0 else "", "class": name, "posterior": f"{share:.1%}"}
-            for each in predictions
-            for rank, (name, share) in enumerate(zip(each.classes, each.posteriors, strict=True))
-        ]
-        _show(rows, as_json, title)
+def _prediction_data(prediction: "Prediction") -> dict[str, Any]:
+    named = zip(prediction.classes, prediction.posteriors, strict=True)
+    return {
+        "image": prediction.image,
+        "classes": [{"class": name, "posterior": share} for name, share in named],
+    }
 
 
-def _result_row(result: "Result", as_json: bool) -> dict[str, Any]:
+def _prediction_rows(prediction: "Prediction") -> list[dict[str, Cell]]:
+    named = zip(prediction.classes, prediction.posteriors, strict=True)
+    return [
+        {"image": prediction.image if rank == 0 else "", "class": name, "posterior": f"{share:.1%}"}
+        for rank, (name, share) in enumerate(named)
+    ]
+
+
+def _result_data(result: "Result") -> dict[str, Any]:
     row: dict[str, Any] = {
-        "net": " + ".join(result.nets),
-        "run": " + ".join(result.sources),
-        "protocol": " + ".join(dict.fromkeys(result.protocols)),
+        "nets": result.nets,
+        "runs": result.sources,
+        "protocols": result.protocols,
         "images": result.top1.images,
     }
-    for name, error in (("top-1 error", result.top1), ("top-5 error", result.top5)):
-        row[name] = _error_data(error) if as_json else str(error)
+    for name, error in (("top1", result.top1), ("top5", result.top5)):
+        row |= {f"{name}_error": error.value, f"{name}_interval95": error.interval, f"{name}_wrong": error.wrong}
     return row
 
 
-def _error_data(error: "Error") -> dict[str, Any]:
-    return {"error": error.value, "interval95": error.interval, "wrong": error.wrong}
+def _result_row(result: "Result") -> dict[str, Cell]:
+    return {
+        "net": " + ".join(result.nets),
+        "run": " + ".join(result.sources),
+        "protocol": " + ".join(dict.fromkeys(result.protocols)),
+        "top-1 error": _error_lines(result.top1),
+        "top-5 error": _error_lines(result.top5),
+    }
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
-    """Print rows as a table, or as JSON."""
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    table = Table(title=title, title_justify="left")
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    for name in columns:
-        numeric = all(isinstance(row.get(name), int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        cells = [row.get(name, "") for name in columns]
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells))
-    _print(table)
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    # Where it is no terminal nobody would see a line break: let the table be as wide as it is.
-    Console(width=console.width if console.is_terminal else 200).print(table, markup=False)
+def _error_lines(error: "Error") -> tuple[str, ...]:
+    low, high = error.interval
+    return f"{error.value:.2%}", f"[{low:.2%}, {high:.2%}]"
 
 
 def main() -> None:
     """Run the command line; wrong use is one line and exit code 2, an interruption 128 and the signal's number."""
+    open_standard_streams()
+    try:
+        _main()
+    finally:
+        leave_standard_streams()
+
+
+def _main() -> None:
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
-    except (CycloptsError, UserError) as error:
-        rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
-        say(f"verydeep{rank}: {' '.join(str(error).split())}")
-        sys.exit(2)
+        write("")  # what others have printed, such as a help text, is to arrive, too
+    except CycloptsError as error:
+        _refuse(" ".join(str(error).split()))
+    except UserError as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(str(system_error(error)))
     except KeyboardInterrupt:
         say("verydeep: interrupted")
         sys.exit(130)
@@ -625,13 +676,18 @@ def main() -> None:
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or any(word in str(error) for word in FULL):
             what = (str(error).splitlines() or ["MemoryError"])[0]
-            say(
-                f"verydeep: not enough memory ({what}); give a smaller --micro-batch, --crop, --width or "
-                "--fully-connected, or --recompute"
+            _refuse(
+                f"not enough memory ({what}); give a smaller --micro-batch, --crop, --width or --fully-connected, "
+                "or --recompute"
             )
-            sys.exit(2)
         # How torch says that another rank is no more; that one has said why.
         if "RANK" not in os.environ or not any(word in str(error) for word in LOST):
             raise
-        say(f"verydeep (rank {os.environ['RANK']}): another rank has stopped; see its message")
-        sys.exit(2)
+        _refuse("another rank has stopped; see its message")
+
+
+def _refuse(line: str) -> NoReturn:
+    """Say what is wrong, and on which rank, and leave with exit code 2."""
+    rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
+    say(f"verydeep{rank}: {line}")
+    sys.exit(2)

@@ -14,8 +14,10 @@ from typing import Literal, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from verydeep.errors import UserError
+from verydeep.errors import UserError, reason
+from verydeep.files import is_folder
 from verydeep.photographs import Photograph, decode
+from verydeep.printable import decoded
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 """What makes a file a photograph of its class, in any case."""
@@ -119,7 +121,7 @@ def open_dataset(data: str | Path, split: Split) -> Dataset:
     if not isinstance(data, str | os.PathLike):
         raise UserError(f'data is of type {type(data).__name__}; give the path of a folder, or "digits"')
     root = Path(data)
-    if not os.path.isdir(root):
+    if not is_folder(root):
         raise UserError(f'{root}: there is no such folder; {_layouts(root)}, or "digits"')
     for needed in ("train", "val"):
         if not os.path.isdir(root / needed):
@@ -128,7 +130,7 @@ def open_dataset(data: str | Path, split: Split) -> Dataset:
     if not train.folders:
         raise UserError(f"{root / 'train'}: holds no class folders but {_found(train.path)}; {_layouts(root)}")
     classes = _names(train)
-    name = f"{root.resolve().name}/{split}"
+    name = f"{decoded(root.resolve().name)}/{split}"
     _refuse_empty_classes(train)
     if val.folders:
         compare_classes(_names(val), classes, str(val.path), str(train.path))
@@ -238,7 +240,7 @@ def _list(path: Path) -> _Listing:
     others: list[Path] = []
     # Sorted by code point: the order of classes must not depend on the locale of whoever trains or tests.
     for entry in sorted(_entries(path), key=lambda entry: entry.name):
-        if entry.is_dir():
+        if _is_folder(entry):
             folders.append(path / entry.name)
         elif _is_image(entry):
             images.append(path / entry.name)
@@ -252,16 +254,23 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             yield from (entry for entry in found if not entry.name.startswith("."))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be listed: {error.strerror}; make it readable") from error
+        raise UserError(f"{folder}: cannot be listed: {reason(error)}") from error
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     # A broken link counts: it is then reported as an unreadable photograph rather than not at all.
-    return entry.name.lower().endswith(IMAGE_EXTENSIONS) and not entry.is_dir()
+    return entry.name.lower().endswith(IMAGE_EXTENSIONS) and not _is_folder(entry)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself, or to where nothing may be looked at
+        return False
 
 
 def _names(listing: _Listing) -> tuple[str, ...]:
-    return tuple(folder.name for folder in listing.folders)
+    return tuple(decoded(folder.name) for folder in listing.folders)
 
 
 def _refuse_empty_classes(listing: _Listing) -> None:
@@ -294,7 +303,7 @@ def _layouts(root: Path) -> str:
 
 
 def _found(folder: Path, most: int = 6) -> str:
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in _entries(folder))
+    names = sorted(entry.name + "/" * _is_folder(entry) for entry in _entries(folder))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more if names else "nothing"
 
@@ -392,5 +401,5 @@ def _lines(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; make it readable") from error
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from verydeep.errors import UserError
+from verydeep.errors import UserError, reason, system_error
 
 
 @contextmanager
@@ -19,6 +20,8 @@ def written_aside(path: Path) -> Iterator[Path]:
     Raises:
         UserError: where the disk is full or the folder cannot be written; what `path` held is still there.
     """
+    if not path.name:
+        raise UserError(f"cannot write {path}: it is a folder; give the name of a file")
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,8 +34,8 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        kept = "; the file that was there is kept" if path.exists() else ""
-        raise UserError(f"cannot write {path}: {error.strerror or error}{kept}") from error
+        kept = "; the file that was there is kept" if os.path.exists(path) else ""
+        raise UserError(f"cannot write {path}: {reason(error)}{kept}") from error
     finally:
         with suppress(OSError):  # mostly it is gone; where it cannot be, there is nothing to say that was not said
             aside.unlink()
@@ -47,6 +50,37 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name, also by a link.
+
+    Raises:
+        UserError: if the system refuses to say: no permission, a name that is too long, a link to itself.
+    """
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name; raises as `is_file` does."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything of this name; raises as `is_file` does."""
+    return _mode(path) != 0
+
+
+def _mode(path: Path) -> int:
+    """`st_mode` of what has this name; 0 if nothing has."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise system_error(error) from error
+    except ValueError as error:  # a NUL in the name
+        raise UserError(f"{path}: {reason(error)}") from error
 
 
 def digest(path: Path) -> str:

@@ -22,7 +22,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from verydeep.errors import UserError
+from verydeep.errors import UserError, reason
+from verydeep.printable import printable
 
 MAX_PIXELS = 100_000_000
 """A photograph of more pixels than this, before or after it is rescaled, is refused."""
@@ -70,7 +71,7 @@ class ImageError(UserError):
 
     def __str__(self) -> str:
         name = "pixels in memory" if self.path is None else self.path
-        return " ".join(f"{name}: {self.reason}".splitlines())
+        return printable(f"{name}: {self.reason}")
 
 
 def decode(photograph: Photograph, shortest: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
@@ -153,7 +154,7 @@ def _contents(path: Path) -> bytes:
     except PermissionError as error:
         raise ImageError(path, "not permitted to read it: change its permissions") from error
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the name
-        raise ImageError(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise ImageError(path, f"cannot be read: {reason(error)}") from error
     if not data:
         raise ImageError(path, "is empty (0 bytes): fetch it again")
     return data

@@ -35,6 +35,7 @@ from verydeep.evaluation.testing import Result
 from verydeep.images import rescale
 from verydeep.network import ConvNet
 from verydeep.photographs import ImageError, Photograph
+from verydeep.printable import decoded, printable
 from verydeep.progress import say
 from verydeep.recipe import Recipe
 from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey
@@ -93,6 +94,8 @@ def train(
         raise UserError(f"the recipe is of type {type(recipe).__name__}; give a verydeep.Recipe")
     if not isinstance(out, str | os.PathLike):
         raise UserError(f"out is {out!r}; give the path of the run directory")
+    if decoded(os.fspath(out)) != os.fspath(out):
+        raise UserError(f"{os.fspath(out)}: weight files are not read from a path that is not UTF-8; name another")
     if isinstance(data, Dataset) and validation is None:
         raise UserError(f"{data.name} is a training set alone; give a validation set, too")
     computing = Computing(precision, reading_workers(workers))
@@ -177,7 +180,7 @@ class Prediction:
 
     def __str__(self) -> str:
         shares = (f"{name} {share:.1%}" for name, share in zip(self.classes, self.posteriors, strict=True))
-        return f"{self.image}: {', '.join(shares)}"
+        return printable(f"{self.image}: {', '.join(shares)}")
 
 
 def predict(

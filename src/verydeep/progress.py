@@ -1,13 +1,21 @@
-"""Progress and remaining time of long work: a live bar on a terminal, plain lines elsewhere."""
+"""Progress and remaining time of long work: a live bar on a terminal, plain lines elsewhere.
+
+All of it is for people and goes to standard error. Standard error may be closed, its reader gone, its disk full:
+that never stops the work.
+"""
 
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
-from typing import TypeVar
+from typing import IO, Any, Protocol, TypeVar, cast, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from verydeep.printable import printable
 
 T = TypeVar("T")
 
@@ -16,8 +24,40 @@ LINE_SECONDS = 15.0
 
 
 def say(line: str) -> None:
-    """Write a line for people, on standard error: standard output is for results."""
-    print(line, file=sys.stderr, flush=True)
+    """Write a line for people on standard error, if that can be written to: standard output is for results."""
+    if sys.stderr is not None:  # it is None in a process that was started with it closed
+        stream = _Listener(sys.stderr)
+        stream.write(f"{printable(line)}\n")
+        stream.flush()
+
+
+@runtime_checkable
+class _Stream(Protocol):
+    """What lines are written to; users put objects of their own in place of standard error."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+class _Listener:
+    """A stream that takes whatever is written, and loses what cannot be written."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        with suppress(OSError, ValueError):  # ValueError: it was closed in this process
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Meter:
@@ -28,32 +68,37 @@ class Meter:
     """
 
     def __init__(self, description: str, total: int, enabled: bool = True, done: int = 0) -> None:
-        self.description, self.total, self.done, self._before = description, total, done, done
+        self.description, self.total, self.done, self._before = printable(description), total, done, done
         self._started = self._spoke = time.monotonic()
-        self._lines = enabled and not sys.stderr.isatty()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-            disable=not enabled or self._lines,
-            transient=True,
-        )
-        self._task = self._bar.add_task(description, total=total, completed=done, note="")
+        terminal = _terminal()
+        self._lines = enabled and terminal is None
+        self._bar: Progress | None = None
+        if enabled and terminal is not None:
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+                console=Console(file=cast(IO[str], terminal)),
+                transient=True,
+            )
+            self._task = self._bar.add_task(self.description, total=total, completed=done, note="")
 
     def __enter__(self) -> "Meter":
-        self._bar.start()
+        if self._bar is not None:
+            self._bar.start()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count `count` things as done; `note` is shown beside the bar."""
         self.done += count
-        self._bar.update(self._task, advance=count, note=note)
+        if self._bar is not None:
+            self._bar.update(self._task, advance=count, note=printable(note))
         now = time.monotonic()
         if self._lines and now - self._spoke >= LINE_SECONDS:
             self._spoke = now
@@ -63,10 +108,18 @@ class Meter:
 
     def say(self, line: str) -> None:
         """Write a line that stays: above the bar on a terminal."""
-        if self._bar.disable:
+        if self._bar is None:
             say(line)
         else:
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._bar.console.print(Text(printable(line)))
+
+
+def _terminal() -> _Listener | None:
+    """Standard error as a stream that never fails, if it is a terminal."""
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None and sys.stderr.isatty():
+            return _Listener(sys.stderr)
+    return None
 
 
 def track(items: Iterable[T], description: str, total: int, enabled: bool = True) -> Iterator[T]:

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from verydeep.card import Rescaling
 from verydeep.configurations import STRIDE, Architecture
-from verydeep.errors import UserError
+from verydeep.errors import UserError, reason
 from verydeep.files import written_aside
+from verydeep.printable import decoded
 
 PAPER_CROP = 224
 PAPER_RATE = 1e-2
@@ -110,7 +111,10 @@ class Recipe(BaseModel):
     @field_validator("start_from", mode="before")
     @classmethod
     def _path_as_text(cls, value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if isinstance(value, str) and decoded(value) != value:
+            raise ValueError("a path in a recipe must be UTF-8: rename it")
+        return value
 
     @field_validator("training_scale", mode="before")
     @classmethod
@@ -214,7 +218,7 @@ def read(path: str | Path) -> Recipe:
     try:
         return Recipe(**tomllib.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"cannot read the recipe {path}: {error}") from error
+        raise UserError(f"cannot read the recipe {path}: {reason(error)}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

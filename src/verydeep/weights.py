@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from verydeep.card import PREPROCESSING, Card
 from verydeep.configurations import Architecture
 from verydeep.errors import UserError
-from verydeep.files import written_aside
+from verydeep.files import exists, is_file, is_folder, written_aside
 from verydeep.network import ConvNet, new_module
 from verydeep.torch_internals import wrapped
 
@@ -247,18 +247,18 @@ def weight_file(source: str | os.PathLike[str]) -> Path:
     """The weight file of a run directory, or the file itself.
 
     Raises:
-        UserError: where there is no such file.
+        UserError: if there is no such file, or the system refuses to say.
     """
     if not isinstance(source, str | os.PathLike):
         raise UserError(f"the source is {source!r}; give the path of a run directory or a weight file")
     path = Path(source)
-    if path.is_dir():
-        if not (path / FILE_NAME).is_file():
+    if is_folder(path):
+        if not is_file(path / FILE_NAME):
             raise UserError(
                 f"{path} holds no {FILE_NAME}: it is no run directory, or its first epoch has not ended"
             )
         return path / FILE_NAME
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"{path} does not exist; give a run directory or a weight file ({FILE_NAME})")
     return path
 

@@ -28,6 +28,8 @@ from verydeep.experiments.plan import (
 )
 from verydeep.experiments.presets import DRAWN_ANEW, Preset, preset
 from verydeep.experiments.results import RESULTS, Results, read_results
+from verydeep.files import exists
+from verydeep.printable import printable
 from verydeep.progress import say
 from verydeep.recipe import Recipe
 from verydeep.survey import Survey
@@ -170,7 +172,7 @@ def _there(out: Path, chosen: Preset, data: Data) -> Results | None:
     Raises:
         UserError: where they are of another preset or of other images.
     """
-    if not (out / RESULTS).exists():
+    if not exists(out / RESULTS):
         return None
     try:
         there = read_results(out)
@@ -214,8 +216,10 @@ def open_data(data: str | Path, chosen: Preset, here: Ranks, skip_unreadable: bo
 
 
 def _name(number: int, photograph: object) -> str:
-    """What an image is called: its file and the folder that it is in, or its number."""
-    return f"{photograph.parent.name}/{photograph.name}" if isinstance(photograph, Path) else str(number)
+    """What an image is called, as a line: its file and the folder that it is in, or its number."""
+    if not isinstance(photograph, Path):
+        return str(number)
+    return printable(f"{photograph.parent.name}/{photograph.name}")
 
 
 def _may_be_kept(training: Survey, tested: Survey, smallest: int) -> bool:

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from verydeep.errors import UserError
+from verydeep.errors import UserError, reason
 from verydeep.files import written_aside
 
 FORMAT = 1
@@ -187,7 +187,7 @@ def _read(kind: TypeAdapter, path: Path) -> Any:
     try:
         return kind.validate_json(path.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; verydeep reproduce makes it") from error
+        raise UserError(f"cannot read {path}: {reason(error)}; verydeep reproduce makes it") from error
     except ValueError as error:
         line = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read ({line}); verydeep reproduce makes it again") from error
@@ -224,5 +224,5 @@ def read_outcomes(folder: Path) -> Outcomes:
             kind = np.float16 if what == "loss" else np.uint16
             getattr(outcomes, what)[key, int(seed)] = array.astype(kind)
     except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"cannot read {path}: {error}; verydeep reproduce makes it") from error
+        raise UserError(f"cannot read {path}: {reason(error)}; verydeep reproduce makes it") from error
     return outcomes

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from verydeep.errors import UserError
+from verydeep.errors import UserError, reason
 from verydeep.progress import Meter
 
 Report = Callable[..., None]
@@ -50,7 +50,7 @@ class Log:
         try:
             yield
         except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror}; the last checkpoint is kept") from error
+            raise UserError(f"cannot write {self._path}: {reason(error)}; the last checkpoint is kept") from error
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read_log(run: Path) -> tuple[tuple[Epoch, ...], str]:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
     epochs: dict[int, Epoch] = {}
     ended = ""
     names = [each.name for each in fields(Epoch)]

@@ -4,6 +4,7 @@ A run keeps its start in start.json, since what it started from may change later
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from verydeep import recipe as recipes
 from verydeep import weights
 from verydeep.errors import UserError
 from verydeep.files import digest, written_aside
+from verydeep.printable import decoded
 from verydeep.recipe import Recipe
 
 FILE_NAME = "start.json"
@@ -23,7 +25,7 @@ class Start:
     """Where the weights of a training come from."""
 
     path: str | None
-    """The weight file, absolute; None for random weights."""
+    """The weight file, absolute, as `decoded` has it; None for random weights."""
     weights: str | None
     """SHA-256 of the weight file: what identifies it, however its path is spelled."""
     configuration: str | None
@@ -54,7 +56,7 @@ def start_of(recipe: Recipe) -> Start:
         return Start(None, None, None, recipe.initial_rate(None))
     file = weights.weight_file(recipe.start_from)
     configuration = weights.read_card(file).architecture.configuration
-    return Start(str(file.resolve()), digest(file), configuration, recipe.initial_rate(configuration))
+    return Start(decoded(os.path.realpath(file)), digest(file), configuration, recipe.initial_rate(configuration))
 
 
 def recorded_start(run: Path, recipe: Recipe) -> Start:
@@ -80,7 +82,7 @@ def recorded_start(run: Path, recipe: Recipe) -> Start:
         rate = float(provenance["recipe"]["learning_rate"])
     except (UserError, KeyError, TypeError, ValueError):
         provenance, rate = {}, recipe.initial_rate(None)
-    path = str(Path(recipe.start_from).absolute()) if recipe.start_from else None
+    path = decoded(os.path.abspath(recipe.start_from)) if recipe.start_from else None
     same = path is not None and rate == recipes.FINE_TUNING_RATE  # which only the rule for such a start gives
     return Start(path, provenance.get("start"), recipe.net if same else None, rate)
 
@@ -112,7 +114,7 @@ def compare_starts(run: Path, there: Start, ours: Recipe, theirs: Recipe) -> tup
         given = None
     if given is not None and given.weights == there.weights:
         return "", ""
-    places = {ours.start_from, str(Path(ours.start_from).absolute()), _file(ours.start_from)}
+    places = {ours.start_from, decoded(os.path.abspath(ours.start_from)), _file(ours.start_from)}
     if not places & {theirs.start_from, there.path}:
         found = "not found" if given is None else f"SHA-256 {(given.weights or '')[:12]}"
         kept = f"SHA-256 {there.weights[:12]}" if there.weights else "of unknown content"
@@ -126,6 +128,6 @@ def compare_starts(run: Path, there: Start, ours: Recipe, theirs: Recipe) -> tup
 
 
 def _file(source: str) -> str:
-    """The weight file that a path names, absolute, whether it is there or not."""
-    path = Path(source).resolve()
-    return str(path if path.suffix == ".safetensors" else path / weights.FILE_NAME)
+    """The weight file that a path names, as `Start.path` has it, whether it is there or not."""
+    path = os.path.realpath(source)
+    return decoded(path if path.endswith(".safetensors") else os.path.join(path, weights.FILE_NAME))

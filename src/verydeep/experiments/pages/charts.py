@@ -12,7 +12,7 @@ from html import escape
 from importlib import resources
 from typing import Literal
 
-from verydeep.experiments.pages.text import printable
+from verydeep.printable import printable
 
 WIDTH, HEIGHT = 420, 300
 """Of a panel, in SVG's units: legible at 360 pixels."""

@@ -19,7 +19,7 @@ from verydeep.experiments.pages.document import (
     Paragraph,
     anchor,
 )
-from verydeep.experiments.pages.text import printable
+from verydeep.printable import printable
 
 
 def html(document: Document, mark: str) -> str:

@@ -1,5 +1,6 @@
 """A page as Markdown of GitHub's kind."""
 
+import os
 import re
 from collections.abc import Iterator
 from html import escape
@@ -15,7 +16,7 @@ from verydeep.experiments.pages.document import (
     Items,
     Paragraph,
 )
-from verydeep.experiments.pages.text import printable
+from verydeep.printable import printable
 
 _MARKS = re.compile(r"[\\`*_\[\]<>|~$&#]")
 
@@ -57,7 +58,9 @@ def _block(block: Block, stem: str) -> str:
         return "\n".join(f"    {printable(line)}" for line in block.text.splitlines())
     if isinstance(block, Figure):
         titles = "; ".join(panel.title for panel in block.panels)
-        return f"![{_escaped(titles)}]({quote(figure_file(block, stem))})\n\n{_escaped(block.caption)}"
+        return (
+            f"![{_escaped(titles)}]({quote(os.fsencode(figure_file(block, stem)))})\n\n{_escaped(block.caption)}"
+        )
     return ""  # photographs
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from verydeep.errors import UserError
+from verydeep.errors import UserError, reason
 from verydeep.experiments.pages import charts
 from verydeep.experiments.pages.document import Document
 from verydeep.experiments.pages.html import html
 from verydeep.experiments.pages.markdown import figure_file, markdown
-from verydeep.files import written_aside
+from verydeep.files import exists, is_folder, written_aside
 
 _OURS = "Made by verydeep report"
 _MARK = f"{_OURS}; making it again overwrites what was changed here."
@@ -44,7 +44,7 @@ def write_files(files: Mapping[Path, str]) -> None:
         UserError: for such a file, and where one cannot be written.
     """
     for path in files:
-        if path.is_dir() or (path.exists() and not _is_ours(path)):
+        if is_folder(path) or (exists(path) and not _is_ours(path)):
             raise UserError(
                 f"{path} was not made by verydeep report; move it away, or give the report another name"
             )
@@ -68,4 +68,4 @@ def _is_ours(path: Path) -> bool:
         with path.open("rb") as file:
             return _OURS.encode() in file.read(_BEGINNING)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {reason(error)}") from error

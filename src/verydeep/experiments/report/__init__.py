@@ -11,6 +11,7 @@ from verydeep.experiments.report.making import check_report as check_report
 from verydeep.experiments.report.making import make_report as make_report
 from verydeep.experiments.report.runs import runs_report as runs_report
 from verydeep.experiments.results import RESULTS
+from verydeep.files import is_file
 
 
 def report(sources: Sequence[Path], page: Path | None = None) -> tuple[Path, ...]:
@@ -29,7 +30,7 @@ def report(sources: Sequence[Path], page: Path | None = None) -> tuple[Path, ...
     """
     if not sources:
         raise UserError("a report takes run directories, or the folder of an experiment; none was given")
-    if len(sources) == 1 and (sources[0] / RESULTS).is_file():
+    if len(sources) == 1 and is_file(sources[0] / RESULTS):
         return make_report(sources[0], page)
     if page is None:
         raise UserError("the report of runs needs a name; give one that ends in .html or .md with -o")
