@@ -343,9 +343,10 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
 
 @app.command
 def inspect(data: str, /, *, json_: Json = False) -> None:
-    """Read a data set through: its classes, its images' sizes, and what cannot be read.
+    """Read a data set through: its classes, its images' sizes, and what is wrong with them.
 
-    Leaves with exit code 1 where there are unreadable images.
+    Lists what cannot be read, what is suspicious (such as a photograph cut in the middle), which photographs are
+    both in train and in val, and what is left out. Leaves with exit code 1 if there are unreadable images.
 
     For example:
 
@@ -374,13 +375,23 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
         if json_:
             row["class counts"] = each.counts
             row["unreadable images"] = list(each.unreadable)
+            row["suspicious images"] = list(each.suspicious)
+            row["images also in train"] = list(each.also_in_train)
             row["other paths"] = list(each.others)
         rows.append(row)
+    if not json_:
+        train, val = (each.counts for each in found)
+        _show([{"class": name, "train": train[name], "val": val[name]} for name in train], json_, title=data)
     _show(rows, json_, title=data)
     unreadable = [line for each in found for line in each.unreadable]
-    others = [path for each in found for path in each.others]
+    lists = {
+        "Unreadable": unreadable,
+        "Suspicious": [line for each in found for line in each.suspicious],
+        "In train and in val": [line for each in found for line in each.also_in_train],
+        "Other files, left out": [path for each in found for path in each.others],
+    }
     if not json_:
-        for title, lines in (("Unreadable", unreadable), ("Other files, left out", others)):
+        for title, lines in lists.items():
             for line in [f"{title}:", *lines] if lines else []:
                 print(line)
     if unreadable:
