@@ -381,7 +381,9 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
         rows.append(row)
     if not json_:
         train, val = (each.counts for each in found)
-        _show([{"class": name, "train": train[name], "val": val[name]} for name in train], json_, title=data)
+        _show(
+            [{"class": name, "train": train[name], "val": val[name]} for name in train], json_, "images per class"
+        )
     _show(rows, json_, title=data)
     unreadable = [line for each in found for line in each.unreadable]
     lists = {

@@ -184,7 +184,7 @@ _LETTERS = re.compile(rb"[A-Za-z]{4}")
 def read_png(data: bytes) -> Png:
     """Return what a PNG says of its pixels.
 
-    Raises `Damaged` for one without a header.
+    Raises `Damaged` for one without a header or without pixels.
     """
     if data[12:16] != b"IHDR" or len(data) < 33:
         raise Damaged("truncated in its header" if len(data) < 33 else "no IHDR chunk at its beginning")
@@ -217,6 +217,8 @@ def read_png(data: bytes) -> Png:
         elif name != b"IEND" and not (name == b"IHDR" and begin == 8):
             continue
         needed.append(slice(begin, end))
+    if not coded:
+        raise Damaged("truncated before its pixels")
     return Png(
         width,
         height,

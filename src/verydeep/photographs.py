@@ -246,9 +246,15 @@ def _damage_named(path: Path, data: bytes, header: Header | None = None) -> Iter
             raise ImageError(
                 path, f"is a JPEG with {header.oddity}, which is not read ({detail}): convert it"
             ) from error
-        early = "truncat" in detail.lower() or (data[:4] == b"RIFF" and len(data) < 8 + _riff_length(data))
+        early = any(words in detail.lower() for words in _EARLY) or (
+            data[:4] == b"RIFF" and len(data) < 8 + _riff_length(data)
+        )
         what = "ends early (truncated" if early else "is damaged ("
         raise ImageError(path, f"{what}{'' if early else detail}): fetch it again") from error
+
+
+_EARLY = ("truncat", "unpack_from requires a buffer")
+"""In what a decoder says where the data end before the image does."""
 
 
 def _riff_length(data: bytes) -> int:

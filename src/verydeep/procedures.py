@@ -297,7 +297,7 @@ def _inspected(dataset: Dataset, split: Split) -> Inspection:
         (red, green, blue),
         (low, median, high) if len(sides) else None,
         tuple(reason for _, reason in found.unreadable),
-        tuple(f"{path} ({count} images below it)" if count else str(path) for path, count in _left_out(dataset)),
+        tuple(f"{path} (images below it: {count})" if count else str(path) for path, count in _left_out(dataset)),
         (*(reason for _, reason in found.suspicious), *_elongated(dataset, found)),
     )
 
@@ -392,9 +392,7 @@ def surveyed(
             say(dataset.note)
         if dataset.ignored:
             images = sum(count for _, count in _left_out(dataset))
-            below = (
-                f" with {images} images, which must lie directly in the folder of their class" if images else ""
-            )
+            below = f" (images in them: {images}; move these into the folder of their class)" if images else ""
             say(
                 f"{dataset.name}: {len(dataset.ignored)} other files or folders left out{below}, such as "
                 f"{dataset.ignored[0]}; verydeep inspect lists them"
