@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from synthetic import chunk, photo, png, save, segment, tiff
 from verydeep import decoding, photographs
@@ -54,6 +54,28 @@ def test_jpeg_is_what_pillow_decodes(tmp_path, options):
     path = save(tmp_path / "photo.JPEG", photo(61, 83), **options)
     with Image.open(path) as image:
         assert np.array_equal(decode(path), np.asarray(image))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGB", "L"])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("shortest", [None, 10])
+def test_every_jpeg_is_to_the_last_bit_what_pillow_makes_of_it(tmp_path, monkeypatch, mode, orientation, shortest):
+    """Which decides where the fast decoder cannot."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "photo.jpg", photo(61, 83), mode, exif=exif)
+    fast = read(path, shortest)
+
+    def fail(*_, **__):
+        raise KeyError
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", fail)
+    slow = read(path, shortest)
+    assert np.array_equal(fast[0], slow[0])
+    assert fast[1] == slow[1]
+    if shortest is None:
+        with Image.open(path) as image:
+            assert np.array_equal(fast[0], np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
 
 
 @pytest.mark.parametrize("name", ["grey.jpg", "grey.png", "grey.webp"])
@@ -602,7 +624,7 @@ def test_a_jpeg_cut_in_the_middle_is_doubted_though_it_has_an_end(tmp_path):
 
 
 @pytest.mark.parametrize("colour", [0, 2, 3, 6])
-@pytest.mark.parametrize("after", [b"", chunk(b"eXIf", tiff(6))])
+@pytest.mark.parametrize("after", [b"", chunk(b"eXIf", tiff(6))], ids=["upright", "turned"])
 @pytest.mark.parametrize("height", [6, 7])
 def test_a_png_without_its_last_rows_is_doubted(tmp_path, colour, after, height):
     channels = {0: 1, 2: 3, 3: 1, 6: 4}[colour]

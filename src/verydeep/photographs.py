@@ -242,13 +242,13 @@ def _damage_named(path: Path, data: bytes, header: Header | None = None) -> Iter
         raise ImageError(path, "there is not enough memory to decode it: shrink it or leave it out") from error
     except Exception as error:
         detail = str(error) or type(error).__name__
-        if isinstance(header, Jpeg) and header.oddity:  # to fetch it again would not help
-            raise ImageError(
-                path, f"is a JPEG with {header.oddity}, which is not read ({detail}): convert it"
-            ) from error
         early = any(words in detail.lower() for words in _EARLY) or (
             data[:4] == b"RIFF" and len(data) < 8 + _riff_length(data)
         )
+        if isinstance(header, Jpeg) and header.oddity and not early:  # to fetch it again would not help
+            raise ImageError(
+                path, f"is a JPEG with {header.oddity}, which is not read ({detail}): convert it"
+            ) from error
         what = "ends early (truncated" if early else "is damaged ("
         raise ImageError(path, f"{what}{'' if early else detail}): fetch it again") from error
 
