@@ -1,5 +1,8 @@
 """Photographs, folders and data sets that tests make."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,3 +54,30 @@ def save(path, pixels, mode=None, **options):
     image = Image.fromarray(np.ascontiguousarray(pixels))
     (image.convert(mode) if mode else image).save(path, **options)
     return path
+
+
+def chunk(name, body):
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png(path, size, depth, colour, rows, before=b"", after=b"", interlace=0):
+    """Write out by hand a PNG of a kind that Pillow does not write; chunks before and after its pixels."""
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlace)
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + pixels + after + chunk(b"IEND", b""))
+    return path
+
+
+def tiff(orientation, order="<", kind=3, before=()):
+    """EXIF that states an orientation, after some other tags."""
+    codes = {1: "B3x", 3: "H2x", 4: "I"}
+    entries = [struct.pack(f"{order}HHIHH", tag, 3, 1, 7, 0) for tag in before]
+    entries.append(struct.pack(f"{order}HHI{codes[kind]}", 0x0112, kind, 1, orientation))
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8)
+    return head + struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4)
+
+
+def segment(marker, body):
+    """A segment of a JPEG."""
+    return bytes([0xFF, marker]) + struct.pack(">H", 2 + len(body)) + body

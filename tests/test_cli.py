@@ -306,6 +306,26 @@ def test_unreadable_images_stop_a_training_unless_they_are_skipped(verydeep, fol
     assert "broken.jpg" in line
 
 
+def test_inspect_lists_classes_and_what_is_wrong(verydeep, folder):
+    data = (folder / "train/cat/a.JPG").read_bytes()
+    (folder / "val/cat/again.jpg").write_bytes(data)
+    write(folder / "train/Dog/strip.png", 0, 2, 90)
+    write(folder / "train/Dog/more/1.png")
+    code, out, _ = verydeep("inspect", folder)
+    assert code == 0
+    assert re.search(r"cat\W+2\W+2\W", out)
+    assert re.search(r"Dog\W+3\W+1\W", out)
+    for title, line in (
+        ("Suspicious", "strip.png: 90 x 2 pixels"),
+        ("In train and in val", f"again.jpg: has the same content as {folder}/train/cat/a.JPG"),
+        ("Other files, left out", "train/Dog/more (images below it: 1)"),
+    ):
+        assert re.search(rf"{title}:\n.*{re.escape(line)}", out)
+    train, val = json.loads(verydeep("inspect", folder, "--json")[1])
+    assert "strip.png" in train["suspicious images"][0]
+    assert "again.jpg" in val["images also in train"][0]
+
+
 def test_the_digits_need_no_download(verydeep):
     rows = json.loads(verydeep("inspect", "digits", "--json")[1])
     assert [(row["images"], len(row["counts"])) for row in rows] == [(1437, 10), (360, 10)]

@@ -1,5 +1,6 @@
 """Where labelled images come from: the three layouts, and what of them is refused."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthetic import pixels, refusal, touch, write
-from verydeep.datasets import Dataset, compare_classes, fingerprint, held_out, open_dataset
+from verydeep.datasets import Dataset, compare_classes, fingerprint, held_out, images_below, open_dataset
 from verydeep.photographs import ImageError, read
 
 META = Path(__file__).parents[2] / "shared/data/ilsvrc-meta"
@@ -153,6 +154,149 @@ def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
     assert "train/cat: cannot be listed: Permission denied" in refusal(open_dataset, folder, "train")
 
 
+def test_a_link_to_itself_is_a_photograph_that_cannot_be_read(folder):
+    (folder / "train/cat/x.jpg").symlink_to("x.jpg")
+    (folder / "train/loop").symlink_to("loop")
+    train = open_dataset(folder, "train")
+    assert names(train)[-1] == "x.jpg"
+    assert train.ignored == (folder / "train/loop",)
+    with pytest.raises(ImageError, match=r"x\.jpg: cannot be read"):
+        read(train.photographs[-1])
+
+
+def test_images_below_a_folder_are_counted(folder):
+    for name in (
+        "more/a.jpg",
+        "more/b.PNG",
+        "more/deep/c.webp",
+        "more/notes.txt",
+        "more/.hidden/d.jpg",
+        "more/.e.jpg",
+    ):
+        touch(folder / "train/cat" / name)
+    (folder / "train/cat/more/back").symlink_to(folder)
+    assert images_below(folder / "train/cat/more") == 3
+    assert open_dataset(folder, "train").ignored == (folder / "train/cat/more",)
+    assert images_below(folder / "train/cat/a.JPG") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [("validation", "val"), ("Val", "val"), ("valid", "val"), ("test", "val"), ("Training", "train")],
+)
+def test_a_folder_that_is_called_otherwise_is_pointed_out(folder, name, needed):
+    (folder / needed).rename(folder / name)
+    assert f"(did you mean {name}? Rename it to {needed})" in refusal(open_dataset, folder, "train")
+    other = {"val": "train", "train": "val"}[needed]
+    (folder / other).rename(folder / f"my {other}")
+    assert f"did you mean {name}?" in refusal(open_dataset, folder, "val")
+
+
+def test_validation_is_preferred_to_test_where_one_is_meant(folder):
+    (folder / "val").rename(folder / "validation")
+    (folder / "test").mkdir()
+    message = refusal(open_dataset, folder, "train")
+    assert "did you mean validation?" in message
+    assert "test?" not in message
+
+
+def test_val_alone_can_be_opened_to_test_on(folder):
+    whole = open_dataset(folder, "val")
+    shutil.rmtree(folder / "train")
+    alone = open_dataset(folder, "val")
+    assert (alone.classes, names(alone), alone.labels.tolist()) == (whole.classes, names(whole), [0, 1])
+    assert "has no folder train but val/" in refusal(open_dataset, folder, "train")
+
+
+# One folder of class folders
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """Two classes of ten and of four images, and no splits."""
+    for name, count in (("rose", 10), ("aster", 4)):
+        for number in range(count):
+            touch(tmp_path / f"flowers/{name}/{number}.jpg")
+    return tmp_path / "flowers"
+
+
+def validation_of(root):
+    train, val = (open_dataset(root, split) for split in ("train", "val"))
+    assert train.classes == val.classes == ("aster", "rose")
+    assert (train.name, val.name) == ("flowers/train", "flowers/val")
+    both = [*train.photographs, *val.photographs]
+    assert sorted(both) == sorted(root.glob("*/*.jpg"))
+    for dataset in (train, val):
+        assert [path.parent.name for path in dataset.photographs] == [dataset.classes[k] for k in dataset.labels]
+    return [path.relative_to(root).as_posix() for path in val.photographs]
+
+
+def test_a_folder_without_splits_is_split_by_class_and_the_split_written_down(flowers):
+    val = validation_of(flowers)
+    assert val == ["aster/0.jpg", "rose/3.jpg", "rose/4.jpg"], "a later version must draw the same"
+    written = json.loads((flowers / "split.json").read_text())
+    assert written == {"seed": 0, "share": 0.2, "val": val}
+    assert open_dataset(flowers, "val").ignored == ()
+    assert open_dataset(flowers, "val").note == (
+        f"flowers/val: 3 of 14 images; those for validation are listed in {flowers}/split.json"
+    )
+    for number in range(10, 30):
+        touch(flowers / f"rose/{number}.jpg")
+    assert validation_of(flowers) == val, "images that are added are for training"
+    (flowers / "rose/3.jpg").unlink()
+    assert validation_of(flowers) == ["aster/0.jpg", "rose/4.jpg"]
+
+
+def test_the_list_of_a_split_can_be_changed_by_hand(flowers):
+    touch(flowers / "split.json", '{"val": ["rose/3.jpg", "aster/1.jpg"]}')
+    assert validation_of(flowers) == ["aster/1.jpg", "rose/3.jpg"]
+    touch(flowers / "split.json", '{"val": ["rose/3.jpg"]}')
+    assert "split.json: leaves no image of class aster for val" in refusal(open_dataset, flowers, "val")
+    touch(flowers / "split.json", json.dumps({"val": ["rose/3.jpg", *(f"aster/{k}.jpg" for k in range(4))]}))
+    assert "leaves no image of class aster for train" in refusal(open_dataset, flowers, "train")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"val": "rose"}', '{"val": [1]}', "[" * 100_000, "\xff"])
+def test_a_damaged_list_of_a_split_is_one_line(flowers, content):
+    (flowers / "split.json").write_bytes(content.encode("latin-1"))
+    assert "split.json: is not a list of validation images" in refusal(open_dataset, flowers, "train")
+
+
+def test_a_folder_that_cannot_be_written_is_split_in_the_same_way(flowers, monkeypatch):
+    expected = validation_of(flowers)
+    (flowers / "split.json").unlink()
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert validation_of(flowers) == expected
+    assert not (flowers / "split.json").exists()
+    assert "split.json cannot be written" in open_dataset(flowers, "val").note
+
+
+def test_a_name_that_is_not_utf8_is_split_too(flowers):
+    for number in range(10):
+        touch(flowers / os.fsdecode(b"aster/\xe9%d.jpg" % number))
+    val = validation_of(flowers)
+    assert validation_of(flowers) == val
+
+
+def test_a_class_of_one_image_cannot_be_split(flowers):
+    touch(flowers / "tulip/1.jpg")
+    assert "class tulip has 1 images" in refusal(open_dataset, flowers, "train")
+    shutil.rmtree(flowers / "tulip")
+    (flowers / "tulip").mkdir()
+    assert "class tulip holds no image" in refusal(open_dataset, flowers, "train")
+
+
+@pytest.mark.parametrize("name", ["Train", "validation", "test"])
+def test_folders_that_are_called_like_splits_are_no_classes(flowers, name):
+    (flowers / "rose").rename(flowers / name)
+    assert "has no folder train" in refusal(open_dataset, flowers, "train")
+    assert not (flowers / "split.json").exists()
+
+
 # ILSVRC-2012
 
 SYNSETS = {1: "n03", 2: "n01", 3: "n02"}  # the devkit's order is not the sorted one
@@ -249,6 +393,14 @@ def test_ilsvrc_classes_of_train_and_val_must_agree(ilsvrc):
     assert "ILSVRC2012_val_00000002.JPEG: val says class n01 (id 2), train has no such folder" in message
 
 
+def test_ilsvrc_can_be_tested_on_without_train(ilsvrc):
+    whole = open_dataset(ilsvrc, "val")
+    shutil.rmtree(ilsvrc / "train")
+    alone = open_dataset(ilsvrc, "val")
+    assert alone.classes == whole.classes
+    assert alone.labels.tolist() == whole.labels.tolist()
+
+
 def test_caffes_sorted_synsets_are_not_taken_for_the_devkits(ilsvrc):
     (ilsvrc / "devkit/data/meta.mat").unlink()
     touch(ilsvrc / "devkit/data/synsets.txt", "".join(f"n{number:08}\n" for number in range(1000)))
@@ -292,6 +444,17 @@ def test_compare_classes_says_where_they_first_differ():
     assert 'the weights has "a" and pets/val ends here' in refusal(
         compare_classes, ["a"], [], "the weights", "pets/val"
     )
+
+
+def test_a_name_that_only_looks_the_same_is_told_apart():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for one, other in ((composed, decomposed), (decomposed, composed)):
+        message = refusal(compare_classes, [one, "cafz", "dog"], ["cafz", other, "dog"], "val", "train")
+        assert f'val has the class "{one}"' in message
+        assert r"'caf\xe9'" in message
+        assert r"'cafe\u0301'" in message
+        assert "rename" in message
+    compare_classes([composed], [composed], "val", "train")
 
 
 # Fingerprint

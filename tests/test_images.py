@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from synthetic import photo, save
-from verydeep import photographs
+from verydeep import decoding
 from verydeep.errors import UserError
-from verydeep.images import grid_offsets, rescale, rescale_and_crop, rescaled_size
+from verydeep.headers import read_jpeg
+from verydeep.images import grid_offsets, rescale, rescale_and_crop, rescaled_size, too_elongated
 from verydeep.photographs import ImageError, decode
 
 SAMPLES = Path(__file__).parents[2] / "shared" / "data" / "ilsvrc-samples"
@@ -107,11 +108,23 @@ def test_rescale_to_its_own_size_changes_nothing(tmp_path):
 
 def test_too_elongated_to_rescale(tmp_path):
     pixels = np.zeros((1, 1600, 3), np.uint8)
-    for call in (lambda p: rescale(p, 256), lambda p: rescale_and_crop(p, 256, 224, (0.0, 0.0))):
-        with pytest.raises(ImageError, match="pixels in memory: 1600 x 1 pixels would become 409600 x 256"):
-            call(pixels)
-        with pytest.raises(ImageError, match=r"line\.png: 1600 x 1 pixels would become"):
-            call(save(tmp_path / "line.png", pixels))
+    with pytest.raises(ImageError, match="pixels in memory: 1600 x 1 pixels would become 409600 x 256"):
+        rescale(pixels, 256)
+    with pytest.raises(ImageError, match=r"line\.png: 1600 x 1 pixels would become"):
+        rescale(save(tmp_path / "line.png", pixels), 256)
+    assert "more than the 100000000 pixels allowed" in too_elongated(1600, 1, 256)
+    assert too_elongated(1600, 1, 249) == ""
+
+
+@pytest.mark.parametrize("rescaling", KERNELS)
+def test_a_crop_of_an_elongated_photograph_needs_no_more_pixels_than_any_other(tmp_path, rescaling):
+    levels = np.arange(600, dtype=np.uint16)[:, None, None] // 3 * np.ones(3)
+    path = save(tmp_path / "divider.png", levels.astype(np.uint8))  # 1 x 600
+    for scale in (48, 512, 4096):
+        for down in (0.0, 0.3, 0.999):
+            crop = rescale_and_crop(path, scale, 32, (0.5, down), rescaling=rescaling)
+            assert np.abs(crop.astype(int) - 200 * down).max() <= 3
+    assert_crop_is_a_slice(path, 48, 32, (0.5, 0.3), rescaling=rescaling)
 
 
 def test_shortest_side_below_one(tmp_path):
@@ -199,7 +212,7 @@ def test_rows_that_a_crop_does_not_need_are_spared_without_a_trace(tmp_path, mon
     found = crops()
     rows = [pixels.shape[0] for pixels in decoded]
     assert min(rows) < height or kind == "progressive"
-    monkeypatch.setattr(photographs, "_upper_part", lambda data, rows: None)
+    monkeypatch.setattr(decoding, "upper_part", lambda data, header, rows: None)
     assert all(np.array_equal(*pair) for pair in zip(found, crops(), strict=True))
 
 
@@ -244,7 +257,7 @@ def test_upper_parts_of_real_photographs_are_bit_equal():
         data = path.read_bytes()
         whole = simplejpeg.decode_jpeg(data)
         rows = whole.shape[0] // 2
-        if part := photographs._upper_part(data, rows):
+        if part := decoding.upper_part(data, read_jpeg(data), rows):
             spared += 1
             assert np.array_equal(simplejpeg.decode_jpeg(part, strict=False)[:rows], whole[:rows])
     assert spared > 15

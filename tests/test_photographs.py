@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
-from synthetic import photo, save
-from verydeep import photographs
+from synthetic import chunk, photo, png, save, segment, tiff
+from verydeep import decoding, photographs
 from verydeep.errors import UserError
-from verydeep.images import rescale, rescaled_size
-from verydeep.photographs import ImageError, decode
+from verydeep.images import rescale, rescale_and_crop, rescaled_size
+from verydeep.photographs import ImageError, decode, examine, photograph_size, read
 from verydeep.printable import printable
 
 TURNED = {  # what the camera stored, made from the upright picture; the inverse of what a viewer does
@@ -28,20 +28,6 @@ TURNED = {  # what the camera stored, made from the upright picture; the inverse
     7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
     8: lambda a: np.rot90(a, -1),
 }
-
-
-def png(path, width, height, depth, colour, rows, extra=b""):
-    """A PNG written out by hand, for the kinds that Pillow does not write."""
-
-    def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    data = zlib.compress(b"".join(b"\0" + row for row in rows))
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
-    return path, chunk
 
 
 def reason(path, **options):
@@ -69,6 +55,28 @@ def test_jpeg_is_what_pillow_decodes(tmp_path, options):
     path = save(tmp_path / "photo.JPEG", photo(61, 83), **options)
     with Image.open(path) as image:
         assert np.array_equal(decode(path), np.asarray(image))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGB", "L"])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("shortest", [None, 10])
+def test_every_jpeg_is_to_the_last_bit_what_pillow_makes_of_it(tmp_path, monkeypatch, mode, orientation, shortest):
+    """Which decides where the fast decoder cannot."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "photo.jpg", photo(61, 83), mode, exif=exif)
+    fast = read(path, shortest)
+
+    def fail(*_, **__):
+        raise KeyError
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", fail)
+    slow = read(path, shortest)
+    assert np.array_equal(fast[0], slow[0])
+    assert fast[1] == slow[1]
+    if shortest is None:
+        with Image.open(path) as image:
+            assert np.array_equal(fast[0], np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
 
 
 @pytest.mark.parametrize("name", ["grey.jpg", "grey.png", "grey.webp"])
@@ -136,11 +144,30 @@ def test_grey_of_16_bits_is_scaled(tmp_path):
     assert np.array_equal(decode(path), np.repeat(grey[..., None], 3, axis=2))
 
 
-def test_transparent_grey_of_16_bits(tmp_path):
-    levels = np.array([[0, 300, 301, 65535]], ">u2")
-    _, chunk = png(tmp_path / "deep.png", 4, 1, 16, 0, [levels.tobytes()])
-    png(tmp_path / "deep.png", 4, 1, 16, 0, [levels.tobytes()], chunk(b"tRNS", struct.pack(">H", 300)))
-    assert decode(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 255, 1, 255]
+def packed(levels, depth):
+    """A row of a PNG of few bits."""
+    bits = "".join(format(level, f"0{depth}b") for level in levels)
+    return int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_transparent_grey_is_white_and_no_other(tmp_path, depth):
+    most = (1 << depth) - 1
+    for key in {0, 1, 5 & most, most - 1}:
+        trns = chunk(b"tRNS", struct.pack(">H", key | 0x100))  # only the low bits count
+        path = png(tmp_path / "few.png", (most + 1, 1), depth, 0, [packed(range(most + 1), depth)], trns)
+        expected = [255 if level == key else 255 * level // most for level in range(most + 1)]
+        assert decode(path)[0, :, 0].tolist() == expected
+
+
+def test_a_transparent_colour_of_16_bits_is_white_and_no_neighbour(tmp_path):
+    grey = np.array([0, 300, 301, 65535], ">u2")
+    path = png(tmp_path / "grey.png", (4, 1), 16, 0, [grey.tobytes()], chunk(b"tRNS", struct.pack(">H", 300)))
+    assert decode(path)[0, :, 0].tolist() == [0, 255, 1, 255]
+    rgb = np.array([(300, 40_000, 5), (300, 40_000, 6), (301, 40_000, 5), (300, 40_001, 5)], ">u2")
+    key = chunk(b"tRNS", struct.pack(">3H", 300, 40_000, 5))
+    path = png(tmp_path / "rgb.png", (4, 1), 16, 2, [rgb.tobytes()], key)
+    assert decode(path)[0].tolist() == [[255] * 3, *[[1, 156, 0]] * 3]
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -148,7 +175,7 @@ def test_colour_of_16_bits_is_scaled(tmp_path, channels):
     pixels = photo(6, 9)
     deep = np.full((6, 9, channels), 65535, ">u2")
     deep[..., :3] = pixels.astype(np.uint16) * 257
-    path, _ = png(tmp_path / "deep.png", 9, 6, 16, 2 if channels == 3 else 6, [row.tobytes() for row in deep])
+    path = png(tmp_path / "deep.png", (9, 6), 16, 2 if channels == 3 else 6, [row.tobytes() for row in deep])
     assert np.array_equal(decode(path), pixels)
 
 
@@ -305,7 +332,7 @@ def test_a_name_that_contradicts_the_content(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["photo.jpg", "turned.jpg", "print.jpg", "progressive.jpg", "photo.png", "photo.webp"]
 )
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.98])
+@pytest.mark.parametrize("kept", [0.01, 0.3, 0.6, 0.98])
 def test_a_truncated_file(tmp_path, name, kept):
     options = {}
     if name == "turned.jpg":
@@ -314,7 +341,7 @@ def test_a_truncated_file(tmp_path, name, kept):
     mode = "CMYK" if name == "print.jpg" else None
     path = save(tmp_path / name, photo(150, 100), mode, progressive=name == "progressive.jpg", **options)
     data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * kept)])
+    path.write_bytes(data[: max(20, int(len(data) * kept))])
     assert "truncated" in reason(path)
 
 
@@ -338,13 +365,305 @@ def test_no_damage_escapes_as_anything_else(tmp_path, name):
     assert refused > 30
 
 
-@pytest.mark.parametrize("error", [struct.error("bad"), SyntaxError("bad"), OverflowError("bad"), MemoryError()])
-def test_whatever_the_decoder_raises_is_an_image_error(tmp_path, monkeypatch, error):
-    def fail(*_):
+@pytest.mark.parametrize("error", [struct.error("bad"), SyntaxError("bad"), OverflowError("bad"), KeyError(6)])
+@pytest.mark.parametrize("name", ["photo.png", "photo.jpg"])
+def test_whatever_the_decoders_raise_is_an_image_error(tmp_path, monkeypatch, error, name):
+    def fail(*_, **__):
         raise error
 
-    monkeypatch.setitem(photographs._READERS, "PNG", fail)
-    assert "is damaged" in reason(save(tmp_path / "photo.png", photo(8, 8)))
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", fail)
+    path = save(tmp_path / name, photo(8, 8))
+    if name == "photo.jpg":  # what the fast decoder cannot do, Pillow may
+        assert decode(path).shape == (8, 8, 3)
+    for kind in ("PNG", "JPEG"):
+        monkeypatch.setitem(decoding._READERS, kind, fail)
+    assert "is damaged" in reason(path)
+
+
+def test_it_is_said_to_fetch_a_file_again_only_where_that_can_help(tmp_path, monkeypatch):
+    path = save(tmp_path / "photo.jpg", photo(16, 16))
+    data = path.read_bytes()
+    frame = data.index(b"\xff\xc0")
+    for at, value, what in ((4, 12, "12 bits per colour"), (1, 0xC3, "lossless"), (9, 2, "2 colour channels")):
+        path.write_bytes(data[: frame + at] + bytes([value]) + data[frame + at + 1 :])
+        assert what in reason(path)
+        assert "convert it" in reason(path)
+        assert "fetch" not in reason(path)
+    path.write_bytes(data[:-30])
+    assert "fetch it again" in reason(path)
+
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setitem(decoding._READERS, "PNG", full)
+    assert reason(save(tmp_path / "a.png", photo(4, 4))).endswith("shrink it or leave it out")
+
+
+# What is written about a photograph
+
+
+def test_text_and_profiles_of_a_png_do_not_spoil_it(tmp_path):
+    pixels = photo(6, 9)
+    rows = [row.tobytes() for row in pixels]
+    text = zlib.compress(b"x" * 2_000_000)
+    spoilt = bytearray(chunk(b"tIME", bytes(7)))
+    spoilt[-1] ^= 255
+    for extra in (
+        chunk(b"zTXt", b"parameters\0\0" + text),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + text),
+        chunk(b"iCCP", b"scanner\0\0" + text),
+        chunk(b"iCCP", b"scanner\0\7" + text),
+        chunk(b"tRNS", b"\0"),
+        chunk(b"gAMA", b""),
+        bytes(spoilt),
+    ):
+        for place in ("before", "after"):
+            path = png(tmp_path / "photo.png", (9, 6), 8, 2, rows, **{place: extra})
+            assert np.array_equal(decode(path), pixels)
+
+
+def test_segments_of_applications_do_not_spoil_a_jpeg(tmp_path, monkeypatch):
+    path = save(tmp_path / "photo.jpg", photo(16, 24))
+    data, expected = path.read_bytes(), decode(path)
+
+    def fail(*_, **__):
+        raise KeyError
+
+    for extra in (
+        segment(0xE2, b"ICC_PROFILE\0"),
+        segment(0xE0, b"JFIF"),
+        segment(0xEE, b"Adobe"),
+        segment(0xE1, b"Exif\0\0" + tiff(1)[:9]),
+        segment(0xFE, b"") + b"stray bytes" + segment(0xFE, b"") + b"\xff" * 9,
+    ):
+        path.write_bytes(data[:2] + extra + data[2:])
+        with monkeypatch.context() as patched:
+            assert np.array_equal(decode(path), expected)
+            patched.setattr(simplejpeg, "decode_jpeg", fail)
+            assert np.array_equal(decode(path), expected)
+
+
+def exif_places(orientation):
+    """Ways to say the orientation of a file, each with how to write photo(40, 64) with it."""
+    exif = tiff(orientation)
+    raw = b"\nexif\n%8d\n" % (6 + len(exif)) + (b"Exif\0\0" + exif).hex().encode() + b"\n"
+    compressed = b"\0" + zlib.compress(raw)
+
+    def as_png(**extra):
+        return lambda path, pixels: png(
+            path.with_suffix(".png"), pixels.shape[1::-1], 8, 2, [row.tobytes() for row in pixels], **extra
+        )
+
+    def as_jpeg(*segments):
+        def write(path, pixels):
+            path = save(path.with_suffix(".jpg"), pixels, quality=95, subsampling=0)
+            path.write_bytes(b"\xff\xd8" + b"".join(segments) + path.read_bytes()[2:])
+            return path
+
+        return write
+
+    app1 = segment(0xE1, b"Exif\0\0" + exif)
+    return {
+        "eXIf": as_png(before=chunk(b"eXIf", exif)),
+        "eXIf with its name": as_png(before=chunk(b"eXIf", b"Exif\0\0" + exif)),
+        "eXIf after the pixels": as_png(after=chunk(b"eXIf", exif)),
+        "zTXt": as_png(before=chunk(b"zTXt", b"Raw profile type exif\0" + compressed)),
+        "zTXt of APP1": as_png(after=chunk(b"zTXt", b"Raw profile type APP1\0" + compressed)),
+        "tEXt": as_png(before=chunk(b"tEXt", b"Raw profile type exif\0" + raw)),
+        "iTXt": as_png(before=chunk(b"iTXt", b"Raw profile type exif\0\1\0\0\0" + compressed[1:])),
+        "APP1": as_jpeg(app1),
+        "after an empty one": as_jpeg(segment(0xE1, b"Exif\0\0"), app1),
+        "after one without tags": as_jpeg(segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"), app1),
+        "after stray bytes": as_jpeg(segment(0xFE, b"") + b"stray", app1),
+        "in two segments": as_jpeg(*(segment(0xE1, b"Exif\0\0" + part) for part in (exif[:12], exif[12:]))),
+    }
+
+
+@pytest.mark.parametrize("place", exif_places(1))
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_the_orientation_is_found_wherever_it_is_written_and_sizes_agree(
+    tmp_path, monkeypatch, place, orientation
+):
+    upright = photo(40, 64)
+    path = exif_places(orientation)[place](tmp_path / "photo", TURNED[orientation](upright))
+    assert photograph_size(path) == (64, 40)
+
+    def fail(*_, **__):
+        raise KeyError
+
+    for _ in ("fast", "Pillow's"):
+        rgb, size = read(path)
+        assert size == (64, 40)
+        assert rgb.shape == (40, 64, 3)
+        assert np.abs(rgb.astype(int) - upright).mean() < 4
+        assert rescale_and_crop(path, 40, 40, (0.0, 0.0)).shape == (40, 40, 3)
+        monkeypatch.setattr(simplejpeg, "decode_jpeg", fail)
+
+
+@pytest.mark.parametrize("name", ["turned.jpg", "turned.png", "turned.webp"])
+def test_exif_is_not_given_to_pillow(tmp_path, monkeypatch, name):
+    """Whose older versions take minutes for 65,535 tags that all claim the same megabyte."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / name, photo(40, 64), exif=exif)
+
+    def fail(*_, **__):
+        raise AssertionError("was not to be called")
+
+    monkeypatch.setattr(Image.Exif, "load", fail)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", fail)
+    assert decode(path).shape == (64, 40, 3)
+    assert examine(path, 8)[0][1] == photograph_size(path) == (40, 64)
+
+
+@pytest.mark.parametrize("place", ["eXIf after the pixels", "zTXt", "after an empty one"])
+def test_an_image_that_pillow_opened_is_what_its_file_is(tmp_path, place):
+    path = exif_places(6)[place](tmp_path / "photo", photo(40, 64))
+    with Image.open(path) as image:
+        assert np.array_equal(decoding.from_pillow(image), decode(path))
+
+
+# Kinds of JPEG that the fast decoder does not know
+
+
+def test_chroma_of_a_quarter_of_the_rows(tmp_path):
+    """4:4:1. Six blocks make a unit in 2 x 2 as in 1 x 4, so that a header turns one into the other."""
+    path = save(tmp_path / "photo.jpg", photo(128, 16), subsampling=2)
+    data = bytearray(path.read_bytes())
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 256, 8)
+    data[frame + 11] = 0x14
+    path.write_bytes(data)
+    with Image.open(path) as image:
+        expected = np.asarray(image)
+    assert photograph_size(path) == (8, 256)
+    assert np.array_equal(decode(path), expected)
+    assert np.array_equal(rescale_and_crop(path, 8, 8, (0.0, 0.1)), expected[24:32])
+    assert decode(path, 1).shape == (64, 2, 3)
+
+
+# Bombs
+
+
+def progressive(scans, side=16):
+    """A grey progressive JPEG that goes over the same coefficients again and again."""
+    huffman = segment(0xC4, b"\x10" + bytes([0, 0, 0, 1, *bytes(12)]) + b"\xe0")
+    frame = segment(0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0))
+    dc = segment(0xC4, b"\0" + bytes([1, *bytes(15)]) + b"\0")
+    tables = segment(0xDB, b"\0" + b"\1" * 64)
+    first = segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + bytes(side * side // 512 + 1)
+    more = segment(0xDA, bytes([1, 1, 0, 1, 5, 0])) + bytes(4)
+    return b"\xff\xd8" + tables + frame + dc + huffman + first + more * (scans - 1) + b"\xff\xd9"
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_by_its_header(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.jpg"
+    path.write_bytes(progressive(500, side=64))
+    assert "are coded in 500 scans" in reason(path)
+    assert "allowed" in reason(path)
+    path.write_bytes(progressive(12))
+    assert decode(path).shape == (16, 16, 3)
+    monkeypatch.setattr(photographs, "MAX_SCANNED_PIXELS", 11 * 16 * 16)
+    assert "are coded in 12 scans" in reason(path)
+
+
+def test_a_very_long_file_is_not_read(tmp_path):
+    path = tmp_path / "sparse.jpg"
+    path.write_bytes(b"\xff\xd8\xff")
+    os.truncate(path, 3_000_000_000)
+    assert reason(path).startswith("is 3000000000 bytes long, more than the 500000000 allowed")
+
+
+@pytest.mark.parametrize("name", ["VP8X", "VP8L"])
+def test_a_webp_of_very_many_pixels_is_refused_before_memory_is_taken_for_them(tmp_path, monkeypatch, name):
+    def fail(*_, **__):
+        raise AssertionError("was to be refused by its header")
+
+    monkeypatch.setitem(decoding._READERS, "WebP", fail)
+    extended = bytes(4) + (16_383).to_bytes(3, "little") * 2
+    lossless = b"\x2f" + (16_383 | 16_383 << 14).to_bytes(4, "little") + bytes(11)
+    body = {"VP8X": extended, "VP8L": lossless}[name]
+    chunks = b"WEBP" + name.encode() + struct.pack("<I", len(body)) + body
+    (tmp_path / "bomb.webp").write_bytes(b"RIFF" + struct.pack("<I", len(chunks)) + chunks)
+    assert "16384 x 16384 are 268435456 pixels by its header" in reason(tmp_path / "bomb.webp")
+
+
+def test_a_second_header_cannot_raise_the_number_of_pixels(tmp_path):
+    large = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0))
+    assert decode(png(tmp_path / "a.png", (2, 2), 8, 0, [b"\1\2"] * 2, large)).shape == (2, 2, 3)
+    path = save(tmp_path / "a.jpg", photo(16, 16))
+    data = path.read_bytes()
+    frame = data.index(b"\xff\xc0")
+    path.write_bytes(data[:frame] + segment(0xC0, struct.pack(">BHHBBBB", 8, 8, 8, 1, 1, 0x11, 0)) + data[frame:])
+    assert "two frame headers" in reason(path)
+
+
+def test_very_many_parts_of_a_file_are_not_walked_through(tmp_path):
+    path = png(tmp_path / "a.png", (2, 2), 8, 0, [b"\1\2"] * 2, chunk(b"teSt", b"") * 100_001)
+    assert "more than 100000 chunks" in reason(path)
+    path = save(tmp_path / "a.jpg", photo(16, 16))
+    path.write_bytes(b"\xff\xd8" + segment(0xFE, b"") * 100_001 + path.read_bytes()[2:])
+    assert "more than 100000 segments" in reason(path)
+
+
+# Doubts
+
+
+def test_a_jpeg_cut_in_the_middle_is_doubted_though_it_has_an_end(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for options in ({}, {"progressive": True}, {"exif": exif}, {"mode": "CMYK"}, {"mode": "L"}):
+        path = save(tmp_path / "photo.jpg", photo(93, 141), **options)
+        assert examine(path, 8)[1] == ""
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) * 6 // 10] + b"\xff\xd9")
+        for shortest in (None, 8):
+            (pixels, size), doubt = examine(path, shortest)
+            assert "premature end" in doubt
+            assert sorted(size) == [93, 141]
+            assert np.array_equal(pixels, read(path, shortest)[0])
+
+
+@pytest.mark.parametrize("colour", [0, 2, 3, 6])
+@pytest.mark.parametrize("after", [b"", chunk(b"eXIf", tiff(6))], ids=["upright", "turned"])
+@pytest.mark.parametrize("height", [6, 7])
+def test_a_png_without_its_last_rows_is_doubted(tmp_path, colour, after, height):
+    channels = {0: 1, 2: 3, 3: 1, 6: 4}[colour]
+    levels = np.random.default_rng(0).integers(1, 255, (height, 90, channels), np.uint8)
+    palette = chunk(b"PLTE", bytes(range(255)) * 3) if colour == 3 else b""
+    rows = [row.tobytes() for row in levels]
+    path = png(tmp_path / "a.png", (90, height), 8, colour, rows, palette, after)
+    assert examine(path)[1] == ""
+    path = png(tmp_path / "a.png", (90, height), 8, colour, rows[:3], palette, after)
+    assert examine(path)[1] == "its last rows are missing"
+    assert read(path)[1] == examine(path)[0][1]
+
+
+def test_a_png_that_ends_in_a_black_row_is_not_doubted(tmp_path):
+    black = [bytes(range(30)), bytes(30)]
+    assert examine(png(tmp_path / "a.png", (10, 2), 8, 2, black))[1] == ""
+    bits = [packed([1, 0] * 5, 1)] * 3 + [packed([0] * 10, 1)]
+    assert examine(png(tmp_path / "a.png", (10, 4), 1, 0, bits))[1] == ""
+
+
+def test_an_interlaced_png_is_doubted_without_its_last_pass(tmp_path):
+    """The rows of Adam7's seven passes over 5 x 5 pixels are of these lengths."""
+    random = np.random.default_rng(0)
+    lengths = (1, 1, 2, *(1, 1), 3, *(2, 2, 2), *(5, 5))
+    passes = [random.integers(1, 255, length, np.uint8).tobytes() for length in lengths]
+    path = png(tmp_path / "a.png", (5, 5), 8, 0, passes, interlace=1)
+    assert examine(path)[1] == ""
+    assert (
+        examine(png(tmp_path / "a.png", (5, 5), 8, 0, passes[:-2], interlace=1))[1] == "its last rows are missing"
+    )
+
+
+def test_a_png_with_a_wrong_checksum_is_doubted(tmp_path):
+    path = png(tmp_path / "a.png", (10, 2), 8, 2, [bytes(range(30)), bytes(range(30, 60))])
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IEND") - 5] ^= 1
+    path.write_bytes(data)
+    assert "checksums" in examine(path)[1]
 
 
 @pytest.mark.parametrize("side", [10_001, 30_000, 60_000])
@@ -362,11 +681,11 @@ def test_too_many_pixels_by_the_header(tmp_path, side):
     cmyk.write_bytes(data[:at] + struct.pack(">HH", side, side) + data[at + 4 :])
     assert stated in reason(cmyk)
 
-    assert stated in reason(png(tmp_path / "photo.png", side, side, 8, 2, [b"\0\0\0"])[0])
+    assert stated in reason(png(tmp_path / "photo.png", (side, side), 8, 2, [b"\0\0\0"]))
 
 
 def test_an_allowed_number_of_pixels_that_pillow_would_warn_of(tmp_path):
-    path, _ = png(tmp_path / "bits.png", 10_000, 9_990, 1, 0, [b"\0"])
+    path = png(tmp_path / "bits.png", (10_000, 9_990), 1, 0, [b"\0"])
     assert "pixels" not in reason(path)  # truncated, but not too large
 
 

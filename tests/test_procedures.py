@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import verydeep
-from synthetic import memory, refusal, write
+from synthetic import chunk, memory, pixels, png, refusal, tiff, write
 from verydeep import recipe as recipes
 from verydeep.photographs import ImageError
 
@@ -189,6 +189,85 @@ def test_an_image_taken_upside_down_is_put_upright(run, tmp_path):
 def test_an_unreadable_image_is_named(run, tmp_path):
     with pytest.raises(ImageError, match=r"gone\.jpg"):
         verydeep.predict(run.path, [tmp_path / "gone.jpg"])
+
+
+def test_val_alone_can_be_tested_on_and_its_classes_are_compared_with_the_nets(run, folder):
+    expected = verydeep.test(run.path, folder)
+    shutil.rmtree(folder / "train")
+    assert verydeep.test(run.path, folder) == expected
+    (folder / "val/cat").rename(folder / "val/cow")
+    assert '"cow"' in refusal(verydeep.test, run.path, folder)
+
+
+def test_a_strip_is_trained_on_at_every_scale_but_refused_where_it_would_be_rescaled_whole(
+    folder, tmp_path, capsys
+):
+    """1 x 600 pixels are 157 million at S = 512, of which a crop needs next to none."""
+    write(folder / "train/cat/divider.png", 0, 600, 1)
+    large = recipes.changed(RECIPE, {"training_scale": (512, 512), "epochs": 1})
+    assert verydeep.train(folder, large, out=tmp_path / "large").ended
+    write(folder / "val/cat/divider.png", 0, 600, 1)
+    message = refusal(verydeep.train, folder, large, out=tmp_path / "refused")
+    assert "val/cat/divider.png: 1 x 600 pixels would become 512 x 307200" in message
+    assert "--skip-unreadable" in message
+    assert not (tmp_path / "refused/log.jsonl").exists()
+    assert verydeep.train(folder, large, out=tmp_path / "refused", skip_unreadable=True).ended
+    (small,) = verydeep.test(tmp_path / "large", folder, scales=[40])
+    assert small.top1.images == 3
+    assert "divider.png" in refusal(verydeep.test, tmp_path / "large", folder, scales=[40, 512])
+    capsys.readouterr()
+    (left,) = verydeep.test(
+        tmp_path / "large", folder, scales=[40, 512], method="centre-crop", skip_unreadable=True
+    )
+    assert left.top1.images == 2
+    assert "left out: " in capsys.readouterr().err
+
+
+def test_a_folder_of_classes_is_split_once_for_training_and_testing(folder, tmp_path, capsys):
+    for path in (*folder.glob("train/*/*"), *folder.glob("val/*/*")):
+        target = tmp_path / "flowers" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    run = verydeep.train(tmp_path / "flowers", RECIPE, out=tmp_path / "a")
+    said = capsys.readouterr().err
+    assert "flowers/train: 4 of 6 images; those for validation are listed in" in said
+    assert "split.json" in said
+    (result,) = verydeep.test(run, tmp_path / "flowers")
+    assert result.top1.images == 2
+    train, val = verydeep.inspect(tmp_path / "flowers")
+    assert (train.counts, val.counts) == ({"Dog": 2, "cat": 2}, {"Dog": 1, "cat": 1})
+
+
+def test_images_in_deeper_folders_are_counted_where_they_are_left_out(folder, tmp_path, capsys):
+    for number in range(20):
+        write(folder / f"train/cat/more/{number}.png")
+    verydeep.train(folder, RECIPE, out=tmp_path / "a")
+    said = capsys.readouterr().err
+    assert "pets/train: 1 other files or folders left out (images in them: 20; " in said
+    train, _ = verydeep.inspect(folder)
+    assert train.others == (f"{folder}/train/cat/more (images below it: 20)",)
+
+
+def test_inspection_names_what_is_suspicious_and_what_train_and_val_share(folder):
+    data = write(folder / "train/cat/whole.jpg", 3, 90, 60).read_bytes()
+    (folder / "train/cat/cut.jpg").write_bytes(data[: len(data) * 6 // 10] + b"\xff\xd9")
+    write(folder / "train/Dog/strip.png", 0, 3, 90)
+    shutil.copy(folder / "train/cat/b.png", folder / "val/Dog/same.png")
+    train, val = verydeep.inspect(folder)
+    cut, strip = train.suspicious
+    assert cut.startswith(f"{folder}/train/cat/cut.jpg: ")
+    assert strip.startswith(f"{folder}/train/Dog/strip.png: 90 x 3 pixels")
+    assert val.also_in_train == (f"{folder}/val/Dog/same.png: has the same content as {folder}/train/cat/b.png",)
+    assert train.also_in_train == train.unreadable == val.suspicious == ()
+
+
+def test_an_image_of_pillows_is_predicted_as_its_file_is(run, tmp_path):
+    path = png(
+        tmp_path / "turned.png", (9, 6), 8, 2, [row.tobytes() for row in pixels(3)], after=chunk(b"eXIf", tiff(6))
+    )
+    with Image.open(path) as opened:
+        by_file, by_pillow = verydeep.predict(run.path, [path, opened])
+    assert by_file.posteriors == by_pillow.posteriors
 
 
 def test_a_data_set_has_a_length_and_is_indexed_and_iterated(folder):

@@ -11,13 +11,14 @@ from PIL import Image
 from synthetic import memory, pixels, refusal, touch, write
 from verydeep import survey as surveys
 from verydeep.datasets import Dataset, fingerprint, open_dataset
-from verydeep.photographs import ImageError, decode, read
-from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey
+from verydeep.photographs import ImageError, decode, examine
+from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey, unreadable_at
 
 
 def same(one: Survey, other: Survey):
     return (
         one.unreadable == other.unreadable
+        and one.suspicious == other.suspicious
         and np.array_equal(one.sizes, other.sizes)
         and one.sizes.dtype == other.sizes.dtype
         and np.array_equal(one.mean, other.mean)
@@ -36,9 +37,9 @@ def readings(monkeypatch):
 
     def counting(photograph, shortest=None):
         seen.append(photograph)
-        return read(photograph, shortest)
+        return examine(photograph, shortest)
 
-    monkeypatch.setattr(surveys, "read", counting)
+    monkeypatch.setattr(surveys, "examine", counting)
     return seen
 
 
@@ -162,7 +163,8 @@ def test_a_damaged_kept_survey_is_made_anew(folder, cache, readings):
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 255
-    np.savez(path, sizes=first.sizes[:1], mean=first.mean, covariance=first.covariance, indices=[], reasons=[])
+    lists = {f"{what} {part}": [] for what in ("unreadable", "suspicious") for part in ("rows", "reasons")}
+    np.savez(path, sizes=first.sizes[:1], mean=first.mean, covariance=first.covariance, **lists)
     other = path.read_bytes()
     for damaged in (b"", whole[:200], whole[:-10], b"no numpy at all", bytes(flipped), other):
         readings.clear()
@@ -195,12 +197,12 @@ def test_a_kept_survey_of_a_file_that_can_now_be_read_is_made_anew(folder, monke
         readings.append(photograph)
         raise ImageError(photograph, "no right to read it")
 
-    monkeypatch.setattr(surveys, "read", failing)
+    monkeypatch.setattr(surveys, "examine", failing)
     assert len(survey(dataset, progress=False).unreadable) == 2
     readings.clear()
     assert len(survey(dataset, progress=False).unreadable) == 2
     assert len(readings) == 2  # asked again, and no more than that
-    monkeypatch.setattr(surveys, "read", read)
+    monkeypatch.setattr(surveys, "examine", examine)
     assert survey(dataset, progress=False).unreadable == ()
 
 
@@ -262,6 +264,37 @@ def test_a_class_that_loses_its_last_photograph_is_refused(damaged, folder):
     message = refusal(leave_out_unreadable, damaged, found, skip=True)
     assert "none of the photographs of class cat can be read" in message
     assert "a.JPG" in message
+
+
+def test_doubts_about_photographs_are_kept_and_follow_those_that_are_left(damaged, cache):
+    path = damaged.photographs[3]
+    data = path.read_bytes()
+    end = data.index(b"IEND") - 4
+    path.write_bytes(data[: end - 4] + bytes(4) + data[end:])
+    for _ in ("made", "kept"):
+        found = survey(damaged, progress=False)
+        assert found.suspicious == (
+            (3, f"{path}: its checksums say that its pixels are not those that were written"),
+        )
+    assert len(kept(cache)) == 1
+    dataset, rest = leave_out_unreadable(damaged, found, skip=True)
+    assert [index for index, _ in rest.suspicious] == [1]
+    assert dataset.photographs[1] == path
+
+
+def test_photographs_too_elongated_for_a_scale_cannot_be_read_at_it(folder):
+    write(folder / "train/cat/line.png", 0, 600, 1)
+    write(folder / "train/cat/none.png").write_bytes(b"")
+    dataset = open_dataset(folder, "train")
+    found = survey(dataset, progress=False)
+    for fits in (9, 408):  # 408 x 244,800 pixels
+        assert unreadable_at(dataset, found, fits) is found
+    refused = unreadable_at(dataset, found, 409)
+    assert [index for index, _ in refused.unreadable] == [4, 5]
+    assert "line.png: 1 x 600 pixels would become 409 x 245400" in refused.unreadable[0][1]
+    dataset, rest = leave_out_unreadable(dataset, refused, skip=True)
+    assert [path.name for path in dataset.photographs] == ["1.jpeg", "2.WebP", "a.JPG", "b.png"]
+    assert rest.sizes.min() > 0
 
 
 def test_a_survey_of_nothing_readable_has_no_colour(folder):

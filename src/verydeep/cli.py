@@ -372,9 +372,10 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
 
 @app.command
 def inspect(data: str, /, *, json_: Json = False) -> None:
-    """Read a data set through: its classes, its images' sizes, and what cannot be read.
+    """Read a data set through: its classes, its images' sizes, and what is wrong with them.
 
-    Leaves with exit code 1 where there are unreadable images.
+    Lists what cannot be read, what is suspicious (such as a photograph cut in the middle), which photographs are
+    both in train and in val, and what is left out. Leaves with exit code 1 if there are unreadable images.
 
     For example:
 
@@ -408,9 +409,16 @@ def _show_inspections(found: Sequence["Inspection"], data: str) -> None:
         {"": name} | {split: each.get(name, "") for split, each in facts.items()} for name in names
     ]
     write_table(data, rows)
-    unreadable = [line for each in found for line in each.unreadable]
-    others = [path for each in found for path in each.others]
-    for title, lines in (("Unreadable", unreadable), ("Other files, left out", others)):
+    train, val = (each.counts for each in found)
+    write("\n")
+    write_table("images per class", [{"class": name, "train": train[name], "val": val[name]} for name in train])
+    lists = {
+        "Unreadable": [line for each in found for line in each.unreadable],
+        "Suspicious": [line for each in found for line in each.suspicious],
+        "In train and in val": [line for each in found for line in each.also_in_train],
+        "Other files, left out": [path for each in found for path in each.others],
+    }
+    for title, lines in lists.items():
         if lines:
             write(f"\n{title}:\n")
             for line in lines:

@@ -4,9 +4,11 @@
 """
 
 import hashlib
+import operator
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple, SupportsIndex
@@ -16,8 +18,10 @@ from jaxtyping import Int64, UInt8
 
 from verydeep.errors import UserError, reason
 from verydeep.files import is_folder
+from verydeep.paths import Paths
 from verydeep.photographs import Photograph, decode
 from verydeep.printable import decoded
+from verydeep.split import SPLIT_FILE, SPLIT_SHARE, read_split, write_split
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 """What makes a file a photograph of its class, in any case."""
@@ -28,6 +32,12 @@ DEVKIT_ORDER_FILES = ("synset_words_devkit_order.txt", "synsets.txt")
 ILSVRC_CLASSES = 1000
 
 Split = Literal["train", "val"]
+
+OTHER_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "validation", "valid", "dev", "eval", "test", "testing"),
+}
+"""What people call the folders of the two splits, in any case; a data set has them by the first of these names."""
 
 DIGITS_TRAIN = 1437
 """How many of the 1797 digits are for training: the first ones."""
@@ -54,11 +64,14 @@ class Dataset:
     """For messages: "imagenette/train"."""
     classes: tuple[str, ...]
     """In the order of class scores."""
-    photographs: tuple[Photograph, ...]
+    photographs: Sequence[Photograph]
+    """A tuple, or `Paths`."""
     labels: Int64[np.ndarray, " N"]
     """The class of each photograph, as a position in `classes`."""
     ignored: tuple[Path, ...] = ()
     """Files and folders that lie where photographs do, but are none: left out, to be listed."""
+    note: str = ""
+    """A line about how it was opened that the user should see; mostly none."""
 
     def __post_init__(self) -> None:
         if len(self.photographs) != len(self.labels):
@@ -83,7 +96,7 @@ class Dataset:
             IndexError: beyond the last photograph.
             ImageError: where it cannot be read.
         """
-        photograph = self.photographs[index]
+        photograph = self.photographs[operator.index(index)]
         return Example(decode(photograph), int(self.labels[index]))
 
     def __iter__(self) -> Iterator[Example]:
@@ -105,14 +118,18 @@ def open_dataset(data: str | Path, split: Split) -> Dataset:
       code point; val must have the same ones.
     - a folder as ILSVRC-2012 comes: `train/<wnid>/<image>`, `val/<image>`, and the devkit's ground truth.
       The classes are the sorted wnids of train, not the devkit's ids, which are in another order.
+    - a folder with `<class>/<image>` and neither train nor val: a fifth of each class is for validation. Which
+      images these are is drawn with a fixed seed and written to `split.json` in that folder, if it can be
+      written there; from then on that file decides, and images that are added are for training.
 
     Images are the files with the extensions .jpg, .jpeg, .png and .webp in any case that are directly in
     their folder, sorted by name. Hidden files do not count; all else is left out and put in `ignored`.
+    To open val alone, train need not be there: the classes are then those of val, or of the devkit.
 
     Raises:
-        UserError: for another split, where the folder has neither layout, where a class has no image in either
-            split, where the classes of train and val differ, and where the devkit's files are missing or
-            contradict the images.
+        UserError: for another split, where the folder has none of these layouts, where a class has no image in
+            either split, where the classes of train and val differ, and where the devkit's files or `split.json`
+            are missing, damaged or contradict the images.
     """
     if split not in ("train", "val"):
         raise UserError(f"split is {split!r}; it is 'train' or 'val'")
@@ -123,27 +140,33 @@ def open_dataset(data: str | Path, split: Split) -> Dataset:
     root = Path(data)
     if not is_folder(root):
         raise UserError(f'{root}: there is no such folder; {_layouts(root)}, or "digits"')
-    for needed in ("train", "val"):
-        if not os.path.isdir(root / needed):
-            raise UserError(f"{root}: has no folder {needed} but {_found(root)}; {_layouts(root)}")
-    train, val = _list(root / "train"), _list(root / "val")
-    if not train.folders:
-        raise UserError(f"{root / 'train'}: holds no class folders but {_found(train.path)}; {_layouts(root)}")
-    classes = _names(train)
     name = f"{decoded(root.resolve().name)}/{split}"
+    missing = [needed for needed in ("train", "val") if not os.path.isdir(root / needed)]
+    if len(missing) == 2 and (whole := _list(root)) and _is_one_folder_of_classes(whole):
+        return _part_of_one_folder(name, whole, split)
+    if missing and (split, missing) != ("val", ["train"]):
+        raise UserError(
+            f"{root}: has no folder {missing[0]} but {_found(root)}{_did_you_mean(root, missing)}; "
+            f"{_layouts(root)}"
+        )
+    val = _list(root / "val")
+    train = val if missing else _list(root / "train")
+    if not (train.folders or missing):
+        raise UserError(f"{root / 'train'}: holds no class folders but {_found(train.path)}; {_layouts(root)}")
     _refuse_empty_classes(train)
     if val.folders:
-        compare_classes(_names(val), classes, str(val.path), str(train.path))
+        compare_classes(_names(val), _names(train), str(val.path), str(train.path))
         _refuse_empty_classes(val)
-    elif val.photographs:
-        labels = _ilsvrc_labels(root, val.photographs, classes)
+    elif val.images:
+        photographs = Paths.below(val.path, val.images)
+        classes, labels = _ilsvrc_labels(root, photographs, None if missing else _names(train))
         if split == "val":
-            return Dataset(name, classes, val.photographs, labels, val.others)
+            return Dataset(name, classes, photographs, labels, val.others)
     else:
         raise UserError(
             f"{val.path}: holds neither class folders nor images but {_found(val.path)}; {_layouts(root)}"
         )
-    return _of_class_folders(name, classes, train if split == "train" else val)
+    return _of_class_folders(name, train if split == "train" else val)
 
 
 def held_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
@@ -169,9 +192,24 @@ def held_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
     )
 
 
+def selected(photographs: Sequence[Photograph], rows: Int64[np.ndarray, " M"]) -> Sequence[Photograph]:
+    """Some photographs, in the order of `rows`."""
+    if isinstance(photographs, Paths):
+        return photographs.take(rows)
+    return tuple(photographs[row] for row in rows.tolist())
+
+
+def images_below(path: Path) -> int:
+    """How many images lie in a folder and in all folders below it, without hidden ones and links to folders."""
+    count = 0
+    for _, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        count += sum(not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS) for name in files)
+    return count
+
+
 def _rows(dataset: Dataset, name: str, rows: Int64[np.ndarray, " M"]) -> Dataset:
-    photographs = tuple(dataset.photographs[row] for row in rows)
-    return Dataset(name, dataset.classes, photographs, dataset.labels[rows])
+    return Dataset(name, dataset.classes, selected(dataset.photographs, rows), dataset.labels[rows])
 
 
 def compare_classes(given: Sequence[str], stored: Sequence[str], given_name: str, stored_name: str) -> None:
@@ -180,6 +218,15 @@ def compare_classes(given: Sequence[str], stored: Sequence[str], given_name: str
     Raises:
         UserError: where they are not, with both lengths and what each has where they first differ.
     """
+    spelt = {unicodedata.normalize("NFC", name): name for name in stored}
+    for name in given:
+        same = spelt.get(unicodedata.normalize("NFC", name), name)
+        if same != name and name not in stored:
+            raise UserError(
+                f'{given_name} has the class "{name}", {stored_name} has it spelt with other characters that look '
+                f"the same: {name!a} and {same!a}; an accent is a character of its own in one of them (NFD), but "
+                "not in the other (NFC): rename one of the two"
+            )
     for at, (one, other) in enumerate(zip_longest(given, stored)):
         if one != other:
             there, here = ("ends here" if name is None else f'has "{name}"' for name in (one, other))
@@ -230,20 +277,21 @@ class _Listing(NamedTuple):
 
     path: Path
     folders: tuple[Path, ...]
-    photographs: tuple[Photograph, ...]
+    images: tuple[str, ...]
+    """Their names."""
     others: tuple[Path, ...]
 
 
 def _list(path: Path) -> _Listing:
     folders: list[Path] = []
-    images: list[Photograph] = []
+    images: list[str] = []
     others: list[Path] = []
     # Sorted by code point: the order of classes must not depend on the locale of whoever trains or tests.
     for entry in sorted(_entries(path), key=lambda entry: entry.name):
         if _is_folder(entry):
             folders.append(path / entry.name)
         elif _is_image(entry):
-            images.append(path / entry.name)
+            images.append(entry.name)
         else:
             others.append(path / entry.name)
     return _Listing(path, tuple(folders), tuple(images), tuple(others))
@@ -257,16 +305,20 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         raise UserError(f"{folder}: cannot be listed: {reason(error)}") from error
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or where nobody may look
+        return False
+
+
 def _is_image(entry: os.DirEntry[str]) -> bool:
     # A broken link counts: it is then reported as an unreadable photograph rather than not at all.
     return entry.name.lower().endswith(IMAGE_EXTENSIONS) and not _is_folder(entry)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads back to itself, or to where nothing may be looked at
-        return False
+def _has_images(folder: Path) -> bool:
+    return any(_is_image(entry) for entry in _entries(folder))
 
 
 def _names(listing: _Listing) -> tuple[str, ...]:
@@ -275,31 +327,46 @@ def _names(listing: _Listing) -> tuple[str, ...]:
 
 def _refuse_empty_classes(listing: _Listing) -> None:
     for folder in listing.folders:
-        if not any(_is_image(entry) for entry in _entries(folder)):
+        if not _has_images(folder):
             raise UserError(
                 f"{folder}: class {folder.name} holds no image; every class folder of train and val needs "
                 f"some, directly in it ({' '.join(IMAGE_EXTENSIONS)}): add them, or remove the class from both"
             )
 
 
-def _of_class_folders(name: str, classes: tuple[str, ...], listing: _Listing) -> Dataset:
-    photographs: list[Photograph] = []
-    ignored = [*listing.others, *(path for path in listing.photographs if isinstance(path, Path))]
+def _of_class_folders(name: str, listing: _Listing) -> Dataset:
+    ignored = [*listing.others, *(listing.path / image for image in listing.images)]
     counts = []
-    for folder in listing.folders:
-        inside = _list(folder)
-        photographs += inside.photographs
-        ignored += sorted((*inside.folders, *inside.others))
-        counts.append(len(inside.photographs))
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
-    return Dataset(name, classes, tuple(photographs), labels, tuple(ignored))
+
+    def images() -> Iterator[str]:
+        for folder in listing.folders:
+            inside = _list(folder)
+            ignored.extend(sorted((*inside.folders, *inside.others)))
+            counts.append(len(inside.images))
+            yield from (f"{folder.name}/{image}" for image in inside.images)
+
+    photographs = Paths.below(listing.path, images())
+    labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    return Dataset(name, _names(listing), photographs, labels, tuple(ignored))
 
 
 def _layouts(root: Path) -> str:
     return (
-        f"give a folder with {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg, or as ILSVRC-2012 comes, "
-        f"with {root}/train/<wnid>/*.JPEG, {root}/val/*.JPEG and {root}/devkit/data/{GROUND_TRUTH}"
+        f"give a folder with {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg, or only with "
+        f"{root}/<class>/*.jpg, or as ILSVRC-2012 comes, with {root}/train/<wnid>/*.JPEG, {root}/val/*.JPEG and "
+        f"{root}/devkit/data/{GROUND_TRUTH}"
     )
+
+
+def _did_you_mean(root: Path, missing: Iterable[str]) -> str:
+    """Folders of which people mean the missing ones, and how to name them so; empty where there are none."""
+    there = {entry.name.lower(): entry.name for entry in _entries(root) if _is_folder(entry)}
+    hints = []
+    for needed, names in OTHER_NAMES.items():
+        found = next((there[name] for name in names if name in there), None)
+        if needed in missing and found:
+            hints.append(f"{found}? Rename it to {needed}")
+    return f" (did you mean {'; '.join(hints)})" if hints else ""
 
 
 def _found(folder: Path, most: int = 6) -> str:
@@ -308,11 +375,56 @@ def _found(folder: Path, most: int = 6) -> str:
     return ", ".join(names[:most]) + more if names else "nothing"
 
 
+# One folder of class folders
+
+
+def _is_one_folder_of_classes(whole: _Listing) -> bool:
+    """Whether a folder holds classes: two folders or more, with images, none of which is called like a split."""
+    splits = {name for names in OTHER_NAMES.values() for name in names}
+    return (
+        len(whole.folders) > 1
+        and not any(folder.name.lower() in splits for folder in whole.folders)
+        and any(_has_images(folder) for folder in whole.folders)
+    )
+
+
+def _part_of_one_folder(name: str, whole: _Listing, split: Split) -> Dataset:
+    """One split of a folder without splits, by its list of validation images; if there is none, it is made."""
+    _refuse_empty_classes(whole)
+    file = whole.path / SPLIT_FILE
+    others = tuple(path for path in whole.others if path != file)
+    dataset = _of_class_folders(name, whole._replace(others=others))
+    names = [_below(whole.path, photograph) for photograph in dataset.photographs]
+    if (listed := read_split(file)) is None:
+        held = held_out(dataset, SPLIT_SHARE)[1]
+        listed = frozenset(_below(whole.path, photograph) for photograph in held.photographs)
+        write_split(file, listed)
+    chosen = np.array([(name in listed) == (split == "val") for name in names], bool)
+    rows = np.flatnonzero(chosen)
+    without = np.setdiff1d(np.arange(len(dataset.classes)), dataset.labels[rows])
+    if without.size:
+        raise UserError(
+            f"{file}: leaves no image of class {dataset.classes[without[0]]} for {split}; correct it, or remove "
+            "it to have the images split anew"
+        )
+    note = f"{name}: {len(rows)} of {len(dataset)} images; "
+    note += f"those for validation are listed in {file}" if file.is_file() else f"{file} cannot be written"
+    return replace(_rows(dataset, name, rows), ignored=dataset.ignored, note=note)
+
+
+def _below(root: Path, photograph: Photograph) -> str:
+    """A photograph's class and name, as the list of validation images has it."""
+    assert isinstance(photograph, Path)
+    return photograph.relative_to(root).as_posix()
+
+
 # ILSVRC-2012
 
 
-def _ilsvrc_labels(root: Path, photographs: Sequence[Photograph], classes: Sequence[str]) -> np.ndarray:
-    """Labels of the flat folder of validation images, as positions in `classes`."""
+def _ilsvrc_labels(
+    root: Path, photographs: Sequence[Photograph], trained: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], Int64[np.ndarray, " N"]]:
+    """Classes of train, or all of the devkit where there is no train; and labels of the flat validation images."""
     folders = [root / folder for folder in GROUND_TRUTH_FOLDERS]
     truth = next((folder / GROUND_TRUTH for folder in folders if os.path.isfile(folder / GROUND_TRUTH)), None)
     if truth is None:
@@ -323,6 +435,7 @@ def _ilsvrc_labels(root: Path, photographs: Sequence[Photograph], classes: Seque
         )
     wnids = _devkit_wnids(truth.parent)
     known = set(wnids.values())
+    classes = tuple(sorted(known)) if trained is None else trained
     for name in classes:
         if name not in known:
             raise UserError(
@@ -356,7 +469,7 @@ def _ilsvrc_labels(root: Path, photographs: Sequence[Photograph], classes: Seque
             f"{root / 'val'}: no image of class {classes[missing[0]]} according to {truth}; every class of "
             "train needs some: add them, or remove the class from train"
         )
-    return labels
+    return classes, labels
 
 
 def _devkit_wnids(folder: Path) -> dict[int, str]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from verydeep.card import Rescaling
 from verydeep.errors import UserError
-from verydeep.photographs import MAX_PIXELS, Bottom, ImageError, Photograph, read
+from verydeep.photographs import MAX_PIXELS, ImageError, Photograph, read
 
 FILTERS: dict[Rescaling, tuple[Image.Resampling, float]] = {
     "bilinear": (Image.Resampling.BILINEAR, 1.0),
@@ -39,6 +39,20 @@ def rescaled_size(width: int, height: int, shortest: int) -> tuple[int, int]:
     return (shortest, long) if width <= height else (long, shortest)
 
 
+def too_elongated(width: int, height: int, shortest: int) -> str:
+    """Return why a photograph cannot be rescaled as a whole to a shortest side; empty where it can be.
+
+    Within `MAX_PIXELS` it can be, which no photograph of usual shape exceeds below a side of 7,000 pixels.
+    """
+    across, down = rescaled_size(width, height, shortest)
+    if across * down <= MAX_PIXELS:
+        return ""
+    return (
+        f"{width} x {height} pixels would become {across} x {down} at a shortest side of {shortest}, more than "
+        f"the {MAX_PIXELS} pixels allowed: give a smaller scale, or cut the photograph"
+    )
+
+
 def rescale(
     photograph: Photograph, shortest: int, rescaling: Rescaling = "bilinear"
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -48,7 +62,10 @@ def rescale(
     unchanged. Raises `ImageError` as `decode` does, and for a photograph so elongated that the result
     would have more than `MAX_PIXELS` pixels.
     """
-    pixels, _, size = _read_for(photograph, shortest)
+    pixels, (width, height) = read(photograph, shortest)
+    if reason := too_elongated(width, height, shortest):
+        raise ImageError(photograph if isinstance(photograph, Path) else None, reason)
+    size = rescaled_size(width, height, shortest)
     if pixels.shape[1::-1] == size:
         return pixels.copy() if pixels is photograph else pixels
     return np.array(_resized(Image.fromarray(pixels), size, rescaling))
@@ -72,7 +89,7 @@ def rescale_and_crop(
     side and keeps a crop's place in single precision, which decides ties; both results are within one
     grey level of the exact filter.
 
-    Raises `ImageError` as `rescale` does, `UserError` for a crop larger than `shortest` or a place outside.
+    Raises `ImageError` as `decode` does, `UserError` for a crop larger than `shortest` or a place outside.
     """
     if not 1 <= crop <= shortest:
         raise UserError(f"cannot crop {crop} pixels from a shortest side of {shortest}: crop at most {shortest}")
@@ -85,7 +102,8 @@ def rescale_and_crop(
         rescaled = rescaled_size(width, height, shortest)[1]
         return _needed(height, rescaled, crop, math.floor(place[1] * (rescaled - crop + 1)), reach)[1]
 
-    pixels, (own_width, own_height), (width, height) = _read_for(photograph, shortest, needed_rows)
+    pixels, (own_width, own_height) = read(photograph, shortest, needed_rows)
+    width, height = rescaled_size(own_width, own_height, shortest)
     rows, columns, _ = pixels.shape
     if columns == own_width:  # not shrunk while decoding, so that rows are missing only below the crop
         rows = own_height
@@ -146,18 +164,3 @@ def _needed(source: int, rescaled: int, crop: int, offset: int, reach: float) ->
     margin = 0.0 if source == rescaled else reach * max(scale, 1.0) + 1
     first, last = max(0, math.floor(begin - margin)), min(source, math.ceil(end + margin))
     return first, last, begin - first, end - first
-
-
-def _read_for(
-    photograph: Photograph, shortest: int, bottom: Bottom | None = None
-) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int], tuple[int, int]]:
-    """Decode for a shortest side; with the pixels come the photograph's own size and the one to rescale to."""
-    pixels, (width, height) = read(photograph, shortest, bottom)
-    size = rescaled_size(width, height, shortest)
-    if size[0] * size[1] > MAX_PIXELS:
-        raise ImageError(
-            photograph if isinstance(photograph, Path) else None,
-            f"{width} x {height} pixels would become {size[0]} x {size[1]} at a shortest side of {shortest}, "
-            f"more than the {MAX_PIXELS} pixels allowed: give a smaller scale, or cut the photograph",
-        )
-    return pixels, (width, height), size

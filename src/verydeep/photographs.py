@@ -4,34 +4,42 @@ Sizes are (width, height), arrays are height x width x RGB in 0..255. Colour pro
 published results.
 """
 
-import io
 import os
-import threading
-import warnings
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
+from verydeep import headers
+from verydeep.allowance import Allowance
+from verydeep.decoding import Bottom, dct_factor, memory_of, pixels_of
 from verydeep.errors import UserError, reason
+from verydeep.headers import Header, Jpeg, Png
 from verydeep.printable import printable
 
 MAX_PIXELS = 100_000_000
-"""A photograph of more pixels than this, before or after it is rescaled, is refused."""
+"""A photograph of more pixels than this, before or after it is rescaled as a whole, is refused."""
+
+MAX_BYTES = 500_000_000
+"""A longer file is refused; MAX_PIXELS of RGB, uncompressed, are 300,000,000 bytes."""
+
+MAX_SCANS = 100
+"""A JPEG of more scans is refused; a progressive one has about ten."""
+
+MAX_SCANNED_PIXELS = 20 * MAX_PIXELS
+"""So is one whose scans go over more pixels in all than this, about 2 s of work."""
+
+DECODING_BYTES = 2_000_000_000
+"""Memory, about, that all threads of a process take for decoding at a time; each waits until enough is left."""
 
 Photograph: TypeAlias = Path | UInt8[np.ndarray, "_ _ 3"]
 """A file (JPEG, PNG or WebP), or RGB pixels that are already in memory."""
 
-_READERS: dict[str, type[ImageFile]] = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WebP": WebPImageFile}
+_READ = ("JPEG", "PNG", "WebP")
 _SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WebP"}
 _BEGINNINGS = {
     b"\xff\xd8\xff": "JPEG",
@@ -43,20 +51,7 @@ _BEGINNINGS = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
 }
 
-_ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What puts a photograph upright, by the orientation that its EXIF states; 1 is upright already."""
-
-Bottom: TypeAlias = Callable[[int, int], int]
-"""Gives, for a photograph's width and height, how many of its rows a crop needs."""
+_files, _decoding = Allowance(2 * MAX_BYTES), Allowance(DECODING_BYTES)
 
 Decoded: TypeAlias = tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]
 """Pixels, perhaps at a DCT scale, and the upright photograph's own width and height."""
@@ -86,7 +81,7 @@ def decode(photograph: Photograph, shortest: int | None = None) -> UInt8[np.ndar
     side of at least 2 * shortest: the antialiasing filter that follows still averages at least two pixels a
     side, so the coarser filter of the transform hardly shows.
 
-    Raises `ImageError` for what is not a readable JPEG, PNG or WebP of at most `MAX_PIXELS` pixels.
+    Raises `ImageError` for what is not a readable JPEG, PNG or WebP within the limits above.
     """
     return read(photograph, shortest)[0]
 
@@ -96,18 +91,32 @@ def read(photograph: Photograph, shortest: int | None = None, bottom: Bottom | N
 
     With `bottom`, rows of the upright photograph from `bottom(width, height)` on may be left out.
     """
-    if shortest is not None and shortest < 1:
-        raise UserError(f"the shortest side cannot be {shortest}: give 1 or more")
+    _check_shortest(shortest)
     if not isinstance(photograph, Path):
-        if photograph.size == 0:
-            raise ImageError(None, f"no pixels in an array of shape {photograph.shape}")
-        return photograph, (photograph.shape[1], photograph.shape[0])
-    data = _contents(photograph)
-    kind = _kind(photograph, data)
-    with _damage_named(photograph, data, kind):
-        if kind == "JPEG" and (decoded := _decode_plain_jpeg(photograph, data, shortest, bottom)):
-            return decoded
-        return _decode_with_pillow(photograph, data, kind, shortest)
+        return _in_memory(photograph)
+    with _opened(photograph) as data:
+        header = _header(photograph, data)
+        return _decoded(photograph, data, header, shortest, bottom)[0]
+
+
+def examine(photograph: Photograph, shortest: int | None = None) -> tuple[Decoded, str]:
+    """Return what `read` does, and why to doubt that these are the photograph's pixels; empty for no reason.
+
+    Decoders accept a JPEG that was cut in the middle, and a PNG that holds half of its rows: the rest is grey,
+    black or transparent.
+    """
+    _check_shortest(shortest)
+    if not isinstance(photograph, Path):
+        return _in_memory(photograph), ""
+    with _opened(photograph) as data:
+        header = _header(photograph, data)
+        decoded, warning = _decoded(photograph, data, header, shortest, None)
+        if isinstance(header, Png):
+            if headers.wrong_png_checksum(data, header):
+                warning = "its checksums say that its pixels are not those that were written"
+            elif _has_plain_border(decoded[0]) and headers.missing_png_rows(data, header):
+                warning = "its last rows are missing"
+        return decoded, warning
 
 
 def photograph_size(photograph: Photograph) -> tuple[int, int]:
@@ -117,47 +126,65 @@ def photograph_size(photograph: Photograph) -> tuple[int, int]:
     """
     if not isinstance(photograph, Path):
         return photograph.shape[1], photograph.shape[0]
-    data = _contents(photograph)
-    kind = _kind(photograph, data)
-    with _damage_named(photograph, data, kind):
-        with _silence():
-            image = _READERS[kind](io.BytesIO(data))
-        width, height = image.size
-        _check_pixels(photograph, width, height)
-        return _upright_size(width, height, _orientation(image.info.get("exif", b"")))
+    with _opened(photograph) as data:
+        return _upright_size(_header(photograph, data))
+
+
+def _check_shortest(shortest: int | None) -> None:
+    if shortest is not None and shortest < 1:
+        raise UserError(f"the shortest side cannot be {shortest}: give 1 or more")
+
+
+def _in_memory(pixels: UInt8[np.ndarray, "_ _ 3"]) -> Decoded:
+    if pixels.size == 0:
+        raise ImageError(None, f"no pixels in an array of shape {pixels.shape}")
+    return pixels, (pixels.shape[1], pixels.shape[0])
+
+
+# Files
 
 
 @contextmanager
-def _damage_named(path: Path, data: bytes, kind: str) -> Iterator[None]:
-    """Raise `ImageError` for whatever a decoder raises: it may be anything at all on a hostile file."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except Exception as error:
-        detail = str(error) or type(error).__name__
-        early = "truncat" in detail.lower() or (kind == "WebP" and len(data) < 8 + _riff_length(data))
-        what = "ends early (truncated" if early else "is damaged ("
-        raise ImageError(path, f"{what}{'' if early else detail}): fetch it again") from error
+def _opened(path: Path) -> Iterator[bytes]:
+    """The content of a file, which waits until all threads together hold little enough."""
+    with _files.taken(_size(path)):
+        yield _contents(path)
+
+
+def _size(path: Path) -> int:
+    """Return the length of a file that may be read whole."""
+    with _refused(path):
+        found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError(path, "is a directory: name an image file")
+    if not stat.S_ISREG(found.st_mode):  # a pipe might never end
+        raise ImageError(path, "is no regular file: name an image file")
+    if found.st_size > MAX_BYTES:
+        raise ImageError(
+            path, f"is {found.st_size} bytes long, more than the {MAX_BYTES} allowed: shrink it or leave it out"
+        )
+    return found.st_size
 
 
 def _contents(path: Path) -> bytes:
-    if not os.path.isfile(path) and os.path.exists(path) and not os.path.isdir(path):  # a pipe might never end
-        raise ImageError(path, "is no regular file: name an image file")
+    with _refused(path), open(path, "rb", buffering=0) as file:
+        data = file.readall()
+    if not data:
+        raise ImageError(path, "is empty (0 bytes): fetch it again")
+    return data
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Raise `ImageError` for a file that the system does not give."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            data = file.readall()
+        yield
     except FileNotFoundError as error:
         raise ImageError(path, "no such file") from error
-    except IsADirectoryError as error:
-        raise ImageError(path, "is a directory: name an image file") from error
     except PermissionError as error:
         raise ImageError(path, "not permitted to read it: change its permissions") from error
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the name
         raise ImageError(path, f"cannot be read: {reason(error)}") from error
-    if not data:
-        raise ImageError(path, "is empty (0 bytes): fetch it again")
-    return data
 
 
 def _kind(path: Path, data: bytes) -> str:
@@ -169,162 +196,92 @@ def _kind(path: Path, data: bytes) -> str:
         kind = "HEIF, AVIF or video"
     if kind is None:
         raise ImageError(path, "is not an image: only JPEG, PNG and WebP are read")
-    if kind not in _READERS:
+    if kind not in _READ:
         raise ImageError(path, f"holds {kind} data: only JPEG, PNG and WebP are read, so convert it")
     if _SUFFIXES.get(path.suffix.lower(), kind) != kind:
         raise ImageError(path, f"holds {kind} data though its name ends in {path.suffix}: rename it")
     return kind
 
 
-def _riff_length(data: bytes) -> int:
-    return int.from_bytes(data[4:8], "little")
-
-
-def _check_pixels(path: Path, width: int, height: int) -> None:
+def _header(path: Path, data: bytes) -> Header:
+    """Return what a file says of its pixels; raise where it is not read, or more than the limits allow."""
+    kind = _kind(path, data)
+    with _damage_named(path, data):
+        header: Header
+        match kind:
+            case "JPEG":
+                header = headers.read_jpeg(data)
+            case "PNG":
+                header = headers.read_png(data)
+            case _:
+                header = headers.read_webp(data)
+    width, height = header.width, header.height
     if width * height > MAX_PIXELS:
         raise ImageError(
             path,
             f"{width} x {height} are {width * height} pixels by its header, more than the {MAX_PIXELS} allowed: "
             "shrink it or leave it out",
         )
-
-
-def _dct_factor(short: int, shortest: int | None) -> int:
-    """Return by how much a JPEG may be shrunk while it is decoded; the decoder rounds its sides up."""
-    if shortest is None:
-        return 1
-    return next((factor for factor in (8, 4, 2) if -(-short // factor) >= 2 * shortest), 1)
-
-
-def _decode_plain_jpeg(path: Path, data: bytes, shortest: int | None, bottom: Bottom | None) -> Decoded | None:
-    """Decode an upright JPEG that is not CMYK, fast; None leaves it to Pillow, whose verdict is final.
-
-    The pixels are those that Pillow gives, bit for bit: both are libjpeg-turbo with its accurate transform
-    and smooth chroma. Strict, because here libjpeg's warnings cannot be told apart by what they mean.
-    """
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours in ("CMYK", "YCCK") or _orientation(_exif_of_jpeg(data)) != 1:
-            return None
-    except (ValueError, IndexError):
-        return None
-    _check_pixels(path, width, height)
-    factor = _dct_factor(min(width, height), shortest)
-    if factor == 1 and bottom is not None and (part := _upper_part(data, bottom(width, height))):
-        # Not strict: libjpeg warns of the data that it meets where it takes the image to end.
-        return simplejpeg.decode_jpeg(part, "RGB", strict=False), (width, height)
-    smallest = {}
-    if factor > 1:
-        smallest = {
-            "min_height": -(-height // factor),
-            "min_width": -(-width // factor),
-            "min_factor": factor,
-        }
-    try:
-        return simplejpeg.decode_jpeg(data, "RGB", **smallest), (width, height)
-    except ValueError:
-        return None
-
-
-def _upper_part(data: bytes, rows: int) -> bytes | None:
-    """Return a JPEG that decodes to the upper rows of this one, at least `rows`; None where that spares nothing.
-
-    Most of the time that a crop takes is spent on decoding, and a third of the rows lie below the crop. The
-    height in the header is what the decoder stops at, so a lower one is written there: the next multiple of the
-    coded blocks' height, and one block more, as smooth chroma looks a row ahead. This holds for one sequential
-    scan only. A file that does not end with the end marker may be truncated: it is decoded whole, and refused.
-    """
-    if not data.endswith(b"\xff\xd9"):
-        return None
-    frame, at = 0, 2
-    while (marker := data[at + 1]) != 0xDA:
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        if marker in (0xC0, 0xC1):
-            frame = at
-        elif 0xC2 <= marker <= 0xCF and marker != 0xC4:  # progressive, lossless or arithmetic
-            return None
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    if not frame or data[at + 4] != data[frame + 9]:  # a scan of its own for each colour
-        return None
-    block = 8 * max(data[frame + 11 + 3 * colour] & 15 for colour in range(data[frame + 9]))
-    height = (-(-rows // block) + 1) * block
-    if height >= int.from_bytes(data[frame + 5 : frame + 7]):
-        return None
-    return data[: frame + 5] + height.to_bytes(2) + data[frame + 7 :]
-
-
-def _decode_with_pillow(path: Path, data: bytes, kind: str, shortest: int | None) -> Decoded:
-    # The reader is called by name, not through Image.open, which would try its own, lower limit of pixels.
-    with _silence():
-        image = _READERS[kind](io.BytesIO(data))
-    width, height = image.size
-    _check_pixels(path, width, height)
-    factor = _dct_factor(min(width, height), shortest)
-    if kind == "JPEG" and factor > 1:
-        image.draft(None, (width // factor, height // factor))
-    image.load()
-    orientation = _orientation(image.info.get("exif", b""))
-    upright = _rgb(image)
-    if orientation in _TURNS:
-        upright = upright.transpose(_TURNS[orientation])
-    return np.array(upright), _upright_size(width, height, orientation)
-
-
-def _upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
-    """Orientations 5 to 8 exchange the sides."""
-    return (width, height) if orientation < 5 else (height, width)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image as RGB of 8 bits, over white where it is transparent."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's convert clips; colour of 16 bits it does scale
-        grey = np.asarray(image)
-        levels = np.where(grey == image.info.get("transparency", -1), 255, grey >> 8)
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGB", image.size, "white")
-        canvas.paste(image, mask=image.getchannel("A"))
-        return canvas
-    return image.convert("RGB")
-
-
-def _exif_of_jpeg(data: bytes) -> bytes:
-    """Return the EXIF segment of a JPEG, empty if there is none, by walking the segments before the image."""
-    at = 2
-    while data[at] == 0xFF and data[at + 1] != 0xDA:
-        if data[at + 1] == 0xFF:  # padding
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return data[at + 4 : end]
-        at = end
-    return b""
-
-
-def _orientation(exif: bytes) -> int:
-    """Return the orientation, 1 to 8, that EXIF states; 1, upright, where it states none that makes sense."""
-    if not exif:
-        return 1
-    try:
-        with _silence():
-            tags = Image.Exif()
-            tags.load(exif)
-            stated = tags.get(_ORIENTATION)
-    except Exception:  # damage to what is only written about a photograph does not spoil the photograph
-        return 1
-    return stated if stated in _TURNS else 1
-
-
-_LOCK = threading.Lock()
+    scans = header.scans if isinstance(header, Jpeg) else 1
+    if scans > MAX_SCANS or (scans > 1 and scans * width * height > MAX_SCANNED_PIXELS):
+        raise ImageError(
+            path,
+            f"its {width} x {height} pixels are coded in {scans} scans, more than the {MAX_SCANS} or the "
+            f"{MAX_SCANNED_PIXELS} pixels in all scans that are allowed: convert it or leave it out",
+        )
+    return header
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep Pillow's warnings about odd metadata to itself; locked, as Python's filters belong to all threads."""
-    with _LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _damage_named(path: Path, data: bytes, header: Header | None = None) -> Iterator[None]:
+    """Raise `ImageError` for whatever a decoder raises: it may be anything at all on a hostile file."""
+    try:
         yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(path, "there is not enough memory to decode it: shrink it or leave it out") from error
+    except Exception as error:
+        detail = str(error) or type(error).__name__
+        early = any(words in detail.lower() for words in _EARLY) or (
+            data[:4] == b"RIFF" and len(data) < 8 + _riff_length(data)
+        )
+        if isinstance(header, Jpeg) and header.oddity and not early:  # to fetch it again would not help
+            raise ImageError(
+                path, f"is a JPEG with {header.oddity}, which is not read ({detail}): convert it"
+            ) from error
+        what = "ends early (truncated" if early else "is damaged ("
+        raise ImageError(path, f"{what}{'' if early else detail}): fetch it again") from error
+
+
+_EARLY = ("truncat", "unpack_from requires a buffer")
+"""In what a decoder says where the data end before the image does."""
+
+
+def _riff_length(data: bytes) -> int:
+    return int.from_bytes(data[4:8], "little")
+
+
+# Pixels
+
+
+def _decoded(
+    path: Path, data: bytes, header: Header, shortest: int | None, bottom: Bottom | None
+) -> tuple[Decoded, str]:
+    """Return the upright pixels and size, and what the decoder warned of."""
+    factor = dct_factor(header, shortest)
+    with _damage_named(path, data, header), _decoding.taken(memory_of(header, factor)):
+        pixels, warning = pixels_of(data, header, factor, bottom)
+    return (pixels, _upright_size(header)), warning
+
+
+def _has_plain_border(pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
+    """Whether one of the two outermost lines on some side is of one colour, as missing rows are once turned."""
+    lines = [pixels[at] for at in (0, 1, -1, -2) if -len(pixels) <= at < len(pixels)]
+    lines += [pixels[:, at] for at in (0, 1, -1, -2) if -pixels.shape[1] <= at < pixels.shape[1]]
+    return any((line == line[0]).all() for line in lines)
+
+
+def _upright_size(header: Header) -> tuple[int, int]:
+    """Orientations 5 to 8 exchange the sides."""
+    return (header.width, header.height) if header.orientation < 5 else (header.height, header.width)

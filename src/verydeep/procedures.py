@@ -1,22 +1,24 @@
 """Sect. 3 and 4 as functions: train, test, predict. The command line and the experiments call these."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
 from verydeep import weights
 from verydeep.computing import Computing, Precision
 from verydeep.configurations import whole_number
-from verydeep.datasets import Dataset, Split, compare_classes, open_dataset
+from verydeep.datasets import Dataset, Split, compare_classes, images_below, open_dataset
+from verydeep.decoding import from_pillow
 from verydeep.distributed import Ranks, device_of, local_cores, ranks
+from verydeep.duplicates import same_content
 from verydeep.errors import UserError
 from verydeep.evaluation import testing
 from verydeep.evaluation.dense import dense_posteriors
@@ -38,7 +40,7 @@ from verydeep.photographs import ImageError, Photograph
 from verydeep.printable import decoded, printable
 from verydeep.progress import say
 from verydeep.recipe import Recipe
-from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey
+from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey, unreadable_at
 from verydeep.training import loop
 from verydeep.training.augmentation import Colours
 from verydeep.training.run import Run, continued, read_run, run_directory
@@ -49,6 +51,9 @@ Net: TypeAlias = nn.Module | Run | str | Path
 
 Data: TypeAlias = str | Path | Dataset
 """What `open_dataset` takes, or what it returned."""
+
+ELONGATED = 20
+"""A photograph whose long side is more than so many times its short side is named by `inspect`."""
 
 MOST_WORKERS = 16
 """Reading processes that a rank may have whatever its cores: they may wait for a slow disk."""
@@ -104,11 +109,13 @@ def train(
     recipe = continued(run, recipe)
     with ranks(device) as here:
         training_set, found = surveyed(data, "train", skip_unreadable, here)
-        validation_set, sizes = surveyed(data if validation is None else validation, "val", skip_unreadable, here)
+        centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
+        validation_set, sizes = surveyed(
+            data if validation is None else validation, "val", skip_unreadable, here, centre_crop.scale
+        )
         compare_classes(validation_set.classes, training_set.classes, validation_set.name, training_set.name)
         colours = colours_of(found)
         described = description(place_of(data), training_set, validation_set, colours)
-        centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
         quiet = Computing(precision, computing.workers, progress=False)
 
         def top1_error(net: ConvNet) -> float:
@@ -161,8 +168,9 @@ def test(
         passes(method, scales)
     candidates = [testing.tested(net) for net in several]
     computing = Computing(precision, reading_workers(workers))
+    largest = max(scales or (test_scale(net.card) for net in candidates))
     with ranks(device) as here:
-        dataset, found = surveyed(data, "val", skip_unreadable, here)
+        dataset, found = surveyed(data, "val", skip_unreadable, here, largest)
         setup = testing.Setup(dataset, found.sizes, here, computing, say)
         return list(testing.test(setup, candidates, () if scales is None else scales, method))
 
@@ -247,11 +255,15 @@ class Inspection:
     unreadable: tuple[str, ...]
     """A line for each image that cannot be read."""
     others: tuple[str, ...]
-    """Files and folders that are left out."""
+    """Files and folders that are left out; with a folder, how many images lie below it."""
+    suspicious: tuple[str, ...] = ()
+    """A line for each image that was read, but perhaps not as it was taken, or that is very elongated."""
+    also_in_train: tuple[str, ...] = ()
+    """A line for each validation image with the same content as one of train; empty for train itself."""
 
 
 def inspect(data: str | Path) -> tuple[Inspection, Inspection]:
-    """Read a data set through: its classes, its images' sizes and mean colour, and what cannot be read.
+    """Read a data set through: its classes, its images' sizes and mean colour, and what is wrong with them.
 
     Args:
         data: a folder of photographs or "digits"; see `open_dataset`.
@@ -262,12 +274,20 @@ def inspect(data: str | Path) -> tuple[Inspection, Inspection]:
     Raises:
         UserError: where there is no such data set.
     """
-    train_set, val_set = (_inspected(data, split) for split in get_args(Split))
-    return train_set, val_set
+    train, val = open_dataset(data, "train"), open_dataset(data, "val")
+    shared = tuple(
+        f"{_named(val, row)}: has the same content as {_named(train, trained)}"
+        for trained, row in same_content(train, val)
+    )
+    return _inspected(train, "train"), replace(_inspected(val, "val"), also_in_train=shared)
 
 
-def _inspected(data: str | Path, split: Split) -> Inspection:
-    dataset = open_dataset(data, split)
+def _named(dataset: Dataset, row: int) -> str:
+    photograph = dataset.photographs[row]
+    return str(photograph) if isinstance(photograph, Path) else f"image {row} of {dataset.name}"
+
+
+def _inspected(dataset: Dataset, split: Split) -> Inspection:
     found = survey(dataset)
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
     sides = found.sizes[found.sizes.min(1) > 0].min(1)
@@ -280,8 +300,21 @@ def _inspected(data: str | Path, split: Split) -> Inspection:
         (red, green, blue),
         (low, median, high) if len(sides) else None,
         tuple(reason for _, reason in found.unreadable),
-        tuple(str(path) for path in dataset.ignored),
+        tuple(f"{path} (images below it: {count})" if count else str(path) for path, count in _left_out(dataset)),
+        (*(reason for _, reason in found.suspicious), *_elongated(dataset, found)),
     )
+
+
+def _elongated(dataset: Dataset, found: Survey) -> Iterator[str]:
+    short, long = found.sizes.min(1), found.sizes.max(1)
+    for row in np.flatnonzero((short > 0) & (long > ELONGATED * short)).tolist():
+        width, height = found.sizes[row]
+        yield f"{_named(dataset, row)}: {width} x {height} pixels are a strip rather than a photograph"
+
+
+def _left_out(dataset: Dataset) -> Iterator[tuple[Path, int]]:
+    """Files and folders that lie where photographs do, and how many images lie below each."""
+    return ((path, images_below(path)) for path in dataset.ignored)
 
 
 def photograph_of(image: object) -> Photograph:
@@ -294,7 +327,7 @@ def photograph_of(image: object) -> Photograph:
     if isinstance(image, str | Path):
         return Path(image)
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return from_pillow(image)
     if not isinstance(image, np.ndarray):
         raise UserError(
             f"an image is of type {type(image).__name__}; give a file, one of Pillow's images or an array"
@@ -331,8 +364,18 @@ def place_of(data: Data) -> str:
     return str(data) if data == "digits" else str(Path(data).absolute())
 
 
-def surveyed(data: Data, split: Split, skip_unreadable: bool, here: Ranks) -> tuple[Dataset, Survey]:
-    """A split without what cannot be read, and what its survey found; one rank a machine surveys for all of it.
+def surveyed(
+    data: Data, split: Split, skip_unreadable: bool, here: Ranks, largest: int | None = None
+) -> tuple[Dataset, Survey]:
+    """A split without what cannot be read, and what its survey found; one rank per machine surveys for all of it.
+
+    Args:
+        data: as `train` takes it.
+        split: train or val.
+        skip_unreadable: leave out what cannot be read, instead of raising.
+        here: the ranks.
+        largest: the largest shortest side, in pixels, that whole photographs are rescaled to; those too elongated
+            for it cannot be read. None where only crops are taken.
 
     Raises:
         UserError: where there is no such data set, and for unreadable images that are not to be skipped.
@@ -345,10 +388,16 @@ def surveyed(data: Data, split: Split, skip_unreadable: bool, here: Ranks) -> tu
     found = survey(dataset)
     if here.local_rank == 0:
         here.wait()
+    if largest is not None:
+        found = unreadable_at(dataset, found, largest)
     if here.first:
+        if dataset.note:
+            say(dataset.note)
         if dataset.ignored:
+            images = sum(count for _, count in _left_out(dataset))
+            below = f" (images in them: {images}; move these into the folder of their class)" if images else ""
             say(
-                f"{dataset.name}: {len(dataset.ignored)} other files or folders left out, such as "
+                f"{dataset.name}: {len(dataset.ignored)} other files or folders left out{below}, such as "
                 f"{dataset.ignored[0]}; verydeep inspect lists them"
             )
         for _, reason in found.unreadable if skip_unreadable else ():

@@ -11,21 +11,22 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32
 
-from verydeep.datasets import Dataset, fingerprint
+from verydeep.datasets import Dataset, fingerprint, selected
 from verydeep.errors import UserError
 from verydeep.files import cache_folder, written_aside
-from verydeep.photographs import ImageError, Photograph, read
+from verydeep.images import too_elongated
+from verydeep.photographs import MAX_PIXELS, ImageError, Photograph, examine
 from verydeep.progress import track
 
 SURVEY_SIDE = 256
 """At most this many rows and columns of an image's pixels enter the mean colour."""
 
-SURVEY_FORMAT = 1
+SURVEY_FORMAT = 2
 """Counted up whenever a survey kept by an earlier version must not be taken for one of this version."""
 
 _BLOCK = 16
@@ -44,6 +45,8 @@ class Survey:
     """Mean RGB in 0..255; each photograph counts equally, whatever its size."""
     covariance: Float64[np.ndarray, "3 3"]
     """Of the RGB values about that mean; each photograph counts equally."""
+    suspicious: tuple[tuple[int, str], ...] = ()
+    """Index and reason (a line that names the file) of each that was read, but perhaps not as it was taken."""
 
 
 def survey(dataset: Dataset, workers: int = 0, progress: bool = True) -> Survey:
@@ -87,6 +90,23 @@ def principal_components(
     return np.sqrt(variances), components * np.sign(components[np.arange(3), largest])[:, None]
 
 
+def unreadable_at(dataset: Dataset, survey: Survey, scale: int) -> Survey:
+    """Return the survey with photographs too elongated to be rescaled to a shortest side among the unreadable."""
+    short, long = survey.sizes.min(1), survey.sizes.max(1)
+    largest = np.flatnonzero((short > 0) & (long * (scale / np.maximum(short, 1)) * scale > MAX_PIXELS / 2))
+    refused = []
+    for index in largest.tolist():
+        width, height = survey.sizes[index].tolist()
+        if reason := too_elongated(width, height, scale):
+            photograph = dataset.photographs[index]
+            refused.append((index, str(ImageError(photograph if isinstance(photograph, Path) else None, reason))))
+    if not refused:
+        return survey
+    sizes = survey.sizes.copy()
+    sizes[[index for index, _ in refused]] = 0
+    return replace(survey, sizes=sizes, unreadable=tuple(sorted((*survey.unreadable, *refused))))
+
+
 def leave_out_unreadable(dataset: Dataset, survey: Survey, skip: bool) -> tuple[Dataset, Survey]:
     """Return both without the photographs that the survey could not read; as they are, if there are none.
 
@@ -111,10 +131,12 @@ def leave_out_unreadable(dataset: Dataset, survey: Survey, skip: bool) -> tuple[
             f"{dataset.name}: none of the photographs of class {dataset.classes[lost[0]]} can be read, the "
             f"first: {first}; repair them, or remove the class from train and val"
         )
-    photographs = tuple(dataset.photographs[index] for index in np.flatnonzero(readable))
+    photographs = selected(dataset.photographs, np.flatnonzero(readable))
+    left = np.cumsum(readable) - 1
+    suspicious = tuple((int(left[index]), reason) for index, reason in survey.suspicious if readable[index])
     return (
         replace(dataset, photographs=photographs, labels=dataset.labels[readable]),
-        replace(survey, sizes=survey.sizes[readable], unreadable=()),
+        replace(survey, sizes=survey.sizes[readable], unreadable=(), suspicious=suspicious),
     )
 
 
@@ -125,22 +147,26 @@ class _Reading(NamedTuple):
     mean: np.ndarray | None = None
     moment: np.ndarray | None = None
     reason: str = ""
+    doubt: str = ""
+    """Why these may not be the pixels that were taken."""
 
 
 def _read(photograph: Photograph) -> _Reading:
     try:
-        pixels, size = read(photograph, shortest=SURVEY_SIDE)
+        (pixels, size), doubt = examine(photograph, shortest=SURVEY_SIDE)
     except ImageError as error:
         return _Reading(reason=str(error))
     steps = (-(-side // SURVEY_SIDE) for side in pixels.shape[:2])
     # Sums of at most 2**16 products of bytes are exact in float64: no order of adding can change them.
     colours = pixels[tuple(slice(None, None, step) for step in steps)].reshape(-1, 3).astype(np.float64)
-    return _Reading(size, colours.sum(axis=0) / len(colours), colours.T @ colours / len(colours))
+    if doubt:
+        doubt = f"{photograph}: {doubt}"
+    return _Reading(size, colours.sum(axis=0) / len(colours), colours.T @ colours / len(colours), doubt=doubt)
 
 
 def _make_survey(dataset: Dataset, workers: int, progress: bool) -> Survey:
     sizes = np.zeros((len(dataset), 2), np.int32)
-    unreadable = []
+    unreadable, suspicious = [], []
     mean, moment = np.zeros(3), np.zeros((3, 3))
     readings = _readings(dataset.photographs, workers)
     # In the order of the photographs, whichever thread is done first: sums of floats depend on the order.
@@ -151,13 +177,16 @@ def _make_survey(dataset: Dataset, workers: int, progress: bool) -> Survey:
             unreadable.append((index, reading.reason))
             continue
         sizes[index] = reading.size
+        if reading.doubt:
+            suspicious.append((index, reading.doubt))
         mean += reading.mean
         moment += reading.moment
     count = len(dataset) - len(unreadable)
     if not count:
         return Survey(sizes, tuple(unreadable), np.full(3, np.nan), np.full((3, 3), np.nan))
     mean /= count
-    return Survey(sizes, tuple(unreadable), mean, moment / count - np.outer(mean, mean))
+    covariance = moment / count - np.outer(mean, mean)
+    return Survey(sizes, tuple(unreadable), mean, covariance, tuple(suspicious))
 
 
 def _readings(photographs: Sequence[Photograph], workers: int) -> Iterator[_Reading]:
@@ -186,23 +215,29 @@ def _load_survey(path: Path, count: int) -> Survey | None:
     """The survey that is kept in a file; None where there is none, or none that is whole."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
-            indices, reasons = kept["indices"].tolist(), kept["reasons"].tolist()
-            found = Survey(
-                kept["sizes"], tuple(zip(indices, reasons, strict=True)), kept["mean"], kept["covariance"]
+            unreadable, suspicious = (
+                tuple(zip(kept[f"{what} rows"].tolist(), kept[f"{what} reasons"].tolist(), strict=True))
+                for what in ("unreadable", "suspicious")
             )
+            found = Survey(kept["sizes"], unreadable, kept["mean"], kept["covariance"], suspicious)
         arrays = (found.sizes, found.mean, found.covariance)
         whole = [(array.dtype.name, array.shape) for array in arrays] == [
             ("int32", (count, 2)),
             ("float64", (3,)),
             ("float64", (3, 3)),
         ]
-        return found if whole and all(0 <= index < count for index in indices) else None
+        rows = [row for row, _ in (*unreadable, *suspicious)]
+        return found if whole and all(0 <= row < count for row in rows) else None
     except Exception:  # whatever numpy and zipfile meet in a damaged file: it is made anew
         return None
 
 
 def _keep_survey(path: Path, made: Survey) -> None:
     """Write a survey to its file, where that can be done."""
+    named: dict[str, Any] = {}
+    for what, pairs in (("unreadable", made.unreadable), ("suspicious", made.suspicious)):
+        named[f"{what} rows"] = np.array([row for row, _ in pairs], np.int64)
+        named[f"{what} reasons"] = np.array([reason for _, reason in pairs], np.str_)
     # Nowhere to write, or a full disk, costs the next run a reading, and this one nothing.
     with contextlib.suppress(UserError, OSError), written_aside(path) as aside, aside.open("wb") as file:
         np.savez(
@@ -210,6 +245,5 @@ def _keep_survey(path: Path, made: Survey) -> None:
             sizes=made.sizes,
             mean=made.mean,
             covariance=made.covariance,
-            indices=np.array([index for index, _ in made.unreadable], np.int64),
-            reasons=np.array([reason for _, reason in made.unreadable], np.str_),
+            **named,
         )

@@ -196,8 +196,10 @@ def _there(out: Path, chosen: Preset, data: Data) -> Results | None:
 
 def open_data(data: str | Path, chosen: Preset, here: Ranks, skip_unreadable: bool) -> Data:
     """The images of an experiment: some held out of those for training, where the preset says so."""
-    training, found = procedures.surveyed(data, "train", skip_unreadable, here)
-    tested, sizes = procedures.surveyed(data, "val", skip_unreadable, here)
+    largest = max(chosen.scales.values())
+    held_out_of_train = largest if chosen.hold_out else None
+    training, found = procedures.surveyed(data, "train", skip_unreadable, here, held_out_of_train)
+    tested, sizes = procedures.surveyed(data, "val", skip_unreadable, here, largest)
     names = tuple(map(_name, range(len(tested)), tested.photographs))
     smallest = min(chosen.scales.values())
     if _may_be_kept(found, sizes, smallest):
