@@ -1,31 +1,38 @@
 """Files that are whole or not there: written aside, synced, renamed; and the folder of what can be made again."""
 
+import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from verydeep.errors import UserError
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, within: Path | None = None) -> Iterator[Path]:
     """Yield a path to write to; on success it takes the place of `path` at once, on failure it is removed.
 
     A process killed at any moment leaves either the old file or the new one, never a part of it. Missing
     parent folders are made.
 
+    Args:
+        path: the file to write.
+        within: a folder that must be there: one that was removed meanwhile is not made anew.
+
     Raises:
-        UserError: where the disk is full or the folder cannot be written; what `path` held is still there.
+        UserError: if the disk is full or the folder cannot be written; what `path` held is still there.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        if within is not None and not within.is_dir():
+            raise FileNotFoundError(errno.ENOENT, f"{within} is gone")
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.touch()
-        rights = aside.stat().st_mode
         yield aside
-        aside.chmod(rights)  # some libraries write a file of their own in its place, which only its owner may read
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.replace(path)
@@ -53,6 +60,20 @@ def digest(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UserError: if it cannot be read, or its content is not JSON, too deep, or has numbers too long.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
 
 
 def cache_folder() -> Path | None:

@@ -174,7 +174,7 @@ def test_three_ranks_that_are_told_to_stop_save_and_go_on_to_bit_identical_weigh
     wait_for_iteration(tmp_path / "parts" / "log.jsonl", 3, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate()
-    assert "saved; the same command goes on" in said
+    assert "saved; the same command resumes it" in said
     assert saved_iteration(tmp_path / "parts") >= 3
     done = run(*recipe, "--out", str(tmp_path / "parts"), ranks=3)
     assert "going on after iteration" in done.stderr
@@ -213,7 +213,7 @@ def test_a_signal_saves_and_leaves(tmp_path, number):
     os.killpg(process.pid, number)
     _, said = process.communicate()
     assert process.returncode == 128 + number
-    assert "saved; the same command goes on" in said
+    assert "saved; the same command resumes it" in said
     assert "Traceback" not in said
     logged = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert saved_iteration(tmp_path / "a") == max(line.get("iteration", 0) for line in logged) >= 5

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16, Float32, Int64, UInt8, UInt16
 from pydantic import ConfigDict, TypeAdapter
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from verydeep.errors import UserError
 from verydeep.files import written_aside
+from verydeep.sealed import Damaged, read_arrays, write_arrays
 
 FORMAT = 1
 RESULTS, TIMES, OUTCOMES = "results.json", "times.json", "outcomes.safetensors"
@@ -202,7 +201,7 @@ def write_outcomes(outcomes: Outcomes, path: Path) -> None:
         for (key, seed), values in sorted(getattr(outcomes, what).items()):
             arrays[f"{what}/{seed}/{key}"] = values if what == "loss" else values.astype(kind)
     with written_aside(path) as aside:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, aside)
+        write_arrays(aside, arrays)
 
 
 def read_outcomes(folder: Path) -> Outcomes:
@@ -213,13 +212,15 @@ def read_outcomes(folder: Path) -> Outcomes:
     """
     path = folder / OUTCOMES
     try:
-        arrays = load_file(path)
+        arrays = read_arrays(path)
         names: UInt8[np.ndarray, " n"] = arrays.pop("names")
         outcomes = Outcomes(arrays.pop("labels").astype(np.int64), tuple(names.tobytes().decode().split("\n")))
         for name, array in arrays.items():
             what, seed, key = name.split("/", 2)
             kind = np.float16 if what == "loss" else np.uint16
             getattr(outcomes, what)[key, int(seed)] = array.astype(kind)
-    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
+    except Damaged as error:
+        raise UserError(f"{error}; verydeep reproduce makes it again") from error
+    except (OSError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"cannot read {path}: {error}; verydeep reproduce makes it") from error
     return outcomes
