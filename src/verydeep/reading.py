@@ -2,11 +2,11 @@
 
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -26,7 +26,8 @@ PREFETCHED = 2
 
 SHARED_MEMORY = Path("/dev/shm")
 
-_ENDED = re.compile(r"DataLoader worker \(pid.*?\) (?:is )?(killed by signal: \w[\w ]*|exited unexpectedly)")
+LOST = "DataLoader worker (pid"
+"""How torch says, wherever this process happens to be, that one of them has ended."""
 
 
 @contextmanager
@@ -61,13 +62,10 @@ def read_ahead(
     iterator: Iterator[T] | None = None
     try:
         iterator = _begun(images, batches, workers, device, started)
-        yield _fetched(iterator) if workers else iterator
+        yield _fetched(iterator, started) if workers else iterator
     except RuntimeError as error:
-        if ended := _ENDED.search(str(error)):  # torch raises it wherever this process is
-            raise UserError(
-                f"a reading process was ended ({ended[1]}): it ran out of memory, of shared memory "
-                f"({SHARED_MEMORY}) or of open files (ulimit -n), or it was killed; give fewer --workers, or 0"
-            ) from error
+        if LOST in str(error):
+            raise started.loss() from error
         raise
     finally:
         if iterator is not None and workers:
@@ -109,17 +107,18 @@ def _begun(
         ) from error
 
 
-def _fetched(batches: Iterator[T]) -> Iterator[T]:
+def _fetched(batches: Iterator[T], started: "_Started") -> Iterator[T]:
     """The mini-batches, and what the system refused on their way as a sentence."""
     while True:
         try:
             batch = next(batches)
         except StopIteration:
             return
-        except (OSError, RuntimeError) as error:
-            if _ENDED.search(str(error)):
-                raise
-            line = str(error).strip().splitlines()[-1]  # above it there may be the traceback of another process
+        except (OSError, EOFError, RuntimeError) as error:
+            if LOST in str(error) or started.ended():
+                raise started.loss() from error
+            # Above its last line there may be the traceback of another process.
+            line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise UserError(f"a reading process failed: {line}; try --workers 0") from error
         yield batch
 
@@ -170,10 +169,31 @@ class _Started(BaseContext):
         """An event."""
         return self._context.Event()
 
+    def _running(self) -> list[BaseProcess]:
+        return [process for process in self._processes if process.pid is not None]
+
+    def ended(self) -> list[BaseProcess]:
+        """The processes that have ended by themselves, or do within a second."""
+        sentinels = wait([process.sentinel for process in self._running()], timeout=1.0)
+        found = [process for process in self._running() if process.sentinel in sentinels]
+        for process in found:
+            process.join(timeout=1.0)  # it is known to have ended a little before it is known how
+        return found
+
+    def loss(self) -> UserError:
+        """Says that a process has ended by itself, and how."""
+        codes = [process.exitcode for process in self.ended() if process.exitcode]
+        how = f"exit code {codes[0]}" if codes else "exit code unknown"
+        if codes and codes[0] < 0:
+            how = signal.strsignal(-codes[0]) or f"signal {-codes[0]}"
+        return UserError(
+            f"a reading process has ended ({how}): it ran out of memory, of shared memory ({SHARED_MEMORY}) or of "
+            "open files (ulimit -n), or it was killed; give fewer --workers, or 0"
+        )
+
     def end(self) -> None:
         """Kill the processes."""
-        running = [process for process in self._processes if process.pid is not None]
-        for process in running:
+        for process in self._running():
             process.kill()
-        for process in running:
+        for process in self._running():
             process.join()
