@@ -4,6 +4,7 @@
 on what, for how long. `outcomes.safetensors` holds what each row of the plan said of each image.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,8 +16,8 @@ from jaxtyping import Float16, Float32, Int64, UInt8, UInt16
 from pydantic import ConfigDict, TypeAdapter
 
 from verydeep.errors import UserError
-from verydeep.files import written_aside
-from verydeep.sealed import Damaged, read_arrays, write_arrays
+from verydeep.files import read_json, written_aside
+from verydeep.sealed import SEAL, Damaged, read_arrays, write_arrays
 
 FORMAT = 1
 RESULTS, TIMES, OUTCOMES = "results.json", "times.json", "outcomes.safetensors"
@@ -158,10 +159,20 @@ class Outcomes:
 _RESULTS, _TIMES = TypeAdapter(Results), TypeAdapter(Times)
 
 
+AGAIN = "move it away, and verydeep reproduce makes it again"
+
+
 def write_json(value: Results | Times, path: Path) -> None:
-    """Write results or times as JSON, whole or not at all."""
+    """Write results or times as JSON with a digest of their content, whole or not at all."""
+    fields = asdict(value)
+    fields[SEAL] = _digest(fields)
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(asdict(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    """SHA-256 of the content of JSON, however it is laid out."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read_results(folder: Path) -> Results:
@@ -181,10 +192,14 @@ def read_times(folder: Path) -> Times:
 
 
 def _read(kind: TypeAdapter, path: Path) -> Any:
+    if not path.exists():
+        raise UserError(f"cannot read {path}: No such file or directory; verydeep reproduce makes it")
+    fields = read_json(path)
+    told = fields.pop(SEAL, None) if isinstance(fields, dict) else None  # none up to version 0.3
+    if told is not None and told != _digest(fields):
+        raise UserError(f"{path} is damaged: it is not what was written; {AGAIN}")
     try:
-        return kind.validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; verydeep reproduce makes it") from error
+        return kind.validate_json(json.dumps(fields))
     except ValueError as error:
         raise UserError(f"{path} holds no results of this version: {str(error).splitlines()[0]}") from error
 
@@ -220,7 +235,7 @@ def read_outcomes(folder: Path) -> Outcomes:
             kind = np.float16 if what == "loss" else np.uint16
             getattr(outcomes, what)[key, int(seed)] = array.astype(kind)
     except Damaged as error:
-        raise UserError(f"{error}; verydeep reproduce makes it again") from error
+        raise UserError(f"{error}; {AGAIN}") from error
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"cannot read {path}: {error}; verydeep reproduce makes it") from error
     return outcomes
