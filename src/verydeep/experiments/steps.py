@@ -1,6 +1,5 @@
 """The steps of an experiment: train a net of the plan, make its testing passes."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,6 +8,7 @@ from typing import Any
 
 from verydeep import procedures
 from verydeep.configurations import Architecture
+from verydeep.errors import UserError
 from verydeep.evaluation import testing
 from verydeep.evaluation.posteriors import Pass
 from verydeep.experiments.cost import (
@@ -20,6 +20,7 @@ from verydeep.experiments.cost import (
 from verydeep.experiments.experiment import Experiment
 from verydeep.experiments.plan import Training
 from verydeep.experiments.results import Curve, Step
+from verydeep.files import read_json
 from verydeep.progress import say
 from verydeep.training.run import ENVIRONMENT, Run, changes, read_run
 
@@ -140,9 +141,9 @@ ENVIRONMENT_FIELDS = (
 def _environments(folder: Path) -> list[dict[str, Any]]:
     """What a run was computed with, at each of its starts."""
     try:
-        starts = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        starts = read_json(folder / ENVIRONMENT)
         return [{name: start.get(name) for name in ENVIRONMENT_FIELDS} for start in starts]
-    except (OSError, ValueError, AttributeError):  # it is for people: no reason to stop
+    except (UserError, TypeError, AttributeError):  # it is for people: no reason to stop
         return []
 
 
