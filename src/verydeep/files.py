@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,6 +44,23 @@ def written_aside(path: Path, within: Path | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # mostly it is gone; where it cannot be, there is nothing to say that was not said
             aside.unlink()
+
+
+ABANDONED_SECONDS = 3600.0
+"""A file that is being written is not left alone for so long."""
+
+
+def remove_abandoned(folder: Path, *also: str) -> None:
+    """Remove files that were being written aside when their process was killed.
+
+    Args:
+        folder: where to look.
+        also: patterns of names besides those of `written_aside`, in folders that are ours alone.
+    """
+    for left in [left for pattern in (".*.[0-9]*.part", *also) for left in folder.glob(pattern)]:
+        with suppress(OSError):  # another process may remove it, too
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from jaxtyping import Float64, Int32
 
 from verydeep.datasets import Dataset, fingerprint
 from verydeep.errors import UserError
-from verydeep.files import cache_folder, written_aside
+from verydeep.files import cache_folder, remove_abandoned, written_aside
 from verydeep.photographs import ImageError, Photograph, read
 from verydeep.progress import track
 
@@ -204,6 +204,7 @@ def _load_survey(path: Path, count: int) -> Survey | None:
 def _keep_survey(path: Path, made: Survey) -> None:
     """Write a survey to its file, where that can be done."""
     # Nowhere to write, or a full disk, costs the next run a reading, and this one nothing.
+    remove_abandoned(path.parent)
     with contextlib.suppress(UserError, OSError), written_aside(path) as aside, aside.open("wb") as file:
         np.savez(
             file,

@@ -26,7 +26,7 @@ from verydeep import weights
 
 RECIPE = [
     "train", "digits", "--net", "A", "--crop", "32", "--width", "0.125", "--fully-connected", "16",
-    "--initialisation", "glorot", "--device", "cpu", "--batch", "100", "--epochs", "4", "--workers", "1",
+    "--initialisation", "glorot", "--device", "cpu", "--batch", "100", "--epochs", "2", "--workers", "1",
 ]  # fmt: skip
 PATIENCE = 15.0
 
@@ -100,7 +100,9 @@ def main(what: str, kills: int, ranks: int, seed: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         before = time.monotonic()
-        assert start(whole, ranks).wait() == 0
+        process = start(whole, ranks)
+        _, said = process.communicate()
+        assert process.returncode == 0, said
         seconds = time.monotonic() - before
         while done < kills:
             run = Path(folder) / f"run-{number}"

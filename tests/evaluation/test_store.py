@@ -147,7 +147,7 @@ def test_what_killed_tests_have_left_is_removed(tmp_path):
     folder.mkdir()
     for path, age in (
         (weights, 100), (folder / "of-earlier-weights.0-of-1.unfinished", 200),
-        (folder / "resumable.0-of-1.unfinished", 50), (folder / ".a.7.part", 8000), (folder / ".tmpA1b2", 8000),
+        (folder / "resumable.0-of-1.unfinished", 50), (folder / ".a.7.part", 8000), (folder / ".tmpA1b2C3", 8000),
         (folder / ".being-written.8.part", 5), (folder / "a.safetensors", 8000),
     ):  # fmt: skip
         path.write_text("")

@@ -1,7 +1,6 @@
 """Matrices of posteriors on disk, each stored once under what it was made from."""
 
 import hashlib
-import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from verydeep.files import written_aside
+from verydeep.files import remove_abandoned, written_aside
 from verydeep.sealed import Damaged, read_arrays, write_arrays
 
 FORMAT = 1
@@ -17,9 +16,6 @@ FORMAT = 1
 
 ROUNDING = 1e-3
 """How far the sum of an image's posteriors may be from 1."""
-
-ABANDONED_SECONDS = 3600.0
-"""A file that is being written is not left alone for so long."""
 
 
 def key(*parts: object) -> str:
@@ -85,18 +81,18 @@ def are_posteriors(values: np.ndarray, rows: int, columns: int) -> bool:
     return bool((values >= 0).all() and (abs(values.sum(axis=1, dtype=np.float64) - 1) < ROUNDING).all())
 
 
-def remove_leftovers(folder: Path, weights: Path) -> None:
-    """Remove what killed tests of a run have left: half-written files, and passes of weights since replaced.
+def remove_leftovers(folder: Path, weights: Path | None) -> None:
+    """Remove what killed tests have left: half-written files, and unfinished passes of weights since replaced.
 
     Args:
-        folder: where the passes of the run are stored.
-        weights: its weight file.
+        folder: where passes are stored.
+        weights: the weight file of the run that they are of; None for a folder of several nets.
     """
+    remove_abandoned(folder, ".tmp??????")  # safetensors', which earlier versions wrote with
+    if weights is None:
+        return
     with suppress(OSError):  # another process may remove them, too
-        of_weights, now = weights.stat().st_mtime, time.time()
-        for left in [*folder.glob(".*.part"), *folder.glob(".tmp*")]:
-            if now - left.stat().st_mtime > ABANDONED_SECONDS:
-                left.unlink(missing_ok=True)
+        of_weights = weights.stat().st_mtime
         for left in folder.glob("*.unfinished"):
             if left.stat().st_mtime < of_weights:
                 left.unlink(missing_ok=True)

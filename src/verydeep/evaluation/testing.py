@@ -162,8 +162,8 @@ def kept_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> Iterat
     """
     file, net = tested.file, tested.net
     weights_digest = digest(file) if file else ""
-    if file and tested.run and tested.folder and setup.ranks.first:
-        store.remove_leftovers(tested.folder, file)
+    if file and tested.folder and setup.ranks.first:
+        store.remove_leftovers(tested.folder, file if tested.run else None)
     for one in planned:
         path = _stored_at(setup, tested, one, weights_digest)
         if path and (matrix := _stored(setup, one, path, tested.card.architecture.classes)) is not None:

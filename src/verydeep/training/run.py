@@ -23,7 +23,7 @@ from verydeep import weights
 from verydeep.distributed import Ranks
 from verydeep.engine.native import library
 from verydeep.errors import UserError
-from verydeep.files import read_json
+from verydeep.files import read_json, remove_abandoned
 from verydeep.network import ConvNet
 from verydeep.progress import say
 from verydeep.recipe import Recipe
@@ -138,6 +138,7 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks
     with locked(path) as lock:
         for left in path.glob(".*.part"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
+        remove_abandoned(path, ".tmp??????")  # safetensors', which earlier versions wrote with
         start = _start_of_run(path, recipe, data) or start  # it may have begun since
         entered = Entered(path, start, identity(recipe, start, data), lock)
         if not _begun(path):  # also where a start that came to nothing left another recipe
