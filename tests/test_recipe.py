@@ -145,3 +145,27 @@ def test_a_recipe_is_typed(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert 'Revealed type is "int"' in done.stdout or 'Revealed type is "builtins.int"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("batch = true", "batch is True: it must be a number"),
+        ("drop_after = [true]", "drop_after is"),
+        ("learning_rate = 1e308", "learning_rate is 1e+308: it must be at most 1e+30"),
+        ("weight_decay = 1e300", "weight_decay is 1e+300"),
+        ("learning_rate = 1e20\nbias_rate = 1e20", "the learning rate of the biases is 1e+40"),
+        ("rate_divisor = 1e30\nrate_drops = 900", "divided 900 times by 1e+30, becomes 0"),
+        (f"epochs = {'1' * 400}", "epochs is 1"),
+        (f"batch = {'1' * 5000}", "cannot read the recipe"),
+        ("learns = " + "[" * 100_000, "cannot read the recipe"),
+    ],
+    ids=range(9),
+)
+def test_numbers_that_cannot_be_computed_with_are_one_line(tmp_path, text, words):
+    """They ended in a traceback, at the latest in the first step."""
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        recipes.read(tmp_path / "recipe.toml")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -31,6 +31,7 @@ def altered(path, tensors=None, card=None, raw=None):
     """Write the file again with other tensors or another card."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
+    del metadata["sha256"]
     there = load_file(path)
     if card is not None:
         card = dict(card)
@@ -108,9 +109,9 @@ def test_a_full_disk_is_refused_in_a_sentence_and_keeps_the_old_file(net, tmp_pa
     ("make", "words"),
     [
         (lambda path: path.unlink(), "does not exist"),
-        (lambda path: path.write_bytes(b""), "no readable weight file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-10]), "no readable weight file"),
-        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "no readable weight file"),
+        (lambda path: path.write_bytes(b""), "is not a whole safetensors file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-10]), "is damaged"),
+        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "is not a whole safetensors file"),
         (lambda path: altered(path, raw={}), "another system"),
         (lambda path: altered(path, raw={"verydeep": "{"}), "card cannot be read"),
         (lambda path: altered(path, card={"format": "verydeep-9"}), "format"),

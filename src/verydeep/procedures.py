@@ -39,10 +39,11 @@ from verydeep.network import ConvNet
 from verydeep.photographs import ImageError, Photograph
 from verydeep.printable import decoded, printable
 from verydeep.progress import say
+from verydeep.reading import most_workers
 from verydeep.recipe import Recipe
 from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey, unreadable_at
 from verydeep.training import loop
-from verydeep.training.augmentation import Colours
+from verydeep.training.augmentation import Colours, shared_bytes
 from verydeep.training.run import Run, continued, read_run, run_directory
 from verydeep.training.step import Execution
 
@@ -103,12 +104,13 @@ def train(
         raise UserError(f"{os.fspath(out)}: weight files are not read from a path that is not UTF-8; name another")
     if isinstance(data, Dataset) and validation is None:
         raise UserError(f"{data.name} is a training set alone; give a validation set, too")
-    computing = Computing(precision, reading_workers(workers))
-    execution = Execution(computing, micro_batch, compile, recompute)
+    execution = Execution(Computing(precision, reading_workers(workers)), micro_batch, compile, recompute)
     run = Path(out)
     recipe = continued(run, recipe)
     with ranks(device) as here:
         training_set, found = surveyed(data, "train", skip_unreadable, here)
+        if workers is None:  # nobody asked for more than there is room for
+            execution = execution.with_workers(most_workers(shared_bytes(recipe, len(training_set), here.world)))
         centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
         validation_set, sizes = surveyed(
             data if validation is None else validation, "val", skip_unreadable, here, centre_crop.scale
@@ -116,15 +118,15 @@ def train(
         compare_classes(validation_set.classes, training_set.classes, validation_set.name, training_set.name)
         colours = colours_of(found)
         described = description(place_of(data), training_set, validation_set, colours)
-        quiet = Computing(precision, computing.workers, progress=False)
+        quiet = Computing(precision, execution.computing.workers, progress=False)
 
         def top1_error(net: ConvNet) -> float:
             matrix = one_pass(net, validation_set, centre_crop, here, quiet, sizes.sizes)
             return top_error(matrix, validation_set.labels, 1).value
 
         validated = loop.Validation(protocol("centre-crop", [centre_crop.scale], flip=False), top1_error)
-        with run_directory(run, recipe, described, here) as start:
-            loop.train(recipe, start, training_set, colours, validated, run, here, execution)
+        with run_directory(run, recipe, described, here) as entered:
+            loop.train(recipe, entered, training_set, colours, validated, here, execution)
         here.wait()  # until the first has written everything
         return read_run(run)
 

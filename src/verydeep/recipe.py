@@ -1,5 +1,6 @@
 """Sect. 3.1: every number of a training, with its unit and the paper's value as the default."""
 
+import math
 import os
 import tomllib
 from pathlib import Path
@@ -18,6 +19,12 @@ PAPER_CROP = 224
 PAPER_RATE = 1e-2
 FINE_TUNING_RATE = 1e-3
 """Initial rate of a net that starts from one of its own configuration: S = 384 from S = 256 (Sect. 3.1)."""
+
+MOST = 1e30
+"""No number of a recipe is larger: float32 ends at 3e38."""
+
+LEAST_RATE = 1e-300
+"""Below it the learning rate would become 0."""
 
 
 class Recipe(BaseModel):
@@ -101,11 +108,21 @@ class Recipe(BaseModel):
             except ValidationError as error:
                 raise UserError(_sentence(error)) from error
 
-    @field_validator("crop", "fully_connected", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _no_truth(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError("it must be a whole number")
+    def _not_true(cls, value: Any, info: Any) -> Any:
+        """TOML's true is not the number 1."""
+        values = value if isinstance(value, list | tuple) else (value,)
+        if info.field_name != "flip" and any(isinstance(each, bool) for each in values):
+            raise ValueError("it must be a number or a name, not true or false")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_computed_with(cls, value: Any) -> Any:
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, int | float) and each > MOST:
+                raise ValueError(f"it must be at most {MOST:g}")
         return value
 
     @field_validator("start_from", mode="before")
@@ -152,6 +169,11 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"only {', '.join(self.learns)} learn, so the other layers need weights: give start_from"
             )
+        rate, drops = self.initial_rate(self.net), max(self.rate_drops, len(self.drop_after))
+        if rate * self.bias_rate > MOST:
+            raise ValueError(f"the learning rate of the biases is {rate * self.bias_rate:g}, above {MOST:g}")
+        if math.log10(rate) - drops * math.log10(self.rate_divisor) < math.log10(LEAST_RATE):
+            raise ValueError(f"the learning rate, divided {drops} times by {self.rate_divisor:g}, becomes 0")
         if not self.training_scale:  # and so it does not count as given
             self.__dict__["training_scale"] = (paper_scale(self.crop),)
         low, high = self.scales
@@ -217,10 +239,10 @@ def read(path: str | Path) -> Recipe:
     """
     try:
         return Recipe(**tomllib.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"cannot read the recipe {path}: {reason(error)}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # also of numbers too long and of tables too deep
+        raise UserError(f"cannot read the recipe {path}: {reason(error)}") from error
 
 
 def write(recipe: Recipe, path: str | Path) -> None:

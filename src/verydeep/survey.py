@@ -18,7 +18,7 @@ from jaxtyping import Float64, Int32
 
 from verydeep.datasets import Dataset, fingerprint, selected
 from verydeep.errors import UserError
-from verydeep.files import cache_folder, written_aside
+from verydeep.files import cache_folder, remove_abandoned, written_aside
 from verydeep.images import too_elongated
 from verydeep.photographs import MAX_PIXELS, ImageError, Photograph, examine
 from verydeep.progress import track
@@ -239,6 +239,7 @@ def _keep_survey(path: Path, made: Survey) -> None:
         named[f"{what} rows"] = np.array([row for row, _ in pairs], np.int64)
         named[f"{what} reasons"] = np.array([reason for _, reason in pairs], np.str_)
     # Nowhere to write, or a full disk, costs the next run a reading, and this one nothing.
+    remove_abandoned(path.parent)
     with contextlib.suppress(UserError, OSError), written_aside(path) as aside, aside.open("wb") as file:
         np.savez(
             file,

@@ -4,6 +4,7 @@ All of them answer one question: would somebody notice if a layer were not calle
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,19 @@ def wrapped(net: nn.Module) -> nn.Module | None:
 def own_parameter(module: nn.Module, name: str) -> Tensor | None:
     """A parameter that a module holds itself; None for one that is computed (parametrized, pruned)."""
     return module._parameters.get(name)
+
+
+def abandon(iterator: Iterator[Any]) -> None:
+    """Let torch forget the processes of a DataLoader's iterator: it neither reports their end nor waits for it.
+
+    Asked to end, they may not answer; and if one was killed while it held a lock, torch would wait for that lock.
+    """
+    if getattr(iterator, "_worker_pids_set", False):
+        torch._C._remove_worker_pids(id(iterator))
+        vars(iterator)["_worker_pids_set"] = False
+    vars(iterator)["_shutdown"] = True
+    if done := getattr(iterator, "_pin_memory_thread_done_event", None):
+        done.set()
 
 
 def remember(*kinds: type[nn.Module]) -> None:

@@ -7,21 +7,22 @@ tensors, and the `Card` in the file's header says which net it is, which classes
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from verydeep.card import PREPROCESSING, Card
 from verydeep.configurations import Architecture
-from verydeep.errors import UserError
+from verydeep.errors import UserError, reason
 from verydeep.files import exists, is_file, is_folder, written_aside
 from verydeep.network import ConvNet, new_module
+from verydeep.sealed import Damaged, check_arrays, write_arrays
 from verydeep.torch_internals import wrapped
 
 FILE_NAME = "weights.safetensors"
@@ -29,6 +30,9 @@ FILE_NAME = "weights.safetensors"
 
 FORMAT, EARLIER_FORMAT = "verydeep-2", "verydeep-1"
 """What is written, and what is read besides: there the sizes were fields of the card itself."""
+
+CARD = "verydeep"
+"""Name of the card in the header's metadata."""
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 """Types of tensors that are read, by safetensors' names; written is the first."""
@@ -57,48 +61,65 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
     Args:
         net: a `ConvNet`, also one wrapped by torch.compile, DataParallel or AveragedModel; its parameters are
             stored as float32, and its card with them.
-        path: the file, `.safetensors` by custom; replaced where it exists.
+        path: the file, `.safetensors` by custom; replaced if it exists.
 
     Raises:
-        UserError: where the net's tensors are not those of its architecture (a layer was replaced by one of
-            another shape, pruned, parametrized, has no bias), where one is not finite, or where the file cannot be
-            written.
+        UserError: if the net's tensors are not those of its architecture (a layer was replaced by one of another
+            shape, pruned, parametrized, has no bias), if one is not finite, or if the file cannot be written.
     """
-    inner = convolutional_net(net)
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"the path is {path!r}; give that of the file to write")
-    tensors = inner.state_dict()
-    complaint = misfit(inner.card.architecture, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    if complaint:
-        raise UserError(
-            f"cannot save the net: {complaint}. Make pruning permanent (torch.nn.utils.prune.remove) and remove "
-            "parametrizations (torch.nn.utils.parametrize.remove_parametrizations); what has other layers can be "
-            "kept with torch.save"
-        )
-    if layer := other_layer(inner):
-        raise UserError(
-            f"cannot save the net: {layer}. A weight file holds numbers and a card, so that load would make "
-            "another net of it; what has other layers can be kept with torch.save"
-        )
-    if strange := next((name for name, tensor in tensors.items() if type(tensor) is not Tensor), None):
-        raise UserError(
-            f"cannot save the net: {strange} is a {type(tensors[strange]).__name__}; give whole, plain tensors"
-        )
-    if empty := next((name for name, tensor in tensors.items() if tensor.is_meta), None):
-        raise UserError(f"cannot save the net: {empty} is on the meta device and has no values")
-    # Copies of their own: safetensors takes no tensors that share memory, as tied biases do.
-    own = {
-        name: tensor.to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    if bad := not_finite(own):
-        raise UserError(f"cannot save the net: {bad} holds values that are not finite; its training has diverged")
-    metadata = {"verydeep": header(inner.card)}
+    content = Content.of(net)
     with written_aside(Path(path)) as aside:
-        try:
-            save_file(own, aside, metadata)
-        except SafetensorError as error:  # it wraps the system's error in its own
-            raise OSError(str(error)) from error
+        content.write(aside)
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What a weight file holds."""
+
+    arrays: dict[str, np.ndarray]
+    """Parameters and mean colour, float32; they share their memory with the net."""
+    header: str
+    """The card, as the file's header holds it."""
+
+    @classmethod
+    def of(cls, net: nn.Module) -> "Content":
+        """The content of a net's weight file; takes and refuses what `save` does."""
+        inner = convolutional_net(net)
+        tensors = inner.state_dict()
+        shapes_found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if complaint := misfit(inner.card.architecture, shapes_found):
+            raise UserError(
+                f"cannot save the net: {complaint}. Make pruning permanent (torch.nn.utils.prune.remove) and "
+                "remove parametrizations (torch.nn.utils.parametrize.remove_parametrizations); what has other "
+                "layers can be kept with torch.save"
+            )
+        if layer := other_layer(inner):
+            raise UserError(
+                f"cannot save the net: {layer}. A weight file holds numbers and a card, so that load would make "
+                "another net of it; what has other layers can be kept with torch.save"
+            )
+        if strange := next((name for name, tensor in tensors.items() if type(tensor) is not Tensor), None):
+            raise UserError(
+                f"cannot save the net: {strange} is a {type(tensors[strange]).__name__}; give whole, plain tensors"
+            )
+        if empty := next((name for name, tensor in tensors.items() if tensor.is_meta), None):
+            raise UserError(f"cannot save the net: {empty} is on the meta device and has no values")
+        own = {name: tensor.to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+        if bad := not_finite(own):
+            raise UserError(
+                f"cannot save the net: {bad} holds values that are not finite; its training has diverged"
+            )
+        return cls({name: tensor.numpy() for name, tensor in own.items()}, header(inner.card))
+
+    def write(self, path: Path) -> None:
+        """Write the weight file, with its digest, to a path that nobody reads yet.
+
+        Raises:
+            OSError: if the system cannot.
+        """
+        write_arrays(path, self.arrays, {CARD: self.header})
 
 
 def load(source: str | os.PathLike[str]) -> ConvNet:
@@ -186,21 +207,24 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
 def read_card(source: str | os.PathLike[str]) -> Card:
     """The card of a run directory's or a weight file's net, without loading its parameters.
 
+    The whole file is read to check its digest; files of version 0.3 and before have none.
+
     Raises:
-        UserError: where there is none, or where it is no weight file of this project.
+        UserError: if there is none, if it is damaged, or if it is not a weight file of this project.
     """
     path = weight_file(source)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no readable weight file (safetensors): {error}") from error
-    if "verydeep" not in metadata:
+        metadata = check_arrays(path, known=(CARD, "format"))  # what PyTorch's other tools write besides
+    except Damaged as error:
+        raise UserError(f"{error}; train it again, or copy it again from where it came from") from error
+    except OSError as error:
+        raise UserError(f"cannot read the weight file {path}: {reason(error)}") from error
+    if CARD not in metadata:
         raise UserError(
             f"{path} is a safetensors file of another system: it has no card of verydeep in its header"
         )
     try:
-        return card_of_file(json.loads(metadata["verydeep"]))
+        return card_of_file(json.loads(metadata[CARD]))
     except (ValidationError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: its card cannot be read: {_first_line(error)}") from error
 

@@ -12,7 +12,7 @@ from verydeep.distributed import Ranks
 from verydeep.images import rescale
 from verydeep.photographs import ImageError
 from verydeep.recipe import Recipe, changed
-from verydeep.training.augmentation import Address, Colours, Order, TrainingImages, draw, loader
+from verydeep.training.augmentation import Address, Colours, Order, TrainingImages, draw, reading
 
 RECIPE = Recipe(crop=32, training_scale=(32, 64), batch=10, seed=3)
 COLOURS = Colours(
@@ -123,7 +123,8 @@ def test_the_loader_gives_the_same_with_any_number_of_workers(workers):
     dataset = memory(25, (50, 90))
     order = Order(25, 10, RECIPE.seed, Ranks(), 1, 5)
     expected = [TrainingImages(dataset, RECIPE, COLOURS).__getitems__(addresses) for addresses in order]
-    found = list(loader(dataset, RECIPE, COLOURS, order, workers, torch.device("cpu")))
+    with reading(dataset, RECIPE, COLOURS, order, workers, torch.device("cpu")) as batches:
+        found = list(batches)
     assert [len(batch.labels) for batch in found] == [10, 5, 10, 10]
     for one, other in zip(found, expected, strict=True):
         assert all(torch.equal(*tensors) for tensors in zip(one, other, strict=True))
@@ -133,6 +134,7 @@ def test_the_loader_gives_the_same_with_any_number_of_workers(workers):
 def test_an_unreadable_image_comes_out_of_the_loader_with_its_path(tmp_path, workers):
     dataset = Dataset("one", ("a",), (tmp_path / "gone.jpg", pixels(0, 40, 40)), np.zeros(2, np.int64))
     order = Order(2, 2, 0, Ranks(), 0, 1)
-    (found,) = loader(dataset, RECIPE, COLOURS, order, workers, torch.device("cpu"))
+    with reading(dataset, RECIPE, COLOURS, order, workers, torch.device("cpu")) as batches:
+        (found,) = batches
     assert isinstance(found, ImageError)
     assert "gone.jpg" in str(found)

@@ -1,5 +1,6 @@
 """A training from its first iteration to its end, interrupted, continued, refused."""
 
+import itertools
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from verydeep.recipe import Recipe
 from verydeep.survey import principal_components, survey
 from verydeep.training import loop
 from verydeep.training.augmentation import Colours
+from verydeep.training.journal import read_log
 from verydeep.training.run import run_directory
 from verydeep.training.start import start_of
 from verydeep.training.step import Execution
@@ -41,10 +44,10 @@ def colours_of(dataset):
 
 def train(run, recipe=RECIPE, validate=lambda net: 0.5, dataset=None, execution=None):
     dataset = dataset or memory()
-    with run_directory(run, recipe, DATA, Ranks()) as start:
+    with run_directory(run, recipe, DATA, Ranks()) as entered:
         validation = loop.Validation("by itself", validate)
         execution = execution or Execution()
-        return loop.train(recipe, start, dataset, colours_of(dataset), validation, run, Ranks(), execution)
+        return loop.train(recipe, entered, dataset, colours_of(dataset), validation, Ranks(), execution)
 
 
 def log(run):
@@ -66,6 +69,7 @@ def give_another_epoch(run):
     recipes.write(recipes.changed(RECIPE, {"epochs": 2}), run / "recipe.toml")
     changed = state(run)
     changed["progress"]["ended"] = ""
+    del changed["run"]  # as versions before digests wrote it
     torch.save(changed, run / "checkpoint.pt")
 
 
@@ -129,8 +133,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(tmp_p
         with pytest.raises(Interrupted) as stop:
             train(tmp_path / "parts")
     assert stop.value.number == signal.SIGINT
-    # It came during an iteration; the next one asks for it.
-    assert state(tmp_path / "parts")["progress"]["iteration"] == iteration + 1
+    assert state(tmp_path / "parts")["progress"]["iteration"] == iteration
     went_on = train(tmp_path / "parts", execution=Execution(Computing(workers=1)))
     assert same_weights(went_on, whole)
     one, other = state(tmp_path / "whole"), state(tmp_path / "parts")
@@ -215,13 +218,108 @@ def test_a_signal_at_the_end_of_an_epoch_does_not_wait_for_its_validation(tmp_pa
         raise AssertionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "count", interrupted_at(2)(loop.Training.count))
+        patch.setattr(loop.Training, "count", interrupted_at(3)(loop.Training.count))
         with pytest.raises(Interrupted):
             train(tmp_path / "parts", validate=never)
     assert state(tmp_path / "parts")["progress"]["iteration"] == 3
     errors = iter([0.5, 0.25, 0.375])
     assert same_weights(train(tmp_path / "parts", validate=lambda net: next(errors)), whole)
     assert state(tmp_path / "parts")["progress"] == state(tmp_path / "whole")["progress"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_validation_stops_it_and_saves_what_was_learnt(tmp_path, number):
+    whole = train(tmp_path / "whole", recipes.changed(RECIPE, {"epochs": 2}))
+    calls = []
+
+    def signalled(net):
+        calls.append(net)
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+            raise AssertionError("the validation went on")
+        return 0.5
+
+    with pytest.raises(Interrupted, match="after iteration 6 and saved") as stop:
+        train(tmp_path / "parts", recipes.changed(RECIPE, {"epochs": 2}), validate=signalled)
+    assert stop.value.number == number
+    assert same_weights(train(tmp_path / "parts", recipes.changed(RECIPE, {"epochs": 2})), whole)
+
+
+def test_what_was_learnt_is_saved_before_a_long_validation(tmp_path, monkeypatch):
+    """Which may be killed."""
+    monkeypatch.setattr(loop, "VALIDATION_SECONDS", 0.0)
+    saved = []
+
+    def validate(net):
+        saved.append(state(tmp_path / "a")["progress"]["iteration"])
+        return 0.5
+
+    train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 2}), validate=validate)
+    assert saved == [3, 6]
+
+
+def test_the_first_signal_ends_waiting_for_images_that_do_not_come(tmp_path, monkeypatch):
+    original = loop.reading
+
+    @contextmanager
+    def hanging(*arguments):
+        def images():
+            yield from itertools.islice(batches, 2)
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("it waited on")
+
+        with original(*arguments) as batches:
+            yield images()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "reading", hanging)
+        with pytest.raises(Interrupted, match="after iteration 2 and saved"):
+            train(tmp_path / "a")
+    assert state(tmp_path / "a")["progress"]["iteration"] == 2
+
+
+def test_an_epoch_is_in_the_log_and_saved_before_it_is_said(tmp_path, monkeypatch):
+    """The reader of standard error may be gone, as in `2>&1 | head`."""
+    said = []
+
+    def closed(self, line):
+        said.append(line)
+        if line.startswith("epoch 1:"):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Meter, "say", closed)
+        with pytest.raises(BrokenPipeError):
+            train(tmp_path / "a")
+    assert [line["epoch"] for line in log(tmp_path / "a") if "epoch" in line] == [1]
+    assert state(tmp_path / "a")["progress"]["validation_errors"] == [0.5]
+    assert weights.read_card(tmp_path / "a").provenance["epochs"] == 1
+
+
+# TensorBoard's thread says so in its own way.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_that_is_removed_is_not_made_anew(tmp_path):
+    def remove(net):
+        shutil.rmtree(tmp_path / "a")
+        return 0.5
+
+    with pytest.raises(UserError, match="moved, removed or replaced"):
+        train(tmp_path / "a", validate=remove)
+    assert not (tmp_path / "a").exists()
+
+
+def test_lines_of_a_log_that_are_not_its_own_are_left_out(tmp_path):
+    epoch = {
+        "epoch": 1, "iteration": 3, "loss": 0.5, "training_error": 0.5, "validation_error": 0.5,
+        "validation_protocol": "p", "rate": 0.1, "seconds": 1, "images_per_second": 2.0, "waiting_share": 0,
+    }  # fmt: skip
+    wrong = [{"epoch": [2]}, {"epoch": "2"}, {"loss": "low"}, {"rate": None}]
+    lines = [epoch, *(epoch | each for each in wrong), [], 5]
+    text = [json.dumps(line) for line in lines] + ["[" * 100_000, '{"a": ' + "1" * 5000 + "}"]
+    (tmp_path / "log.jsonl").write_text("\n".join(text))
+    epochs, ended = read_log(tmp_path)
+    assert [(each.epoch, each.seconds) for each in epochs] == [(1, 1.0)]
+    assert not ended
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
@@ -238,8 +336,8 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
 
 
 def test_two_trainings_in_one_directory_are_refused(tmp_path):
-    code = "import sys; from verydeep.training.run import _locked; from pathlib import Path\n" \
-        "with _locked(Path(sys.argv[1])): pass"  # fmt: skip
+    code = "import sys; from verydeep.training.directory import locked; from pathlib import Path\n" \
+        "with locked(Path(sys.argv[1])): pass"  # fmt: skip
     with run_directory(tmp_path / "a", RECIPE, DATA, Ranks()):
         other = subprocess.run(
             [sys.executable, "-c", code, tmp_path / "a"], capture_output=True, text=True, check=False
@@ -317,12 +415,10 @@ def test_an_image_that_has_become_unreadable_stops_the_training_with_its_path(tm
     path.write_bytes(path.read_bytes()[:60])
     recipe = recipes.changed(RECIPE, {"batch": 4})
     with (
-        run_directory(tmp_path / "a", recipe, DATA, Ranks()) as start,
+        run_directory(tmp_path / "a", recipe, DATA, Ranks()) as entered,
         pytest.raises(UserError, match=path.name),
     ):
-        loop.train(
-            recipe, start, dataset, colours, loop.Validation("", float), tmp_path / "a", Ranks(), Execution()
-        )
+        loop.train(recipe, entered, dataset, colours, loop.Validation("", float), Ranks(), Execution())
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):

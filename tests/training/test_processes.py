@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from verydeep import weights
+from verydeep.training.directory import locked
 
 TRAIN = [
     "train", "digits", "--net", "A", "--crop", "32", "--width", "0.125", "--fully-connected", "16",
@@ -174,7 +176,7 @@ def test_three_ranks_that_are_told_to_stop_save_and_go_on_to_bit_identical_weigh
     wait_for_iteration(tmp_path / "parts" / "log.jsonl", 3, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate()
-    assert "saved; the same command goes on" in said
+    assert "saved; the same command resumes it" in said
     assert saved_iteration(tmp_path / "parts") >= 3
     done = run(*recipe, "--out", str(tmp_path / "parts"), ranks=3)
     assert "going on after iteration" in done.stderr
@@ -213,7 +215,7 @@ def test_a_signal_saves_and_leaves(tmp_path, number):
     os.killpg(process.pid, number)
     _, said = process.communicate()
     assert process.returncode == 128 + number
-    assert "saved; the same command goes on" in said
+    assert "saved; the same command resumes it" in said
     assert "Traceback" not in said
     logged = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert saved_iteration(tmp_path / "a") == max(line.get("iteration", 0) for line in logged) >= 5
@@ -257,3 +259,28 @@ def test_a_full_disk_is_said_in_a_sentence_and_leaves_the_last_checkpoint(tmp_pa
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "a" / weights.FILE_NAME).exists()  # a run that holds one must have a checkpoint
     run(*recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds reading processes in /proc")
+def test_ranks_of_which_one_loses_a_reading_process_end_with_one_line(tmp_path):
+    """They hung: the rank waited for its processes, torchrun for the rank, and the run stayed locked."""
+    out = tmp_path / "a"
+    process = start("--batch", "100", "--epochs", "9", "--workers", "1", "--out", str(out), ranks=2)
+    wait_for_iteration(out / "log.jsonl", 2, process)
+    for rank in children(process.pid):
+        for worker in children(rank):
+            os.kill(worker, signal.SIGKILL)
+            break
+        break
+    _, said = process.communicate(timeout=100)
+    assert process.returncode != 0
+    ours = said.split("torch/distributed/elastic")[0]
+    assert "a reading process has ended (Killed)" in ours
+    assert "Traceback" not in ours
+    with locked(out):  # by nobody any more
+        pass
+
+
+def children(process):
+    return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]

@@ -243,6 +243,7 @@ def one_pass(
     computing: Computing,
     sizes: Integer[np.ndarray, "N 2"] | None = None,
     unfinished: Path | None = None,
+    within: Path | None = None,
 ) -> Float32[np.ndarray, "N K"]:
     """Test a net once over a data set; every image is counted exactly once, on any number of ranks.
 
@@ -257,6 +258,7 @@ def one_pass(
         sizes: width and height of the images, where they are known.
         unfinished: file to keep the rows of this rank in meanwhile, and to go on from; where it cannot be
             written, a line says so and the pass goes on. It is left to the caller to remove.
+        within: a folder that this file is only written to while it is there.
 
     Raises:
         UserError: where Q is below the crop.
@@ -267,16 +269,16 @@ def one_pass(
     ours = [row for batch in batches for row in batch]
     classes = net.classes
     matrix, done = np.zeros((len(dataset), classes), np.float32), np.zeros(len(dataset), np.int32)
-    if unfinished is not None and (kept := store.load(unfinished)) is not None:
-        known = np.isin(kept["rows"], ours)
-        matrix[kept["rows"][known]], done[kept["rows"][known]] = kept["posteriors"][known], 1
+    if unfinished is not None and (kept := store.part(unfinished, ours, classes)) is not None:
+        rows, found_before = kept
+        matrix[rows], done[rows] = found_before, 1
     left = ([row for row in batch if not done[row]] for batch in batches)
     rows_left = [rows for rows in left if rows]
     images = TestImages(dataset, one, net.crop, net.card.rescaling)
-    reading = read_ahead(images, rows_left, computing.workers, ranks.device)
     name = f"testing {net.configuration.name}, {one.method}, Q = {one.scale}"
     with (
         in_testing(net, ranks.device),
+        read_ahead(images, rows_left, computing.workers, ranks.device) as reading,
         Meter(name, len(ours), computing.progress and ranks.first, int(done.sum())) as meter,
     ):
         saved = time.monotonic()
@@ -300,7 +302,7 @@ def one_pass(
             if unfinished is not None and time.monotonic() - saved > SAVE_SECONDS:
                 rows = np.flatnonzero(done)
                 try:
-                    store.save(unfinished, {"rows": rows, "posteriors": matrix[rows]})
+                    store.save(unfinished, {"rows": rows, "posteriors": matrix[rows]}, within)
                 except UserError as error:
                     meter.say(f"{name}: {error}; if interrupted, it will start anew")
                     unfinished = None

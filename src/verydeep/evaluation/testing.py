@@ -81,11 +81,14 @@ class Tested:
     net: ConvNet | None = None
 
     @property
+    def run(self) -> Path | None:
+        """The run that it is of; None for a net in memory, or one that was given by its weight file."""
+        return self.file.parent if self.file is not None and Path(self.source).is_dir() else None
+
+    @property
     def folder(self) -> Path | None:
         """Where its passes are stored: in its run, else in the user's cache folder; those in memory are not."""
-        if self.file is None:
-            return None
-        folder = self.file.parent if Path(self.source).is_dir() else cache_folder()
+        folder = self.run or (cache_folder() if self.file is not None else None)
         return folder / "posteriors" if folder else None
 
 
@@ -159,6 +162,8 @@ def kept_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> Iterat
     """
     file, net = tested.file, tested.net
     weights_digest = digest(file) if file else ""
+    if file and tested.folder and setup.ranks.first:
+        store.remove_leftovers(tested.folder, file if tested.run else None)
     for one in planned:
         path = _stored_at(setup, tested, one, weights_digest)
         if path and (matrix := _stored(setup, one, path, tested.card.architecture.classes)) is not None:
@@ -168,7 +173,7 @@ def kept_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> Iterat
             net = weights.load(tested.source)
             if file and digest(file) != weights_digest:
                 raise UserError(f"{file} was replaced while it was read; start again")
-        yield _computed(setup, net, one, path)
+        yield _computed(setup, net, one, path, tested.run)
 
 
 def missing_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> tuple[Pass, ...]:
@@ -221,16 +226,18 @@ def _stored(setup: Setup, one: Pass, path: Path, classes: int) -> Float32[np.nda
     return ranks.total(torch.from_numpy(found)).cpu().numpy()
 
 
-def _computed(setup: Setup, net: ConvNet, one: Pass, path: Path | None) -> Float32[np.ndarray, "N K"]:
-    """The matrix of a pass, computed, and stored where there is a path."""
+def _computed(
+    setup: Setup, net: ConvNet, one: Pass, path: Path | None, run: Path | None
+) -> Float32[np.ndarray, "N K"]:
+    """The matrix of a pass, computed, and stored if there is a path; a run that was removed is not made anew."""
     ranks = setup.ranks
     if path is None:
         return one_pass(net, setup.dataset, one, ranks, setup.computing, setup.sizes)
     unfinished = path.with_suffix(f".{ranks.rank}-of-{ranks.world}.unfinished")
-    matrix = one_pass(net, setup.dataset, one, ranks, setup.computing, setup.sizes, unfinished)
+    matrix = one_pass(net, setup.dataset, one, ranks, setup.computing, setup.sizes, unfinished, run)
     if ranks.first:
         try:
-            store.save(path, {"posteriors": matrix})
+            store.save(path, {"posteriors": matrix}, within=run)
         except UserError as error:  # which is no reason to lose the result
             setup.say(f"{one.method}, Q = {one.scale}: not stored: {error}")
     ranks.wait()  # until what is removed next is not needed any more

@@ -12,6 +12,7 @@ from verydeep.experiments.report import make_report
 from verydeep.experiments.report.facts import duration
 from verydeep.experiments.results import Results
 from verydeep.experiments.steps import planned_steps, test_step, time_left, train_step
+from verydeep.files import remove_abandoned
 
 
 def reproduce(
@@ -53,6 +54,8 @@ def reproduce(
     """
     options = Options(device, precision, workers, micro_batch)
     with ranks(device) as here:
+        if here.first:
+            remove_abandoned(Path(out))
         experiment = prepare(data, size, tables, seeds, out, options, here, skip_unreadable)
         planned = planned_steps(experiment, experiment.tables, experiment.seeds)
         record = new_record(experiment)

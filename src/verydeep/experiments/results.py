@@ -4,6 +4,7 @@
 on what, for how long. `outcomes.safetensors` holds what each row of the plan said of each image.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,11 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16, Float32, Int64, UInt8, UInt16
 from pydantic import ConfigDict, TypeAdapter
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from verydeep.errors import UserError, reason
-from verydeep.files import written_aside
+from verydeep.files import read_json, written_aside
+from verydeep.sealed import SEAL, Damaged, read_arrays, write_arrays
 
 FORMAT = 1
 RESULTS, TIMES, OUTCOMES = "results.json", "times.json", "outcomes.safetensors"
@@ -159,10 +159,20 @@ class Outcomes:
 _RESULTS, _TIMES = TypeAdapter(Results), TypeAdapter(Times)
 
 
+AGAIN = "move it away, and verydeep reproduce makes it again"
+
+
 def write_json(value: Results | Times, path: Path) -> None:
-    """Write results or times as JSON, whole or not at all."""
+    """Write results or times as JSON with a digest of their content, whole or not at all."""
+    fields = asdict(value)
+    fields[SEAL] = _digest(fields)
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(asdict(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    """SHA-256 of the content of JSON, however it is laid out."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read_results(folder: Path) -> Results:
@@ -184,10 +194,14 @@ def read_times(folder: Path) -> Times:
 
 
 def _read(kind: TypeAdapter, path: Path) -> Any:
+    if not path.exists():
+        raise UserError(f"cannot read {path}: No such file or directory; verydeep reproduce makes it")
+    fields = read_json(path)
+    told = fields.pop(SEAL, None) if isinstance(fields, dict) else None  # none up to version 0.3
+    if told is not None and told != _digest(fields):
+        raise UserError(f"{path} is damaged: it is not what was written; {AGAIN}")
     try:
-        return kind.validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {reason(error)}; verydeep reproduce makes it") from error
+        return kind.validate_json(json.dumps(fields))
     except ValueError as error:
         line = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read ({line}); verydeep reproduce makes it again") from error
@@ -205,7 +219,7 @@ def write_outcomes(outcomes: Outcomes, path: Path) -> None:
         for (key, seed), values in sorted(getattr(outcomes, what).items()):
             arrays[f"{what}/{seed}/{key}"] = values if what == "loss" else values.astype(kind)
     with written_aside(path) as aside:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, aside)
+        write_arrays(aside, arrays)
 
 
 def read_outcomes(folder: Path) -> Outcomes:
@@ -216,13 +230,15 @@ def read_outcomes(folder: Path) -> Outcomes:
     """
     path = folder / OUTCOMES
     try:
-        arrays = load_file(path)
+        arrays = read_arrays(path)
         names: UInt8[np.ndarray, " n"] = arrays.pop("names")
         outcomes = Outcomes(arrays.pop("labels").astype(np.int64), tuple(json.loads(names.tobytes())))
         for name, array in arrays.items():
             what, seed, key = name.split("/", 2)
             kind = np.float16 if what == "loss" else np.uint16
             getattr(outcomes, what)[key, int(seed)] = array.astype(kind)
-    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
+    except Damaged as error:
+        raise UserError(f"{error}; {AGAIN}") from error
+    except (OSError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"cannot read {path}: {reason(error)}; verydeep reproduce makes it") from error
     return outcomes

@@ -4,6 +4,7 @@ Every draw is a function of the seed, the iteration and the place of the image i
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,10 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from verydeep.datasets import Dataset
-from verydeep.distributed import Ranks, generator
+from verydeep.distributed import Ranks, generator, local_ranks
 from verydeep.images import rescale_and_crop
 from verydeep.photographs import ImageError
 from verydeep.reading import read_ahead
@@ -148,8 +148,15 @@ class Order:
         return min(self.batch, self.images - iteration % self.per_epoch * self.batch)
 
 
-def loader(
+def reading(
     dataset: Dataset, recipe: Recipe, colours: Colours, order: Order, workers: int, device: torch.device
-) -> DataLoader[MiniBatch | ImageError]:
-    """The shares that `order` lists, read ahead by `workers` processes, or when asked for where there are none."""
-    return read_ahead(TrainingImages(dataset, recipe, colours), order, workers, device)
+) -> AbstractContextManager[Iterator[MiniBatch | ImageError]]:
+    """The shares that `order` lists, read ahead by `workers` processes, or when asked for if there are none."""
+    images = TrainingImages(dataset, recipe, colours)
+    return read_ahead(images, order, workers, device, shared_bytes(recipe, len(dataset), order.ranks.world))
+
+
+def shared_bytes(recipe: Recipe, images: int, world: int) -> int:
+    """Bytes of shared memory that a mini-batch takes when it was read ahead, over the ranks of this machine."""
+    share = -(-min(recipe.batch, images) // world)
+    return local_ranks() * share * 3 * recipe.crop**2

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from verydeep.errors import UserError, reason
 from verydeep.progress import Meter
 
@@ -74,13 +76,17 @@ class Epoch:
     images_per_second: float
     waiting_share: float
     """Share of its time that was spent waiting for images, in [0, 1]."""
+    __pydantic_config__ = ConfigDict(strict=True)
+
+
+_EPOCH = TypeAdapter(Epoch)
 
 
 def read_log(run: Path) -> tuple[tuple[Epoch, ...], str]:
     """The epochs of a run, and why it has ended (empty where it has not), by its log.jsonl.
 
     Raises:
-        UserError: where the log cannot be read; lines that were torn by a kill are passed over.
+        UserError: if the log cannot be read; lines that a kill has torn, or that are not of a log, are left out.
     """
     path = run / "log.jsonl"
     try:
@@ -93,7 +99,7 @@ def read_log(run: Path) -> tuple[tuple[Epoch, ...], str]:
     for line in lines:
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if not isinstance(values, dict):
             continue
@@ -102,7 +108,9 @@ def read_log(run: Path) -> tuple[tuple[Epoch, ...], str]:
         elif values.get("event") == "ended":
             ended = str(values.get("reason", "ended"))
         elif all(name in values for name in names):
-            epochs[values["epoch"]] = Epoch(**{name: values[name] for name in names})
+            with suppress(ValidationError):
+                epoch = _EPOCH.validate_json(line)
+                epochs[epoch.epoch] = epoch
     return tuple(epochs[number] for number in sorted(epochs)), ended
 
 
@@ -119,10 +127,10 @@ def reporting(run: Path, meter: Meter, iteration: int) -> Iterator[Report]:
             board = SummaryWriter(str(run / "tensorboard"), purge_step=iteration + 1)
 
     def report(line: str = "", **values: Any) -> None:
+        if values:  # before it is said: what was measured does not get lost with a terminal
+            log.write(**values)
         if line:
             meter.say(line)
-        if values:
-            log.write(**values)
         if board is not None and "loss" in values:
             group = "epoch" if "epoch" in values else "iteration"
             with log.refused():

@@ -1,10 +1,8 @@
 """Sect. 3.1: a training from its first iteration, or from its last checkpoint, to its end."""
 
 import math
-import signal as signals
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,18 +18,23 @@ from verydeep.photographs import ImageError
 from verydeep.progress import Meter, say
 from verydeep.recipe import Recipe
 from verydeep.training import checkpoint
-from verydeep.training.augmentation import Colours, MiniBatch, Order, loader
+from verydeep.training.augmentation import Colours, MiniBatch, Order, reading
 from verydeep.training.checkpoint import Progress
 from verydeep.training.crowding import Crowding
+from verydeep.training.directory import Entered
 from verydeep.training.initialisation import initialise, signal, start_from
 from verydeep.training.journal import Clock, Report, read_log, reporting, silent
 from verydeep.training.run import record_environment
 from verydeep.training.schedule import stage
 from verydeep.training.start import Start
 from verydeep.training.step import Execution, Step, new_optimiser, set_rate
+from verydeep.training.stopping import Signals, Stopped, signals_noted
 
 CHECKPOINT_SECONDS = 600.0
 """A checkpoint is written after every epoch, and within one whenever this time has passed."""
+
+VALIDATION_SECONDS = 60.0
+"""A checkpoint is written before a validation, too, if the last one is older than this."""
 
 STUCK_SHARE, STUCK_EPOCHS, STUCK_ITERATIONS = 0.99, 5, (1000, 5000)
 """A loss above this share of ln(classes), that of guessing, is stuck after so many epochs and the lower number of
@@ -53,23 +56,21 @@ class Validation:
 
 def train(
     recipe: Recipe,
-    start: Start,
+    entered: Entered,
     dataset: Dataset,
     colours: Colours,
     validation: Validation,
-    run: Path,
     ranks: Ranks,
     execution: Execution,
 ) -> ConvNet:
-    """Train a net, or go on with a training that was interrupted, to its end.
+    """Train a net, or resume a training that was interrupted, to its end.
 
     Args:
         recipe: what to train and how.
-        start: where its weights come from, and its initial learning rate.
+        entered: the run directory, and where the training starts (`run_directory`).
         dataset: the training set.
         colours: its colour statistics.
         validation: how to validate.
-        run: an entered run directory (`run_directory`).
         ranks: of this process.
         execution: how to compute.
 
@@ -77,78 +78,100 @@ def train(
         The trained net, in evaluation mode; its weights are in the run directory, too.
 
     Raises:
-        UserError: where an image cannot be read, the loss is stuck or no longer finite, or the disk is full.
+        UserError: if an image cannot be read, the loss is stuck or no longer finite, the disk is full, or the run
+            directory was moved or replaced.
         Interrupted: after SIGTERM or SIGINT, when everything is saved.
     """
+    run = entered.path
     net = ConvNet(recipe.architecture(len(dataset.classes)), dataset.classes).to(ranks.device)
     net.card = replace(net.card, training_scale=recipe.scales, flip=recipe.flip, rescaling=recipe.rescaling)
     let_learn(net, recipe.learns)
-    optimiser = new_optimiser(net, recipe, start.rate)
-    restored = checkpoint.restore(run, net, optimiser)
-    origin = "" if restored else start_weights(net, recipe, start, colours)
+    optimiser = new_optimiser(net, recipe, entered.start.rate)
+    restored = checkpoint.restore(entered, net, optimiser)
+    origin = "" if restored else start_weights(net, recipe, entered.start, colours)
     net.train()
     net.recompute = execution.recompute
     progress = restored or Progress()
     if progress.ended:
         if ranks.first:
             say(f"{run}: this training has ended ({progress.ended}); nothing is left to do")
-            complete(recipe, start, dataset, validation, net, progress, run)
+            complete(recipe, entered, dataset, validation, net, progress)
         return net.eval()
     refuse_different_starts(ranks, run, net, progress, dataset)
     if ranks.first:
         place = {"device": str(ranks.device), "ranks": ranks.world}
-        record_environment(run, asdict(execution) | place)
+        record_environment(entered, asdict(execution) | place)
     end = min(recipe.iterations, recipe.epochs * -(-len(dataset) // recipe.batch))
     order = Order(len(dataset), recipe.batch, recipe.seed, ranks, progress.iteration, end)
     with ExitStack() as stack:
         meter = stack.enter_context(Meter(f"training {recipe.net}", end, ranks.first, progress.iteration))
         report = stack.enter_context(reporting(run, meter, progress.iteration)) if ranks.first else silent
-        training = Training(recipe, start, dataset, validation, net, optimiser, progress, run, ranks, report)
+        signals = stack.enter_context(signals_noted())
+        training = Training(recipe, entered, dataset, validation, net, optimiser, progress, ranks, report, signals)
         if restored:
             line = f"{run}: going on after iteration {progress.iteration}"
             report(line, event="resumed", iteration=progress.iteration)
         else:
-            report(
-                f"{origin}; {start.sentence(recipe.learning_rate is not None)}", event="started", rate=start.rate
-            )
+            line = entered.start.sentence(recipe.learning_rate is not None)
+            report(f"{origin}; {line}", event="started", rate=entered.start.rate)
             training.report_signal(colours)
             training.clock.restart()
-        signalled = stack.enter_context(signals_noted())
         step = Step(net, optimiser, ranks, execution)
-        batches = iter(loader(dataset, recipe, colours, order, execution.computing.workers, ranks.device))
-        while not progress.ended:
-            if training.epoch_is_due(order):
-                training.end_epoch(order)
-                continue
-            with training.clock.waiting():
-                share = readable(next(batches))
-            outcome = step(share, order.size(progress.iteration), signalled(), training.save_is_due())
-            training.count(outcome.loss, outcome.wrong, outcome.images)
-            meter.advance(1, f"loss {outcome.loss / outcome.images:.3f}")
-            if outcome.signal or outcome.save:
-                training.save()
-            if outcome.signal:
-                ranks.wait()  # for the first to have saved
-                line = f"stopped after iteration {progress.iteration} and saved; the same command goes on"
-                raise Interrupted(outcome.signal, line)
+        batches = stack.enter_context(
+            reading(dataset, recipe, colours, order, execution.computing.workers, ranks.device)
+        )
+        try:
+            learn(training, step, batches, order, meter)
+        except Stopped as stopped:
+            training.save()
+            raise training.interrupted(stopped.number) from None
     return net.eval()
+
+
+def learn(
+    training: "Training", step: Step, batches: Iterator[MiniBatch | ImageError], order: Order, meter: Meter
+) -> None:
+    """Learn from mini-batch after mini-batch, until the training ends.
+
+    Raises:
+        Stopped: after a signal, while nothing is being changed.
+        Interrupted: after a signal to a rank, when everything is saved.
+        UserError: as `train` does.
+    """
+    progress, ranks, signals = training.progress, training.ranks, training.signals
+    while not progress.ended:
+        if training.epoch_is_due(order):
+            training.end_epoch(order)
+            continue
+        # One of several ranks cannot leave by itself: the others would wait for its gradient.
+        with training.clock.waiting(), signals.interrupting(ranks.world == 1):
+            share = readable(next(batches))
+        outcome = step(share, order.size(progress.iteration), signals.number, training.save_is_due())
+        training.count(outcome.loss, outcome.wrong, outcome.images)
+        meter.advance(1, f"loss {outcome.loss / outcome.images:.3f}")
+        if outcome.signal or outcome.save:
+            training.save()
+        if outcome.signal:
+            ranks.wait()  # for the first to have saved
+            raise training.interrupted(outcome.signal)
 
 
 def complete(
     recipe: Recipe,
-    start: Start,
+    entered: Entered,
     dataset: Dataset,
     validation: Validation,
     net: ConvNet,
     progress: Progress,
-    run: Path,
 ) -> None:
     """Write what a run that has ended lacks: its weights are gone, or it was killed after its last checkpoint."""
+    entered.check()
+    run = entered.path
     if not read_log(run)[1]:
         with reporting(run, Meter("", 0, enabled=False), progress.iteration) as report:
             report(event="ended", iteration=progress.iteration, reason=progress.ended)
     if not (run / weights.FILE_NAME).exists():
-        write_weights(recipe, start, dataset, validation, net, progress, run)
+        write_weights(recipe, entered, dataset, validation, net, progress)
 
 
 def let_learn(net: ConvNet, layers: Collection[str]) -> None:
@@ -217,15 +240,15 @@ class Training:
     """A training under way: its net, its progress, and where it reports and saves."""
 
     recipe: Recipe
-    start: Start
+    entered: Entered
     dataset: Dataset
     validation: Validation
     net: ConvNet
     optimiser: torch.optim.Optimizer
     progress: Progress
-    run: Path
     ranks: Ranks
     report: Report
+    signals: Signals
 
     def __post_init__(self) -> None:
         self.clock = Clock()
@@ -259,26 +282,31 @@ class Training:
         return self.ranks.first and self.clock.since_save() > CHECKPOINT_SECONDS
 
     def end_epoch(self, order: Order) -> None:
-        """Validate, report, set the rate of the next epoch or end the training, and save.
+        """Validate, set the rate of the next epoch or end the training, save, and report.
+
+        What was measured goes into the log first, then everything is saved, and then it is said: a terminal that
+        is gone costs no work.
 
         Raises:
-            UserError: where the loss is stuck at that of guessing.
+            UserError: if the loss is stuck at that of guessing.
+            Stopped: if a signal comes during the validation; nothing has changed then.
         """
         progress, rate = self.progress, self.optimiser.param_groups[0]["lr"]
         lap = self.clock.lap(self.clocked)
-        self.net.eval()
-        error = self.validation.top1_error(self.net)
-        self.net.train()
+        error = self._validated()
         loss, training_error = progress.loss / progress.images, progress.wrong / progress.images
         progress.training_losses.append(loss)
         progress.validation_errors.append(error)
         progress.loss, progress.wrong, progress.images = 0.0, 0, 0
-        self.report(
-            f"epoch {len(progress.validation_errors)}: loss {loss:.4f}, training error {training_error:.2%}, "
+        epoch, iteration = len(progress.validation_errors), progress.iteration
+        lines = [
+            f"epoch {epoch}: loss {loss:.4f}, training error {training_error:.2%}, "
             f"validation error {error:.2%} ({self.validation.protocol}), rate {rate:.2g}, "
-            f"{lap['images_per_second']:.0f} images/s, {lap['waiting_share']:.0%} of the time waiting for data",
-            epoch=len(progress.validation_errors),
-            iteration=progress.iteration,
+            f"{lap['images_per_second']:.0f} images/s, {lap['waiting_share']:.0%} of the time waiting for data"
+        ]
+        self.report(
+            epoch=epoch,
+            iteration=iteration,
             loss=loss,
             training_error=training_error,
             validation_error=error,
@@ -287,30 +315,48 @@ class Training:
             **lap,
         )
         if line := self.crowding.line():
-            self.report(line, event="crowded", iteration=progress.iteration)
-        after = stage(self.recipe, self.start.rate, progress.validation_errors)
+            lines.append(line)
+            self.report(event="crowded", iteration=iteration)
+        after = stage(self.recipe, self.entered.start.rate, progress.validation_errors)
         if after.ended:
             progress.ended = f"no lower validation error after {self.recipe.rate_drops} drops of the rate"
-        elif progress.iteration == order.end:
+        elif iteration == order.end:
             progress.ended = "limit of iterations" if order.end == self.recipe.iterations else "limit of epochs"
         elif after.rate != rate:
             # Before saving: the checkpoint keeps velocities of this rate.
             set_rate(self.optimiser, after.rate, self.recipe.bias_rate)
             why = (
-                f"as planned after epoch {len(progress.validation_errors)}"
+                f"as planned after epoch {epoch}"
                 if self.recipe.drop_after
                 else f"no lower validation error in {self.recipe.patience} epochs"
             )
-            line = f"{why}: learning rate {after.rate:.2g}"
-            self.report(line, event="rate", iteration=progress.iteration, rate=after.rate)
+            lines.append(f"{why}: learning rate {after.rate:.2g}")
+            self.report(event="rate", iteration=iteration, rate=after.rate)
         self.save()
         if progress.ended:
-            line = f"ended after iteration {progress.iteration}: {progress.ended}"
-            self.report(line, event="ended", iteration=progress.iteration, reason=progress.ended)
-        else:
+            lines.append(f"ended after iteration {iteration}: {progress.ended}")
+            self.report(event="ended", iteration=iteration, reason=progress.ended)
+        for line in lines:
+            self.report(line)
+        if not progress.ended:
             refuse_stuck(progress.training_losses, len(self.dataset.classes), order.per_epoch)
         self.clock.restart()
         self.clocked = 0
+
+    def _validated(self) -> float:
+        """The validation error.
+
+        Raises:
+            Stopped: if a signal comes meanwhile, in this rank; what was learnt before is saved, or can be.
+        """
+        if self.clock.since_save() > VALIDATION_SECONDS:
+            self.save()
+        self.net.eval()
+        try:
+            with self.signals.interrupting():
+                return self.validation.top1_error(self.net)
+        finally:
+            self.net.train()
 
     def save(self) -> None:
         """Write the checkpoint and, after an epoch, the weight file.
@@ -326,21 +372,25 @@ class Training:
             return
         if not all(parameter.isfinite().all() for parameter in self.net.parameters()):
             raise UserError(self._diverged("a weight"))
-        first = not (self.run / checkpoint.CHECKPOINT).exists()
+        first = not (self.entered.path / checkpoint.CHECKPOINT).exists()
         if first:
-            checkpoint.save(self.run, self.net, self.optimiser, self.progress)
+            checkpoint.save(self.entered, self.net, self.optimiser, self.progress)
         if self.progress.validation_errors and not self.progress.images:
-            write_weights(
-                self.recipe, self.start, self.dataset, self.validation, self.net, self.progress, self.run
-            )
+            write_weights(self.recipe, self.entered, self.dataset, self.validation, self.net, self.progress)
         if not first:
-            checkpoint.save(self.run, self.net, self.optimiser, self.progress)
+            checkpoint.save(self.entered, self.net, self.optimiser, self.progress)
+
+    def interrupted(self, number: int) -> Interrupted:
+        """What a signal ends the training with, when all is saved."""
+        line = f"stopped after iteration {self.progress.iteration} and saved; the same command resumes it"
+        return Interrupted(number, line)
 
     def report_signal(self, colours: Colours) -> None:
         """Say how large the signal of some training images is at the output of the net."""
         size = min(self.recipe.batch, SIGNAL_IMAGES)
         first = Order(len(self.dataset), size, self.recipe.seed, Ranks(), 0, 1)
-        batch = readable(next(iter(loader(self.dataset, self.recipe, colours, first, 0, self.ranks.device))))
+        with reading(self.dataset, self.recipe, colours, first, 0, self.ranks.device) as batches:
+            batch = readable(next(batches))
         measured = signal(self.net, batch.images.to(self.ranks.device))
         self.report(measured.sentence(), event="signal", **asdict(measured))
 
@@ -348,25 +398,25 @@ class Training:
         return (
             f"{what} is no longer finite at iteration {self.progress.iteration} (learning rate "
             f"{self.optimiser.param_groups[0]['lr']:.2g}); try a lower --learning-rate, another --initialisation "
-            f"(glorot, he), or start from a shallower net (--start-from). What {self.run} holds is from before"
+            "(glorot, he), or start from a shallower net (--start-from). What "
+            f"{self.entered.path} holds is from before"
         )
 
 
 def write_weights(
     recipe: Recipe,
-    start: Start,
+    entered: Entered,
     dataset: Dataset,
     validation: Validation,
     net: ConvNet,
     progress: Progress,
-    run: Path,
 ) -> None:
     """Write the weight file of a run after an epoch.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
-    errors = progress.validation_errors
+    errors, start = progress.validation_errors, entered.start
     provenance = {
         "recipe": recipe.model_dump(mode="json") | {"learning_rate": start.rate},
         "start": start.weights,
@@ -378,7 +428,9 @@ def write_weights(
         "validation_protocol": validation.protocol,
     }
     net.card = replace(net.card, provenance=provenance)
-    weights.save(net, run / weights.FILE_NAME)
+    content = weights.Content.of(net)
+    with entered.written(weights.FILE_NAME) as aside:
+        content.write(aside)
 
 
 def refuse_stuck(losses: Sequence[float], classes: int, per_epoch: int) -> None:
@@ -409,34 +461,3 @@ def readable(batch: MiniBatch | ImageError) -> MiniBatch:
     if isinstance(batch, ImageError):
         raise batch
     return batch
-
-
-@contextmanager
-def signals_noted() -> Iterator[Callable[[], int]]:
-    """Note SIGTERM and Ctrl-C instead of dying of them; a second one ends the process at once.
-
-    Only the main thread of a process is sent signals; in another one none is noted.
-
-    Yields:
-        A function that gives the number of the signal that came, or 0.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    noted = [0]
-    before = {number: signals.getsignal(number) for number in (signals.SIGTERM, signals.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signals.signal(number, handler)
-
-    def note(number: int, _frame: object) -> None:
-        noted[0] = number
-        restore()
-
-    for number in before:
-        signals.signal(number, note)
-    try:
-        yield lambda: noted[0]
-    finally:
-        restore()

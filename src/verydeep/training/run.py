@@ -3,6 +3,7 @@
 It holds recipe.toml, data.json, start.json, log.jsonl, checkpoint.pt, weights.safetensors, environment.json.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -21,17 +22,21 @@ from verydeep import recipe as recipes
 from verydeep import weights
 from verydeep.distributed import Ranks
 from verydeep.engine.native import library
-from verydeep.errors import UserError
-from verydeep.files import written_aside
+from verydeep.errors import UserError, reason
+from verydeep.files import read_json, remove_abandoned
 from verydeep.network import ConvNet
 from verydeep.progress import say
 from verydeep.recipe import Recipe
 from verydeep.training.checkpoint import CHECKPOINT
+from verydeep.training.directory import LOCK, Entered, locked
 from verydeep.training.journal import Epoch, read_log
 from verydeep.training.start import FILE_NAME as START
 from verydeep.training.start import Start, compare_starts, recorded_start, start_of, write_start
 
 RECIPE, DATA, ENVIRONMENT = "recipe.toml", "data.json", "environment.json"
+
+ANEW = f"put back what it was, or move {CHECKPOINT} and {weights.FILE_NAME} away to start this run anew"
+"""What to do about a run that cannot be resumed."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def continued(path: Path, recipe: Recipe) -> Recipe:
 
 
 @contextmanager
-def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks) -> Iterator[Start]:
+def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks) -> Iterator[Entered]:
     """Make a run directory or enter an existing one, and keep other processes out of it meanwhile.
 
     A run has begun when something trained is in its directory. Until then another recipe may replace one whose
@@ -111,7 +116,8 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks
         ranks: of this process; the first one makes, checks and locks the directory for all.
 
     Yields:
-        Where the training starts; as recorded, where it has begun: its start may have changed since, or be gone.
+        The directory, with where the training starts; as recorded, where it has begun: its start may have changed
+        since, or be gone.
 
     Raises:
         UserError: where the directory holds a run of another recipe, another start or other data, something that
@@ -120,24 +126,51 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks
     if not ranks.first:
         ranks.wait()
         # Machines without a common disk have no such file; what they start from is compared later.
-        yield recorded_start(path, recipes.read(path / RECIPE)) if (path / RECIPE).exists() else start_of(recipe)
+        there = (path / RECIPE).exists()
+        start = recorded_start(path, recipes.read(path / RECIPE)) if there else start_of(recipe)
+        yield Entered(path, start, identity(recipe, start, data))
         return
     start = _start_of_run(path, recipe, data) or start_of(recipe)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the run directory {path}: {error.strerror}") from error
-    with _locked(path):
+        raise UserError(f"cannot make the run directory {path}: {reason(error)}") from error
+    with locked(path) as lock:
         for left in path.glob(".*.part"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
+        remove_abandoned(path, ".tmp??????")  # safetensors', which earlier versions wrote with
         start = _start_of_run(path, recipe, data) or start  # it may have begun since
+        entered = Entered(path, start, identity(recipe, start, data), lock)
         if not _begun(path):  # also where a start that came to nothing left another recipe
-            with written_aside(path / DATA) as aside:
+            with entered.written(DATA) as aside:
                 aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
             write_start(path, start)
             recipes.write(recipe, path / RECIPE)
         ranks.wait()
-        yield start
+        yield entered
+
+
+IDENTIFYING = ("classes", "images", "validation_images", "mean")
+"""What identifies the data of a run. Not their path: a data set may be moved. Means are compared as printed."""
+
+
+def identity(recipe: Recipe, start: Start, data: dict[str, Any]) -> dict[str, Any]:
+    """What tells the checkpoints of a run from those of others, as plain values.
+
+    Limits are not part of it, since a run may get another one, and neither is the path that it starts from.
+
+    Args:
+        recipe: of the run.
+        start: of the run.
+        data: as `run_directory` takes it.
+    """
+    fields = recipe.model_dump(mode="json", exclude={"epochs", "iterations", "start_from"})
+    measured = json.dumps([data[name] for name in IDENTIFYING])
+    return {
+        "recipe": fields | {"learning_rate": start.rate},
+        "start": start.weights,
+        "data": hashlib.sha256(measured.encode()).hexdigest(),
+    }
 
 
 def _begun(path: Path) -> bool:
@@ -209,7 +242,7 @@ def move_aside(path: Path) -> Path:
     number = 1
     while (aside := path.with_name(f"{path.name}.before-{number}")).exists():
         number += 1
-    with _locked(path):
+    with locked(path):
         path.rename(aside)
     return aside
 
@@ -224,19 +257,17 @@ def _other_fields(recipe: Recipe, there: Recipe, start: Start) -> list[str]:
 
 def _unfinished(file: Path) -> bool:
     """Whether a process that was killed before it had written the recipe may have left this file."""
-    return file.name in (".lock", DATA, START) or file.suffix == ".part"
+    return file.name in (LOCK, DATA, START) or file.suffix == ".part"
 
 
 def _other_data(path: Path, data: dict[str, Any]) -> list[str]:
     """In what the data of the run in a directory differ from these."""
-    try:
-        there = json.loads((path / DATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path / DATA}: {error}") from error
-    # Not its path: a data set may be moved. Means are compared as they are printed.
+    there = read_json(path / DATA)
+    if not isinstance(there, dict):
+        raise UserError(f"{path / DATA} is damaged: it holds {_short(there)}; {ANEW}")
     return [
         f"{name} is {_short(there.get(name))}, in {data['path']} it is {_short(data[name])}"
-        for name in ("classes", "images", "validation_images", "mean")
+        for name in IDENTIFYING
         if there.get(name) != data[name]
     ]
 
@@ -246,37 +277,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the directory's lock; the system lets go of it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    try:
-        file = (path / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write in the run directory {path}: {error.strerror}") from error
-    with file:
-        try:
-            # A record lock: one of flock would live on in the reading processes of a training that was killed.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(
-                f"another process is training in {path}; wait for it or name another with --out"
-            ) from error
-        except OSError as error:  # some network drives have no locks
-            raise UserError(f"cannot lock {path}: {error.strerror}; name a directory on another disk") from error
-        yield
-
-
-def record_environment(path: Path, execution: dict[str, Any]) -> None:
+def record_environment(entered: Entered, execution: dict[str, Any]) -> None:
     """Append to environment.json what this start of the run ran with: versions, machine, execution."""
-    file = path / ENVIRONMENT
     try:
-        starts = list(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # there is none yet, or it is damaged: no reason not to train
+        starts = list(read_json(entered.path / ENVIRONMENT))
+    except (UserError, TypeError):  # there is none yet, or it is damaged: no reason not to train
         starts = []
     starts.append(
         {
@@ -295,5 +300,5 @@ def record_environment(path: Path, execution: dict[str, Any]) -> None:
             **execution,
         }
     )
-    with written_aside(file) as aside:
+    with entered.written(ENVIRONMENT) as aside:
         aside.write_text(json.dumps(starts, indent=1) + "\n", encoding="utf-8")

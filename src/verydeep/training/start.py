@@ -89,7 +89,7 @@ def recorded_start(run: Path, recipe: Recipe) -> Start:
 
 def write_start(run: Path, start: Start) -> None:
     """Write start.json."""
-    with written_aside(run / FILE_NAME) as aside:
+    with written_aside(run / FILE_NAME, within=run) as aside:
         aside.write_text(json.dumps(asdict(start), indent=1) + "\n", encoding="utf-8")
 
 

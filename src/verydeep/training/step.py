@@ -3,7 +3,7 @@
 import os
 import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,11 @@ class Execution:
             raise UserError(
                 f"micro_batch is {self.micro_batch}; give a number of images, or 0 for a rank's whole share"
             )
+
+    def with_workers(self, most: int) -> "Execution":
+        """The same, with at most so many reading processes."""
+        workers = min(self.computing.workers, most)
+        return replace(self, computing=replace(self.computing, workers=workers))
 
 
 @dataclass(frozen=True)

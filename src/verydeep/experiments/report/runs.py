@@ -1,6 +1,5 @@
 """The page of any runs: their curves, in what their recipes differ, where they started, what they took."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from verydeep.experiments.pages.document import Block, Column, Document, Figure,
 from verydeep.experiments.pages.written import page_files, write_files
 from verydeep.experiments.report.facts import duration, environment_grids
 from verydeep.experiments.report.tables import pixels
+from verydeep.files import read_json
 from verydeep.recipe import Recipe
 from verydeep.training.journal import Epoch
 from verydeep.training.run import ENVIRONMENT, Run, read_run
@@ -193,7 +193,7 @@ def _environments(runs: Sequence[Run], names: Sequence[str]) -> Section:
 def _recorded(file: Path) -> tuple[dict[str, Any], ...]:
     """What a run recorded of its starts; nothing where that is lost, which is no reason to have no report."""
     try:
-        starts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        starts = read_json(file)
+    except UserError:
         return ()
     return tuple(start for start in starts if isinstance(start, dict)) if isinstance(starts, list) else ()

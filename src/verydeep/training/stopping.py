@@ -1,0 +1,80 @@
+"""How a training is stopped: SIGTERM and Ctrl-C are noted, and acted upon where everything can be saved."""
+
+import signal as signals
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopped(BaseException):
+    """A signal came while nothing was being changed, so that it can be acted upon at once.
+
+    Not an `Exception`: what is interrupted must not take it for an error of its own.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Signals:
+    """Which signal has come."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Of the first signal, or 0."""
+        self._interruptible = False
+
+    def note(self, number: int) -> None:
+        """Note a signal; called by the handler."""
+        self.number = number
+        if self._interruptible:
+            raise Stopped(number)
+
+    @contextmanager
+    def interrupting(self, interruptible: bool = True) -> Iterator[None]:
+        """A signal ends what is done inside, and one that came before does not let it begin.
+
+        For what may take long, or hang, and changes nothing: waiting for images, validation.
+
+        Raises:
+            Stopped: if a signal has come.
+        """
+        self._interruptible = interruptible
+        try:
+            if interruptible and self.number:
+                raise Stopped(self.number)
+            yield
+        finally:
+            self._interruptible = False
+
+
+@contextmanager
+def signals_noted() -> Iterator[Signals]:
+    """Note SIGTERM and Ctrl-C instead of dying of them; a second one ends the process at once.
+
+    Only the main thread of a process is sent signals; in another one none is noted.
+    """
+    noted = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = {number: signals.getsignal(number) for number in (signals.SIGTERM, signals.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signals.signal(number, handler)
+
+    def note(number: int, _frame: object) -> None:
+        restore()
+        noted.note(number)
+
+    for number in before:
+        signals.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()

@@ -1,0 +1,171 @@
+"""Reading processes: whatever happens to them, the training ends, and they end with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+
+import pytest
+import torch
+
+from synthetic import refusal
+from verydeep import reading
+from verydeep.errors import UserError
+from verydeep.reading import most_workers, read_ahead
+
+CPU = torch.device("cpu")
+Usage = namedtuple("Usage", "total used free")
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Gives what it is asked for, and its process; something else happens at some numbers."""
+
+    def __init__(self, at=None, happens=None):
+        self.at, self.happens = at, happens
+
+    def __getitems__(self, numbers):
+        if self.at in numbers:
+            self.happens()
+        return torch.tensor([*numbers, os.getpid()])
+
+
+def batches(count=20):
+    return [[number] for number in range(count)]
+
+
+def gone(process):
+    return not os.path.exists(f"/proc/{process}")
+
+
+def read(images, workers=1):
+    with read_ahead(images, batches(), workers, CPU) as found:
+        for batch in found:
+            processes.add(int(batch[1]))
+
+
+processes: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    processes.clear()
+    yield
+    assert all(map(gone, processes - {os.getpid()}))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_come_in_order(workers):
+    with read_ahead(Numbers(), batches(), workers, CPU) as found:
+        read = [tuple(batch.tolist()) for batch in found]
+    assert [number for number, _ in read] == list(range(20))
+    assert (read[0][1] == os.getpid()) == (workers == 0)
+    processes.update(process for _, process in read)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def without_files():
+    raise OSError(24, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    ("happens", "words"),
+    [
+        (die, r"a reading process has ended \(Killed\).*fewer --workers"),
+        (lambda: os._exit(3), r"a reading process has ended \(exit code 3\).*fewer --workers"),
+        (without_files, "a reading process failed: .*Too many open files; try --workers 0"),
+    ],
+)
+def test_a_process_that_ends_is_one_line_and_not_waited_for(happens, words):
+    before = time.monotonic()
+    with pytest.raises(UserError, match=words) as caught:
+        read(Numbers(5, happens))
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - before < 20
+
+
+class Unsendable:
+    def __reduce__(self):
+        raise OSError(28, "No space left on device")
+
+
+class Lost(torch.utils.data.Dataset):
+    """Its batches cannot be handed over, as where shared memory or file descriptors have run out."""
+
+    def __getitems__(self, numbers):
+        return Unsendable()
+
+
+def test_a_batch_that_cannot_be_handed_over_is_not_waited_for():
+    def begin():
+        with read_ahead(Lost(), batches(), 1, CPU) as found:
+            next(found)
+
+    assert "a reading process has ended (exit code 1)" in refusal(begin)
+
+
+def test_an_error_leaves_no_process_behind():
+    def fail():
+        with read_ahead(Numbers(), batches(), 2, CPU) as found:
+            processes.update(int(next(found)[1]) for _ in range(4))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+
+
+def test_processes_that_do_not_answer_are_not_waited_for():
+    before = time.monotonic()
+    with read_ahead(Numbers(3, lambda: time.sleep(60)), batches(), 1, CPU) as found:
+        processes.add(int(next(found)[1]))
+    assert time.monotonic() - before < 20
+
+
+UNEXPECTED = """
+import os, time, torch
+from test_reading import Numbers, batches
+from verydeep.reading import read_ahead
+with read_ahead(Numbers(3, lambda: time.sleep(60)), batches(), 2, torch.device("cpu")) as found:
+    next(found)
+    raise AssertionError("unexpected")
+"""
+
+
+def test_a_program_with_an_unexpected_error_ends():
+    """It hung at its end, waiting for processes that ignored being asked to end."""
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", UNEXPECTED],
+        capture_output=True, text=True, check=False, timeout=100, env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "AssertionError: unexpected" in done.stderr
+
+
+def test_processes_that_cannot_be_started_are_one_line(monkeypatch):
+    def refused(self):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", lambda: refused(None))
+    message = refusal(read, Numbers())
+    assert "cannot start 1 reading processes: Resource temporarily unavailable" in message
+
+
+def test_shared_memory_is_looked_at_before_the_start(monkeypatch, tmp_path):
+    """Docker gives 64 MiB, and a mini-batch of the paper takes 37."""
+    monkeypatch.setattr(reading, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(reading.shutil, "disk_usage", lambda path: Usage(2**26, 0, 2**26))
+    batch = 256 * 3 * 224 * 224
+    assert most_workers(batch) == 0
+    assert most_workers(2**20) == 31
+    assert most_workers(0) > 10**6
+
+    def start():
+        with read_ahead(Numbers(), batches(), 4, CPU, shared=batch):
+            raise AssertionError
+
+    assert "has 64 MiB free, and a mini-batch takes 36; give --workers 0" in refusal(start)
