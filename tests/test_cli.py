@@ -322,8 +322,8 @@ def test_inspect_lists_classes_and_what_is_wrong(verydeep, folder):
     ):
         assert re.search(rf"{title}:\n.*{re.escape(line)}", out)
     train, val = json.loads(verydeep("inspect", folder, "--json")[1])
-    assert "strip.png" in train["suspicious images"][0]
-    assert "again.jpg" in val["images also in train"][0]
+    assert "strip.png" in train["suspicious"][0]
+    assert "again.jpg" in val["also_in_train"][0]
 
 
 def test_the_digits_need_no_download(verydeep):
