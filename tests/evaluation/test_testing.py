@@ -22,9 +22,9 @@ from verydeep.evaluation import posteriors as passes_module
 from verydeep.evaluation import store, testing
 from verydeep.evaluation.posteriors import Pass, one_pass, posteriors, sizes_of
 from verydeep.evaluation.posteriors import test_scale as scale_of
+from verydeep.sealed import SEAL
 
 QUIET = Computing(progress=False)
-from verydeep.sealed import SEAL
 
 
 def run_of(net, path, **card):
