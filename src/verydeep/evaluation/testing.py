@@ -62,7 +62,8 @@ class Setup:
     ranks: Ranks
     computing: Computing
     say: Callable[[str], None] = lambda line: None
-    """Is told what was found stored, what could not be stored, and what a score map leaves out."""
+    """Is told what is not stored, what a score map leaves out and, with `say_found`, what was found stored."""
+    say_found: bool = True
 
     @cached_property
     def data(self) -> str:
@@ -221,7 +222,7 @@ def _stored(setup: Setup, one: Pass, path: Path, classes: int) -> Float32[np.nda
     if not ranks.total(torch.tensor(float(there is not None))).item():
         return None
     found = np.zeros((len(dataset), classes), np.float32) if there is None else there
-    if ranks.first:
+    if ranks.first and setup.say_found:
         setup.say(f"{one.method}, Q = {one.scale}: found stored in {path}")
     return ranks.total(torch.from_numpy(found)).cpu().numpy()
 

@@ -127,13 +127,7 @@ class Experiment:
     def setup(self) -> testing.Setup:
         """What all passes share."""
         computing = Computing(self.options.precision, procedures.reading_workers(self.options.workers))
-        return testing.Setup(self.data.tested, self.data.sizes, self.here, computing, say_failures)
-
-
-def say_failures(line: str) -> None:
-    """Say what could not be stored; that a pass was found stored is no news here."""
-    if "found stored" not in line:
-        say(line)
+        return testing.Setup(self.data.tested, self.data.sizes, self.here, computing, say, say_found=False)
 
 
 def prepare(
@@ -204,17 +198,14 @@ def open_data(data: str | Path, chosen: Preset, here: Ranks, skip_unreadable: bo
     smallest = min(chosen.scales.values())
     if _may_be_kept(found, sizes, smallest):
         training, tested = (_in_memory(each) for each in (training, tested))
-    described_as = training.name.removesuffix("/train")
-    whole = training
-    held = 0
-    validation = tested
+    name, validation, held = training.name.removesuffix("/train"), tested, 0
     if chosen.hold_out:
-        training, validation = held_out(whole, chosen.hold_out)
+        training, validation = held_out(training, chosen.hold_out)
         held = len(validation)
         _, found = procedures.surveyed(training, "train", False, here)
-    place = procedures.place_of(data)
-    described = procedures.description(place, training, validation, procedures.colours_of(found))
-    return Data(described_as, training, validation, tested, names, held, sizes.sizes, described)
+    place, colours = procedures.place_of(data), procedures.colours_of(found)
+    described = procedures.description(place, training, validation, colours)
+    return Data(name, training, validation, tested, names, held, sizes.sizes, described)
 
 
 def _name(number: int, photograph: object) -> str:

@@ -31,8 +31,6 @@ class Training:
     """Layers that learn; all where none is named."""
     control: bool = False
     """Not the paper's: trained as long as another one, without what that one is to show."""
-    why: str = ""
-    """For people."""
 
 
 FIXED, LARGE, JITTERED = (256,), (384,), (256, 512)
@@ -42,37 +40,21 @@ FULLY_CONNECTED = ("fc6", "fc7", "fc8")
 def _plan() -> Iterator[Training]:
     yield Training("A", "A", FIXED, "random")
     yield Training("A-LRN", "A-LRN", FIXED, "random")
-    yield Training("B-5x5", "B-5x5", FIXED, "random", why="Sect. 4.1: pairs of 3x3 layers replaced by 5x5")
+    yield Training("B-5x5", "B-5x5", FIXED, "random")  # Sect. 4.1: pairs of 3x3 layers replaced by 5x5
     for net in ("B", "C", "D", "E"):
         yield Training(net, net, FIXED, "deeper", start="A")
     for net in ("C", "D", "E"):
         yield Training(f"{net}-384", net, LARGE, "fine-tuning", start=net)
     for net in ("C", "D", "E"):
         yield Training(f"{net}-jitter", net, JITTERED, "jittering", start=f"{net}-384")
-    yield Training(
-        "D-jitter-fc",
-        "D",
-        JITTERED,
-        "jittering",
-        start="D-384",
-        learns=FULLY_CONNECTED,
-        why="Table 6: the submission's, of which only the fully connected layers were fine-tuned",
-    )
-    yield Training("A-longer", "A", FIXED, "deeper", start="A", control=True, why="as long as the nets from A")
-    yield Training("B-random", "B", FIXED, "random", control=True, why="starts as B-5x5 does")
+    # The submission's in Table 6, of which only the fully connected layers were fine-tuned.
+    yield Training("D-jitter-fc", "D", JITTERED, "jittering", start="D-384", learns=FULLY_CONNECTED)
+    # As long as the nets from A; from random weights, as B-5x5; as long as each X-384, and each X-jitter.
+    yield Training("A-longer", "A", FIXED, "deeper", start="A", control=True)
+    yield Training("B-random", "B", FIXED, "random", control=True)
     for net in ("C", "D", "E"):
-        yield Training(
-            f"{net}-longer", net, FIXED, "fine-tuning", start=net, control=True, why=f"as long as {net}-384"
-        )
-        yield Training(
-            f"{net}-384-longer",
-            net,
-            LARGE,
-            "jittering",
-            start=f"{net}-384",
-            control=True,
-            why=f"as long as {net}-jitter",
-        )
+        yield Training(f"{net}-longer", net, FIXED, "fine-tuning", start=net, control=True)
+        yield Training(f"{net}-384-longer", net, LARGE, "jittering", start=f"{net}-384", control=True)
 
 
 TRAININGS: dict[str, Training] = {training.name: training for training in _plan()}

@@ -46,14 +46,17 @@ class Record:
     environments: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The different ones that nets were trained in."""
 
-    def forget(self, training: str, seed: int) -> None:
+    def forget(self, training: Training, seed: int) -> None:
         """Forget a net that was trained anew, and all rows that it is a part of."""
-        self.curves.pop((seed, training), None)
-        self.stored.pop((seed, training), None)
+        self.curves.pop((seed, training.name), None)
+        self.stored.pop((seed, training.name), None)
+        for number, name in list(self.seconds):
+            if number == seed and (name == train_name(training) or name.startswith(f"test {training.name},")):
+                del self.seconds[number, name]
         for found in (self.outcomes.rank, self.outcomes.said, self.outcomes.loss):
             for key, number in list(found):
                 nets = {part.partition("@")[0] for part in key.split(" + ")}
-                if number == seed and training in nets:
+                if number == seed and training.name in nets:
                     del found[key, number]
 
 

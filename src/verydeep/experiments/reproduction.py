@@ -66,7 +66,7 @@ def reproduce(
             rest = "" if left is None else f", {duration(left)} left for all"
             title = f"[{number}/{len(steps)}{rest}] {training.name}, seed {seed}"
             if train_step(experiment, training, seed, title):
-                record.forget(training.name, seed)
+                record.forget(training, seed)
             test_step(experiment, training, seed, title)
             gather(experiment, record)
             if here.first:

@@ -119,7 +119,7 @@ def test_step(experiment: Experiment, training: Training, seed: int, title: str)
 
 
 PASSES = "passes.jsonl"
-"""In a run directory: a line a testing pass that was made, with what it took."""
+"""In a run directory: one line per testing pass, with the seconds that it took."""
 
 
 def note_seconds(folder: Path, name: str, seconds: float) -> None:
