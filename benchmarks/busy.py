@@ -1,6 +1,6 @@
 """Claim: beside one process that computes, nets keep half of their speed, and alone they lose 3% at most for it.
 
-Trains the quickstart's net A by `verydeep train` itself, and runs D at 224 with one image and with eight, each in
+Trains a net A on digits by `verydeep train` itself, and runs D at 224 with one image and with eight, each in
 a process that lives through the whole benchmark and is stopped (SIGSTOP) but for its turns: alone, beside one
 process that does nothing but compute, and beside two. With the Python of an environment that holds another
 version, that one's processes take turns with them. A turn in which anybody else used a tenth of a core is taken
@@ -29,7 +29,7 @@ TRAINING = [
     "--no-flip", "--initialisation", "glorot", "--batch", "64", "--epochs", "100000", "--patience", "100000",
     "--device", "cpu",
 ]  # fmt: skip
-"""The quickstart's net A, without an end."""
+"""A net A on digits, without an end."""
 
 TESTING = """
 import sys, torch, verydeep
