@@ -27,7 +27,7 @@ import verydeep
 from claims import Claim, Observation, destination, options, record
 from plain_torch import plain_torch, pooled
 from verydeep.engine import native, operators
-from verydeep.images import rescale
+from verydeep.photographs.rescaling import rescale
 
 MOST = {
     "layer": ("relative error, against float64, of a 3x3 layer's output", 5e-6),

@@ -63,7 +63,7 @@ def pack(data: Path, folder: Path) -> None:
     Raises:
         SystemExit: with a line, where there is no such data set, or a half would be too large.
     """
-    from verydeep.datasets import open_dataset
+    from verydeep.datasets.dataset import open_dataset
     from verydeep.errors import UserError
 
     try:

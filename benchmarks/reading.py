@@ -1,4 +1,4 @@
-"""Reading training images: `verydeep.images` beside Pillow, on one core.
+"""Reading training images: `verydeep.photographs.rescaling` beside Pillow, on one core.
 
 One image of training is: read the file, decode it, rescale it to a shortest side S drawn from [256; 512], cut a
 random crop of 224 (Sect. 3.1). Claim: this is at least 1.9 times as fast as with Pillow, that decodes the
@@ -25,7 +25,7 @@ from PIL import Image
 
 from claims import Claim, Observation, destination, options, record
 from photographs import write_photographs
-from verydeep.images import rescale_and_crop, rescaled_size
+from verydeep.photographs.rescaling import rescale_and_crop, rescaled_size
 
 CROP, SMALLEST, LARGEST = 224, 256, 512
 LEAST = 1.9

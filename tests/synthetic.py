@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.errors import UserError
 
 

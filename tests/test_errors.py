@@ -11,7 +11,7 @@ from synthetic import refusal
 from verydeep import weights
 from verydeep.errors import UserError, reason, system_error
 from verydeep.network import ConvNet
-from verydeep.photographs import ImageError
+from verydeep.photographs.photograph import ImageError
 
 
 def test_a_message_is_one_printable_line_whatever_the_names_in_it():

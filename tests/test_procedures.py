@@ -13,7 +13,7 @@ from PIL import Image
 import verydeep
 from synthetic import chunk, memory, pixels, png, refusal, tiff, write
 from verydeep import recipe as recipes
-from verydeep.photographs import ImageError
+from verydeep.photographs.photograph import ImageError
 
 RECIPE = verydeep.Recipe(
     net="A", crop=32, width=0.125, fully_connected=8, initialisation="glorot", batch=4, epochs=2, flip=False

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from verydeep.computing import Computing as Computing
     from verydeep.configurations import CONFIGURATIONS as CONFIGURATIONS
     from verydeep.configurations import Architecture as Architecture
-    from verydeep.datasets import Dataset as Dataset
-    from verydeep.datasets import open_dataset as open_dataset
+    from verydeep.datasets.dataset import Dataset as Dataset
+    from verydeep.datasets.dataset import open_dataset as open_dataset
     from verydeep.distributed import Ranks as Ranks
     from verydeep.errors import Interrupted as Interrupted
     from verydeep.errors import UserError as UserError
     from verydeep.evaluation.posteriors import posteriors as posteriors
     from verydeep.evaluation.testing import Result as Result
     from verydeep.network import ConvNet as ConvNet
-    from verydeep.photographs import ImageError as ImageError
+    from verydeep.photographs.photograph import ImageError as ImageError
     from verydeep.procedures import Inspection as Inspection
     from verydeep.procedures import Prediction as Prediction
     from verydeep.procedures import inspect as inspect
@@ -44,8 +44,8 @@ _HOMES = {
     "Card": "card",
     "Computing": "computing",
     "ConvNet": "network",
-    "Dataset": "datasets",
-    "ImageError": "photographs",
+    "Dataset": "datasets.dataset",
+    "ImageError": "photographs.photograph",
     "Inspection": "procedures",
     "Interrupted": "errors",
     "Prediction": "procedures",
@@ -57,7 +57,7 @@ _HOMES = {
     "inspect": "procedures",
     "initialise": "training.initialisation",
     "load": "weights",
-    "open_dataset": "datasets",
+    "open_dataset": "datasets.dataset",
     "posteriors": "evaluation.posteriors",
     "predict": "procedures",
     "read_run": "training.run",

@@ -345,7 +345,7 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
     from verydeep.distributed import device_of
     from verydeep.evaluation.dense import left_out
     from verydeep.evaluation.posteriors import test_scale
-    from verydeep.photographs import ImageError
+    from verydeep.photographs.photograph import ImageError
     from verydeep.procedures import predict as predict_classes
     from verydeep.progress import track
 

@@ -15,10 +15,10 @@ from torch import nn
 from verydeep import weights
 from verydeep.computing import Computing, Precision
 from verydeep.configurations import whole_number
-from verydeep.datasets import Dataset, Split, compare_classes, images_below, open_dataset
-from verydeep.decoding import from_pillow
+from verydeep.datasets.dataset import Dataset, Split, compare_classes, images_below, open_dataset
+from verydeep.datasets.duplicates import same_content
+from verydeep.datasets.survey import Survey, leave_out_unreadable, principal_components, survey, unreadable_at
 from verydeep.distributed import Ranks, device_of, local_cores, ranks
-from verydeep.duplicates import same_content
 from verydeep.errors import UserError
 from verydeep.evaluation import testing
 from verydeep.evaluation.dense import dense_posteriors
@@ -34,14 +34,14 @@ from verydeep.evaluation.posteriors import (
     test_scale,
 )
 from verydeep.evaluation.testing import Result
-from verydeep.images import rescale
 from verydeep.network import ConvNet
-from verydeep.photographs import ImageError, Photograph
+from verydeep.photographs.decoding import from_pillow
+from verydeep.photographs.photograph import ImageError, Photograph
+from verydeep.photographs.rescaling import rescale
 from verydeep.printable import decoded, printable
 from verydeep.progress import say
 from verydeep.reading import most_workers
 from verydeep.recipe import Recipe
-from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey, unreadable_at
 from verydeep.training import loop
 from verydeep.training.augmentation import Colours, shared_bytes
 from verydeep.training.run import Run, continued, read_run, run_directory

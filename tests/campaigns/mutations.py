@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from made_up import made_up, write
-from verydeep import survey, weights
+from verydeep import weights
+from verydeep.datasets import survey
 from verydeep.errors import UserError
 from verydeep.evaluation import store
 from verydeep.experiments.results import OUTCOMES, RESULTS, TIMES, read_outcomes, read_results, read_times

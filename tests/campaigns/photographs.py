@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from verydeep.images import rescale_and_crop
-from verydeep.photographs import ImageError, examine, photograph_size
+from verydeep.photographs.photograph import ImageError, examine, photograph_size
+from verydeep.photographs.rescaling import rescale_and_crop
 
 MOST_SECONDS, MOST_BYTES = 2.0, 2_500_000_000
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
 from verydeep.network import ConvNet
 

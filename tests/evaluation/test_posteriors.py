@@ -21,7 +21,7 @@ import verydeep
 from synthetic import refusal
 from verydeep import weights
 from verydeep.computing import Computing
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import posteriors as module
@@ -35,8 +35,8 @@ from verydeep.evaluation.posteriors import (
     posteriors,
     protocol,
 )
-from verydeep.images import rescale, rescaled_size
-from verydeep.photographs import ImageError, decode
+from verydeep.photographs.photograph import ImageError, decode
+from verydeep.photographs.rescaling import rescale, rescaled_size
 
 QUIET = Computing(progress=False)
 PASSES = [Pass("dense", 48), Pass("dense", 40, flip=False), Pass("multi-crop", 40), Pass("centre-crop", 36)]

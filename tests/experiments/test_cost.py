@@ -16,7 +16,7 @@ from verydeep.experiments.cost import (
     training_images,
     training_multiply_adds,
 )
-from verydeep.images import rescaled_size
+from verydeep.photographs.rescaling import rescaled_size
 from verydeep.recipe import Recipe
 
 TINY = Architecture("A", classes=3, crop=32, width=1 / 64, fully_connected=2)

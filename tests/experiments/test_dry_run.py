@@ -9,7 +9,7 @@ import pytest
 
 from synthetic import memory, refusal, touch, write
 from verydeep.computing import Computing
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import device_of
 from verydeep.evaluation.posteriors import Pass
 from verydeep.experiments import dry_run as module
@@ -21,7 +21,7 @@ from verydeep.experiments.presets import parsed
 from verydeep.experiments.rates import NetRate, crop_reading, net_rate, pass_reading
 from verydeep.experiments.reproduction import reproduce
 from verydeep.experiments.results import read_times
-from verydeep.photographs import ImageError
+from verydeep.photographs.photograph import ImageError
 from verydeep.recipe import Recipe
 
 PRESET = """

@@ -254,7 +254,7 @@ def test_an_outcome_is_by_hand():
 
 
 def test_photographs_are_kept_in_memory_only_where_that_changes_no_pixel():
-    from verydeep.survey import Survey
+    from verydeep.datasets.survey import Survey
 
     def found(*sizes):
         return Survey(np.array(sizes, np.int32), (), np.zeros(3), np.zeros((3, 3)))

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthetic import memory, pixels
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
-from verydeep.images import rescale
-from verydeep.photographs import ImageError
+from verydeep.photographs.photograph import ImageError
+from verydeep.photographs.rescaling import rescale
 from verydeep.recipe import Recipe, changed
 from verydeep.training.augmentation import Address, Colours, Order, TrainingImages, draw, reading
 

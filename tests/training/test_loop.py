@@ -18,12 +18,12 @@ from synthetic import memory
 from verydeep import recipe as recipes
 from verydeep import weights
 from verydeep.computing import Computing
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
+from verydeep.datasets.survey import principal_components, survey
 from verydeep.distributed import Ranks
 from verydeep.errors import Interrupted, UserError
 from verydeep.network import ConvNet
 from verydeep.recipe import Recipe
-from verydeep.survey import principal_components, survey
 from verydeep.training import loop
 from verydeep.training.augmentation import Colours
 from verydeep.training.journal import read_log
@@ -407,7 +407,7 @@ def test_a_dead_net_is_stopped(tmp_path, monkeypatch):
 
 
 def test_an_image_that_has_become_unreadable_stops_the_training_with_its_path(tmp_path, folder):
-    from verydeep.datasets import open_dataset
+    from verydeep.datasets.dataset import open_dataset
 
     dataset = open_dataset(folder, "train")
     colours = colours_of(dataset)

@@ -6,8 +6,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from verydeep.configurations import STRIDE
-from verydeep.images import grid_offsets
 from verydeep.network import ConvNet
+from verydeep.photographs.rescaling import grid_offsets
 
 GRID = 5
 """5 x 5 crops and their mirror images: 50 an image and scale, 150 over three scales."""

@@ -15,7 +15,7 @@ from torch import nn
 from verydeep.card import Card, Rescaling
 from verydeep.computing import Computing
 from verydeep.configurations import whole_number
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import store
@@ -28,9 +28,9 @@ from verydeep.evaluation.multicrop import (
     window_posteriors,
     windows,
 )
-from verydeep.images import rescale, rescaled_size
 from verydeep.network import ConvNet
-from verydeep.photographs import ImageError, photograph_size
+from verydeep.photographs.photograph import ImageError, photograph_size
+from verydeep.photographs.rescaling import rescale, rescaled_size
 from verydeep.progress import Meter
 from verydeep.reading import read_ahead
 from verydeep.recipe import paper_scale

@@ -14,7 +14,7 @@ from torch import nn
 from verydeep import weights
 from verydeep.card import Card
 from verydeep.computing import Computing
-from verydeep.datasets import Dataset, compare_classes, fingerprint
+from verydeep.datasets.dataset import Dataset, compare_classes, fingerprint
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import store

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from verydeep.configurations import Architecture, output_sides
 from verydeep.evaluation.multicrop import window_count
 from verydeep.evaluation.posteriors import Pass
-from verydeep.images import rescaled_size
+from verydeep.photographs.rescaling import rescaled_size
 from verydeep.recipe import Recipe
 
 FORTH_AND_BACK = 3

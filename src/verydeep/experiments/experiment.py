@@ -11,7 +11,8 @@ import numpy as np
 
 from verydeep import procedures
 from verydeep.computing import Computing, Precision
-from verydeep.datasets import Dataset, held_out
+from verydeep.datasets.dataset import Dataset, held_out
+from verydeep.datasets.survey import Survey
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import testing
@@ -32,7 +33,6 @@ from verydeep.files import exists
 from verydeep.printable import printable
 from verydeep.progress import say
 from verydeep.recipe import Recipe
-from verydeep.survey import Survey
 
 KEPT_BYTES = 2**31
 """Photographs of at most so many bytes of pixels are decoded once and kept, if that changes no pixel."""

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from verydeep.card import Rescaling
 from verydeep.computing import Computing
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
 from verydeep.evaluation.dense import dense_posteriors
 from verydeep.evaluation.posteriors import BATCH_PIXELS, Pass, TestImages, in_testing
 from verydeep.experiments.cost import FORTH_AND_BACK, dense_multiply_adds
 from verydeep.network import ConvNet
-from verydeep.photographs import ImageError
+from verydeep.photographs.photograph import ImageError
 from verydeep.recipe import Recipe
 from verydeep.training.augmentation import Address, Colours, MiniBatch, TrainingImages
 from verydeep.training.step import Execution, Step, new_optimiser

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks, generator, local_ranks
-from verydeep.images import rescale_and_crop
-from verydeep.photographs import ImageError
+from verydeep.photographs.photograph import ImageError
+from verydeep.photographs.rescaling import rescale_and_crop
 from verydeep.reading import read_ahead
 from verydeep.recipe import Recipe
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from verydeep import weights
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks, local_ranks
 from verydeep.errors import Interrupted, UserError
 from verydeep.files import digest
 from verydeep.network import ConvNet
-from verydeep.photographs import ImageError
+from verydeep.photographs.photograph import ImageError
 from verydeep.progress import Meter, say
 from verydeep.recipe import Recipe
 from verydeep.training import checkpoint

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from made_up import CLASSES, made_up, write
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.errors import UserError
 from verydeep.experiments.plan import TABLES
 from verydeep.experiments.report import check_report, make_report, report

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.experiments.findings import Finding, check_claims
 from verydeep.experiments.pages.document import Block, Document, Figure, Items, Paragraph, Section
 from verydeep.experiments.pages.written import page_files, stale, write_files

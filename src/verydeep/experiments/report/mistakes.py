@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.errors import UserError
 from verydeep.experiments.pages.document import Block, Cell, Column, Gallery, Grid, Paragraph, Picture, Section
 from verydeep.experiments.plan import TRAININGS, Row

@@ -15,7 +15,7 @@ SPLIT_SHARE = 0.2
 """How much of each class is drawn for validation where there is no list yet."""
 
 SPLIT_SEED = 0
-"""Of that draw, by `verydeep.datasets.held_out`."""
+"""Of that draw, by `verydeep.datasets.dataset.held_out`."""
 
 
 def read_split(file: Path) -> frozenset[str] | None:

@@ -12,10 +12,10 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from synthetic import chunk, photo, png, save, segment, tiff
-from verydeep import decoding, photographs
 from verydeep.errors import UserError
-from verydeep.images import rescale, rescale_and_crop, rescaled_size
-from verydeep.photographs import ImageError, decode, examine, photograph_size, read
+from verydeep.photographs import decoding
+from verydeep.photographs.photograph import ImageError, decode, examine, photograph_size, read
+from verydeep.photographs.rescaling import rescale, rescale_and_crop, rescaled_size
 from verydeep.printable import printable
 
 TURNED = {  # what the camera stored, made from the upright picture; the inverse of what a viewer does
@@ -299,7 +299,7 @@ def test_not_permitted(tmp_path, monkeypatch):
         def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(photographs, "open", refuse, raising=False)
+        monkeypatch.setattr(photograph, "open", refuse, raising=False)
     assert "not permitted" in reason(path)
 
 
@@ -563,7 +563,7 @@ def test_a_jpeg_of_very_many_scans_is_refused_by_its_header(tmp_path, monkeypatc
     assert "allowed" in reason(path)
     path.write_bytes(progressive(12))
     assert decode(path).shape == (16, 16, 3)
-    monkeypatch.setattr(photographs, "MAX_SCANNED_PIXELS", 11 * 16 * 16)
+    monkeypatch.setattr(photograph, "MAX_SCANNED_PIXELS", 11 * 16 * 16)
     assert "are coded in 12 scans" in reason(path)
 
 

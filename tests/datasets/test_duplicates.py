@@ -3,8 +3,8 @@
 import numpy as np
 
 from synthetic import memory, pixels, write
-from verydeep.datasets import Dataset, open_dataset
-from verydeep.duplicates import same_content
+from verydeep.datasets.dataset import Dataset, open_dataset
+from verydeep.datasets.duplicates import same_content
 
 
 def test_the_same_content_is_found_under_whatever_name(folder):

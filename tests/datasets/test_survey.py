@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from synthetic import memory, pixels, refusal, touch, write
-from verydeep import survey as surveys
-from verydeep.datasets import Dataset, fingerprint, open_dataset
-from verydeep.photographs import ImageError, decode, examine
-from verydeep.survey import Survey, leave_out_unreadable, principal_components, survey, unreadable_at
+from verydeep.datasets import survey as surveys
+from verydeep.datasets.dataset import Dataset, fingerprint, open_dataset
+from verydeep.datasets.survey import Survey, leave_out_unreadable, principal_components, survey, unreadable_at
+from verydeep.photographs.photograph import ImageError, decode, examine
 
 
 def same(one: Survey, other: Survey):

@@ -16,12 +16,12 @@ from typing import Literal, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from verydeep.datasets.paths import Paths
+from verydeep.datasets.split import SPLIT_FILE, SPLIT_SHARE, read_split, write_split
 from verydeep.errors import UserError, reason
 from verydeep.files import is_folder
-from verydeep.paths import Paths
-from verydeep.photographs import Photograph, decode
+from verydeep.photographs.photograph import Photograph, decode
 from verydeep.printable import decoded
-from verydeep.split import SPLIT_FILE, SPLIT_SHARE, read_split, write_split
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 """What makes a file a photograph of its class, in any case."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verydeep.paths import Paths
+from verydeep.datasets.paths import Paths
 
 names = st.binary(min_size=1, max_size=9).map(lambda name: name.replace(b"\0", b"0").replace(b"/", b"_"))
 

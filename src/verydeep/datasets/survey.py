@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int32
 
-from verydeep.datasets import Dataset, fingerprint, selected
+from verydeep.datasets.dataset import Dataset, fingerprint, selected
 from verydeep.errors import UserError
 from verydeep.files import cache_folder, remove_abandoned, written_aside
-from verydeep.images import too_elongated
-from verydeep.photographs import MAX_PIXELS, ImageError, Photograph, examine
+from verydeep.photographs.photograph import MAX_PIXELS, ImageError, Photograph, examine
+from verydeep.photographs.rescaling import too_elongated
 from verydeep.progress import track
 
 SURVEY_SIDE = 256

@@ -5,9 +5,9 @@ import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
-from verydeep.datasets import Dataset
+from verydeep.datasets.dataset import Dataset
 from verydeep.files import digest
-from verydeep.photographs import Photograph
+from verydeep.photographs.photograph import Photograph
 
 _TAIL = 4096
 """Bytes at the end of a file that mostly tell photographs of equal length apart."""

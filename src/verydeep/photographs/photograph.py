@@ -14,11 +14,11 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import UInt8
 
-from verydeep import headers
-from verydeep.allowance import Allowance
-from verydeep.decoding import Bottom, dct_factor, memory_of, pixels_of
 from verydeep.errors import UserError, reason
-from verydeep.headers import Header, Jpeg, Png
+from verydeep.photographs import headers
+from verydeep.photographs.allowance import Allowance
+from verydeep.photographs.decoding import Bottom, dct_factor, memory_of, pixels_of
+from verydeep.photographs.headers import Header, Jpeg, Png
 from verydeep.printable import printable
 
 MAX_PIXELS = 100_000_000

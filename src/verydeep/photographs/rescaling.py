@@ -14,7 +14,7 @@ from PIL import Image
 
 from verydeep.card import Rescaling
 from verydeep.errors import UserError
-from verydeep.photographs import MAX_PIXELS, ImageError, Photograph, read
+from verydeep.photographs.photograph import MAX_PIXELS, ImageError, Photograph, read
 
 FILTERS: dict[Rescaling, tuple[Image.Resampling, float]] = {
     "bilinear": (Image.Resampling.BILINEAR, 1.0),

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthetic import pixels, refusal, touch, write
-from verydeep.datasets import Dataset, compare_classes, fingerprint, held_out, images_below, open_dataset
-from verydeep.photographs import ImageError, read
+from verydeep.datasets.dataset import Dataset, compare_classes, fingerprint, held_out, images_below, open_dataset
+from verydeep.photographs.photograph import ImageError, read
 
 META = Path(__file__).parents[2] / "shared/data/ilsvrc-meta"
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"

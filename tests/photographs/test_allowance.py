@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from verydeep.allowance import Allowance
+from verydeep.photographs.allowance import Allowance
 
 
 def test_no_more_is_taken_at_a_time_than_there_is():

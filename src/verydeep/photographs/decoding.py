@@ -1,6 +1,7 @@
 """From the bytes of a JPEG, PNG or WebP to its RGB, by the fastest decoder that gives the right pixels.
 
-What raises here may be anything at all on a hostile file; `verydeep.photographs` names the file and the reason.
+A hostile file may raise anything here; `verydeep.photographs.photograph` turns it into an error that names
+the file and the reason.
 """
 
 import io
@@ -16,8 +17,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from verydeep.exif import UPRIGHT, orientation
-from verydeep.headers import Damaged, Header, Jpeg, Png, WebP, bare_jpeg, exif_of_text
+from verydeep.photographs.exif import UPRIGHT, orientation
+from verydeep.photographs.headers import Damaged, Header, Jpeg, Png, WebP, bare_jpeg, exif_of_text
 
 Bottom: TypeAlias = Callable[[int, int], int]
 """Gives, for a photograph's width and height, how many of its rows a crop needs."""

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
-from verydeep.exif import orientation
+from verydeep.photographs.exif import orientation
 
 MAX_PARTS = 100_000
 """Segments of a JPEG, or chunks of a PNG or WebP, that are looked at: at 8192 bytes each, 800 MB of PNG."""

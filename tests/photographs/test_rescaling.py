@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from synthetic import photo, save
-from verydeep import decoding
 from verydeep.errors import UserError
-from verydeep.headers import read_jpeg
-from verydeep.images import grid_offsets, rescale, rescale_and_crop, rescaled_size, too_elongated
-from verydeep.photographs import ImageError, decode
+from verydeep.photographs import decoding
+from verydeep.photographs.headers import read_jpeg
+from verydeep.photographs.photograph import ImageError, decode
+from verydeep.photographs.rescaling import grid_offsets, rescale, rescale_and_crop, rescaled_size, too_elongated
 
 SAMPLES = Path(__file__).parents[2] / "shared" / "data" / "ilsvrc-samples"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthetic import tiff
-from verydeep.exif import orientation
+from verydeep.photographs.exif import orientation
 
 
 @given(

@@ -1,0 +1,1 @@
+"""From a file to raw RGB: reading, decoding and rescaling photographs."""
