@@ -16,7 +16,7 @@ from synthetic import pixels, refusal, touch, write
 from verydeep.datasets.dataset import Dataset, compare_classes, fingerprint, held_out, images_below, open_dataset
 from verydeep.photographs.photograph import ImageError, read
 
-META = Path(__file__).parents[2] / "shared/data/ilsvrc-meta"
+META = Path(__file__).parents[3] / "shared/data/ilsvrc-meta"
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 

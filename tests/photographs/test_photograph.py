@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from synthetic import chunk, photo, png, save, segment, tiff
 from verydeep.errors import UserError
-from verydeep.photographs import decoding
+from verydeep.photographs import decoding, photograph
 from verydeep.photographs.photograph import ImageError, decode, examine, photograph_size, read
 from verydeep.photographs.rescaling import rescale, rescale_and_crop, rescaled_size
 from verydeep.printable import printable

@@ -17,7 +17,7 @@ from verydeep.photographs.headers import read_jpeg
 from verydeep.photographs.photograph import ImageError, decode
 from verydeep.photographs.rescaling import grid_offsets, rescale, rescale_and_crop, rescaled_size, too_elongated
 
-SAMPLES = Path(__file__).parents[2] / "shared" / "data" / "ilsvrc-samples"
+SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "ilsvrc-samples"
 
 
 def test_rescaled_size():
