@@ -233,6 +233,7 @@ def train(
     *,
     out: Path | None = None,
     recipe: Path | None = None,
+    preset: Literal["small", "paper"] | None = None,
     flags: Annotated[RecipeFlags | None, Parameter(name="*")] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -257,6 +258,8 @@ def train(
         data: a folder with train/CLASS/* and val/CLASS/*, a folder in the layout of ILSVRC-2012, or "digits".
         out: the run directory to make or to go on with [default: runs/NET].
         recipe: a TOML file of recipe fields, such as another run's recipe.toml; flags override it.
+        preset: sets sizes and schedule if neither recipe nor flags do, and prints them: small fits them to the
+            data set and the machine, paper is the paper's.
         micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
         compile_: compile the net with torch.compile.
         recompute: keep less for the backward pass and compute it again (activation checkpointing), to save memory.
@@ -268,6 +271,7 @@ def train(
         data,
         chosen,
         out or Path("runs") / chosen.net.lower(),
+        preset=preset,
         device=device,
         precision=precision,
         workers=workers,
@@ -304,7 +308,8 @@ def test(
 
     Args:
         runs: run directories or weight files, and last the data set that they are tested on.
-        scales: test scales Q in pixels [default: the training scale S, or the middle of its range].
+        scales: test scales Q in pixels [default: the training scale S, or the middle of its range;
+            for dense score maps the multiple of 32 nearest to it].
         method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; centre-crop; or windows: what the
             cells of a dense score map see, each as a crop of its own.
     """
@@ -331,7 +336,7 @@ def test(
 
 @app.command
 def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = False) -> None:
-    """Name the five most likely classes of photographs, tested densely at the net's own scale.
+    """Name the five most likely classes of photographs, tested densely at the default Q of `verydeep test`.
 
     For example:
 
@@ -343,7 +348,6 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
     """
     from verydeep import weights
     from verydeep.distributed import device_of
-    from verydeep.evaluation.dense import left_out
     from verydeep.evaluation.posteriors import test_scale
     from verydeep.photographs.photograph import ImageError
     from verydeep.procedures import predict as predict_classes
@@ -353,8 +357,6 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
         raise UserError("predict takes a run and at least one image; no image was given")
     net = weights.load(run).to(device_of(device))
     predictions, failed = [], False
-    if line := left_out(test_scale(net.card)):
-        say(line)
     for path in track(images, "predicting", total=len(images), enabled=_first()):
         try:
             predictions += predict_classes(net, [path])

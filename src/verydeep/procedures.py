@@ -44,7 +44,9 @@ from verydeep.reading import most_workers
 from verydeep.recipe import Recipe
 from verydeep.training import loop
 from verydeep.training.augmentation import Colours, shared_bytes
-from verydeep.training.run import Run, continued, read_run, run_directory
+from verydeep.training.open_fields import filled
+from verydeep.training.presets import Conditions, Preset, machine_rate, preset_line
+from verydeep.training.run import Run, read_run, run_directory
 from verydeep.training.step import Execution
 
 Net: TypeAlias = nn.Module | Run | str | Path
@@ -66,6 +68,7 @@ def train(
     out: str | Path | Run,
     *,
     validation: Dataset | None = None,
+    preset: Preset | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
     workers: int | None = None,
@@ -78,9 +81,11 @@ def train(
 
     Args:
         data: a folder of photographs, "digits", or a training set; see `open_dataset`.
-        recipe: what to train and how.
-        out: the run directory to make or to go on with.
-        validation: the validation set; where None, that of `data`.
+        recipe: what to train and how. If it starts from a net, sizes that it leaves open are those of that net.
+        out: the run directory to make or to resume.
+        validation: the validation set; if None, that of `data`.
+        preset: fills in fields that the recipe leaves open: `small` with sizes and a schedule for the data and the
+            machine, `paper` with the paper's.
         device: cpu, cuda, mps, or auto for the fastest that is there.
         precision: bf16 computes with bfloat16 where torch's autocast does.
         workers: processes that read images ahead, for each rank; by the number of cores where None.
@@ -106,9 +111,12 @@ def train(
         raise UserError(f"{data.name} is a training set alone; give a validation set, too")
     execution = Execution(Computing(precision, reading_workers(workers)), micro_batch, compile, recompute)
     run = Path(out)
-    recipe = continued(run, recipe)
     with ranks(device) as here:
         training_set, found = surveyed(data, "train", skip_unreadable, here)
+        conditions = conditions_of(training_set, found, here)
+        recipe = filled(run, recipe, preset, conditions)
+        if preset is not None and here.first:
+            say(preset_line(preset, recipe, conditions))
         if workers is None:  # nobody asked for more than there is room for
             execution = execution.with_workers(most_workers(shared_bytes(recipe, len(training_set), here.world)))
         centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
@@ -149,7 +157,8 @@ def test(
     Args:
         nets: a `ConvNet`, a run, or the path of a run or of a weight file; or several.
         data: as `train` takes it.
-        scales: test scales Q in pixels; where None, the training scale S of each net, or the middle of its range.
+        scales: test scales Q in pixels; None for the default of each net (`evaluation.posteriors.test_scale`): its
+            training scale S, or the middle of its range.
         method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; centre-crop; or windows, what
             a dense map's cells see, each as a crop of its own.
         device: cpu, cuda, mps, or auto for the fastest that is there.
@@ -170,7 +179,7 @@ def test(
         passes(method, scales)
     candidates = [testing.tested(net) for net in several]
     computing = Computing(precision, reading_workers(workers))
-    largest = max(scales or (test_scale(net.card) for net in candidates))
+    largest = max(scales or (test_scale(net.card, method) for net in candidates))
     with ranks(device) as here:
         dataset, found = surveyed(data, "val", skip_unreadable, here, largest)
         setup = testing.Setup(dataset, found.sizes, here, computing, say)
@@ -204,7 +213,7 @@ def predict(
     Args:
         net: a `ConvNet`, which computes on its own device; or a run or weight file, for the fastest one there is.
         images: files, Pillow's images, or RGB arrays of height x width x 3, uint8.
-        scale: test scale Q in pixels; where None, the net's own by the rule of Sect. 4.1.
+        scale: test scale Q in pixels; None for the net's default, as in `test`.
         top: how many classes to name.
 
     Returns:
@@ -344,6 +353,12 @@ def photograph_of(image: object) -> Photograph:
 def colours_of(found: Survey) -> Colours:
     """The colour statistics of a training set, by its survey."""
     return Colours(found.mean, *principal_components(found.covariance))
+
+
+def conditions_of(training_set: Dataset, found: Survey, here: Ranks) -> Conditions:
+    """What the sizes of a training may depend on: its data, by their survey, and the machine."""
+    side = int(np.median(found.sizes.min(1))) if len(training_set) else 0
+    return Conditions(len(training_set), len(training_set.classes), side, machine_rate(here))
 
 
 def description(place: str, training_set: Dataset, validation_set: Dataset, colours: Colours) -> dict[str, Any]:

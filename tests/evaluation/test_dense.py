@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verydeep.evaluation.dense import dense_posteriors, left_out
+from verydeep.evaluation.dense import dense_posteriors, left_out, nearest_covered
 
 SIDE = st.integers(32, 110)
 
@@ -60,6 +60,12 @@ def test_mirroring_is_the_default(net, scene):
     images = batch_of(scene, 1, 32, 64)
     with torch.no_grad():
         assert torch.equal(dense_posteriors(net, images), dense_posteriors(net, images, flip=True))
+
+
+def test_the_nearest_scale_that_a_score_map_covers():
+    scales = {32: 32, 33: 32, 47: 32, 48: 64, 73: 64, 80: 96, 256: 256, 384: 384, 410: 416}
+    assert {scale: nearest_covered(scale) for scale in scales} == scales
+    assert all(left_out(scale) == "" for scale in scales.values())
 
 
 def test_what_a_score_map_leaves_out_is_said_where_it_is_much():

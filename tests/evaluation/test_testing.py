@@ -18,6 +18,7 @@ from verydeep.card import Card
 from verydeep.computing import Computing
 from verydeep.configurations import Architecture
 from verydeep.distributed import Ranks
+from verydeep.errors import UserError
 from verydeep.evaluation import posteriors as passes_module
 from verydeep.evaluation import store, testing
 from verydeep.evaluation.posteriors import Pass, one_pass, posteriors, sizes_of
@@ -303,6 +304,14 @@ def test_the_scales_of_the_paper():
     assert scale_of(card(256, 256)) == 256
     assert scale_of(card(384, 384)) == 384
     assert scale_of(card(256, 512)) == 384
+
+
+def test_the_default_scale_of_a_score_map_leaves_nothing_out():
+    card = Card(Architecture("D", crop=64), training_scale=(73, 73))
+    scales = {"dense": 64, "both": 64, "windows": 64, "multi-crop": 73, "centre-crop": 73}
+    assert {method: scale_of(card, method) for method in scales} == scales
+    with pytest.raises(UserError, match="method is 'sparse'; choose one of dense"):
+        scale_of(card, "sparse")
 
 
 def test_a_net_trained_without_mirror_images_is_tested_without(net, tmp_path, photographs):

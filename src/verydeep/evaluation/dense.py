@@ -27,6 +27,14 @@ def dense_posteriors(net: ConvNet, images: UInt8[Tensor, "N 3 H W"], flip: bool 
     return posteriors
 
 
+def nearest_covered(scale: int) -> int:
+    """Return the multiple of 32 nearest to a test scale, where the score map covers the whole smallest side.
+
+    Of two that are equally near, it is the larger.
+    """
+    return (2 * scale + STRIDE) // (2 * STRIDE) * STRIDE
+
+
 def left_out(scale: int) -> str:
     """A line on what a score map at test scale Q leaves out, where that is much; empty elsewhere.
 

@@ -19,7 +19,7 @@ from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import store
-from verydeep.evaluation.dense import dense_posteriors
+from verydeep.evaluation.dense import dense_posteriors, nearest_covered
 from verydeep.evaluation.multicrop import (
     GRID,
     crop_posteriors,
@@ -85,18 +85,26 @@ def passes(method: str, scales: Sequence[int], flip: bool = True, grid: int = GR
     Raises:
         UserError: for another method, no scale, a scale given twice, or what is no list of scales.
     """
-    if not isinstance(method, str) or method not in PROTOCOLS:
-        raise UserError(f"method is {method!r}; choose one of {', '.join(PROTOCOLS)}")
+    kinds = kinds_of(method)
     if not isinstance(scales, Sequence) or isinstance(scales, str):
         raise UserError(f"scales is {scales!r}; give a list of test scales Q in pixels, such as [256, 384, 512]")
     scales = [whole_number("a test scale Q", scale) for scale in scales]
     if not scales or len(set(scales)) < len(scales):
         raise UserError(f"scales are {scales}; give at least one test scale Q, each once")
     return tuple(
-        Pass(kind, scale, flip, grid if kind == "multi-crop" else GRID)
-        for kind in PROTOCOLS[method]
-        for scale in scales
+        Pass(kind, scale, flip, grid if kind == "multi-crop" else GRID) for kind in kinds for scale in scales
     )
+
+
+def kinds_of(method: str) -> tuple[Method, ...]:
+    """The kinds of pass that a protocol averages.
+
+    Raises:
+        UserError: for an unknown method.
+    """
+    if not isinstance(method, str) or method not in PROTOCOLS:
+        raise UserError(f"method is {method!r}; choose one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[method]
 
 
 def check_scales(scales: Sequence[int], crop: int) -> None:
@@ -115,12 +123,17 @@ def protocol(method: str, scales: Sequence[int], flip: bool) -> str:
     return f"{'dense & multi-crop' if method == 'both' else method}, Q = {', '.join(map(str, scales))}, {mirror}"
 
 
-def test_scale(card: Card) -> int:
-    """Q for a net where none is given: S, or 0.5 (Smin + Smax) (Sect. 4.1), in pixels.
+def test_scale(card: Card, method: str = "dense") -> int:
+    """The default test scale Q of a net, in pixels: S, or 0.5 (Smin + Smax) (Sect. 4.1).
 
-    A net whose training scale is not known is taken for one of S = crop + 32.
+    If the method uses score maps, Q is the nearest multiple of 32, so that no pixel of the smallest side is left
+    out. Every Q of the paper is one. A net of unknown training scale counts as trained at S = crop + 32.
+
+    Raises:
+        UserError: for an unknown method.
     """
-    return middle(*(card.training_scale or (paper_scale(card.architecture.crop),) * 2))
+    scale = middle(*(card.training_scale or (paper_scale(card.architecture.crop),) * 2))
+    return nearest_covered(scale) if {"dense", "windows"} & set(kinds_of(method)) else scale
 
 
 def middle(low: int, high: int) -> int:
@@ -142,8 +155,7 @@ def posteriors(
     Args:
         net: the net; its device and mode are afterwards what they were.
         dataset: the images.
-        scales: test scales Q in pixels (Sect. 4.2); where None, the net's own by the rule of Sect. 4.1, from its
-            card.
+        scales: test scales Q in pixels (Sect. 4.2); None for the net's default (`test_scale`).
         method: dense, multi-crop, both (Sect. 4.3), centre-crop or windows.
         flip: average with the mirrored images; where None, if the net was trained with them, by its card.
         ranks: where to compute; this process, on the device of the net, where None.
@@ -156,7 +168,7 @@ def posteriors(
     inner = convolutional_net(net)
     if not isinstance(dataset, Dataset):
         raise UserError(f"the data set is a {type(dataset).__name__}; give what verydeep.open_dataset returns")
-    scales = [test_scale(inner.card)] if scales is None else scales
+    scales = [test_scale(inner.card, method)] if scales is None else scales
     if not isinstance(ranks, Ranks | None) or not isinstance(computing, Computing | None):
         raise UserError(
             f"ranks and computing are {ranks!r} and {computing!r}; give None, or a Ranks and a Computing"

@@ -111,7 +111,7 @@ def test(setup: Setup, nets: Sequence[Tested], scales: Sequence[int], method: st
     Args:
         setup: on which images, and where.
         nets: from `tested`.
-        scales: test scales Q in pixels; where empty, each net's own by the rule of Sect. 4.1.
+        scales: test scales Q in pixels; if empty, the default of each net (`test_scale`).
         method: dense, multi-crop, both, centre-crop or windows.
 
     Returns:
@@ -126,7 +126,7 @@ def test(setup: Setup, nets: Sequence[Tested], scales: Sequence[int], method: st
             raise UserError(f"{net.source} is given twice; give each net once")
     for net in nets:  # all of them before hours of work on the first
         _check(setup.dataset, net, scales, method)
-    used = {scale for net in nets for scale in scales or (test_scale(net.card),)}
+    used = {scale for net in nets for scale in scales or (test_scale(net.card, method),)}
     for line in filter(None, map(left_out, sorted(used) if "dense" in PROTOCOLS[method] else ())):
         if setup.ranks.first:
             setup.say(line)
@@ -150,7 +150,7 @@ def _check(dataset: Dataset, net: Tested, scales: Sequence[int], method: str) ->
             f"{dataset.name} has {len(dataset.classes)} classes, {net.source} has {classes} and does not name "
             "them; there must be as many"
         )
-    scales = scales or (test_scale(card),)
+    scales = scales or (test_scale(card, method),)
     passes(method, scales)
     check_scales(scales, card.architecture.crop)
 
@@ -196,7 +196,7 @@ def _test_one(
     setup: Setup, tested: Tested, scales: Sequence[int], method: str
 ) -> tuple[Result, Float32[np.ndarray, "N K"]]:
     card = tested.card
-    scales = tuple(scales) or (test_scale(card),)
+    scales = tuple(scales) or (test_scale(card, method),)
     matrix = average(kept_passes(setup, tested, passes(method, scales, card.flip)))
     named = (protocol(method, scales, card.flip),)
     name = card.architecture.configuration

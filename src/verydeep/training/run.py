@@ -86,22 +86,6 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     return Run(folder, recipe, recorded_start(folder, recipe), epochs, ended)
 
 
-def continued(path: Path, recipe: Recipe) -> Recipe:
-    """A recipe that gives no S, with that of the run in a directory where its version gave another one by itself.
-
-    So the command that began a run goes on with it after an update.
-
-    Raises:
-        UserError: where the recipe of the run cannot be read.
-    """
-    if "training_scale" in recipe.model_fields_set or not (_begun(path) and (path / RECIPE).exists()):
-        return recipe
-    there = recipes.read(path / RECIPE)
-    if there.crop == recipe.crop and there.training_scale == (recipes.earlier_scale(there.crop),):
-        return recipes.changed(recipe, {"training_scale": there.training_scale})
-    return recipe
-
-
 @contextmanager
 def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks) -> Iterator[Entered]:
     """Make a run directory or enter an existing one, and keep other processes out of it meanwhile.
@@ -141,7 +125,7 @@ def run_directory(path: Path, recipe: Recipe, data: dict[str, Any], ranks: Ranks
         remove_abandoned(path, ".tmp??????")  # safetensors', which earlier versions wrote with
         start = _start_of_run(path, recipe, data) or start  # it may have begun since
         entered = Entered(path, start, identity(recipe, start, data), lock)
-        if not _begun(path):  # also where a start that came to nothing left another recipe
+        if not begun(path):  # also where a start that came to nothing left another recipe
             with entered.written(DATA) as aside:
                 aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
             write_start(path, start)
@@ -173,7 +157,7 @@ def identity(recipe: Recipe, start: Start, data: dict[str, Any]) -> dict[str, An
     }
 
 
-def _begun(path: Path) -> bool:
+def begun(path: Path) -> bool:
     """Whether a directory holds something trained."""
     return any((path / name).exists() for name in (CHECKPOINT, weights.FILE_NAME))
 
@@ -188,7 +172,7 @@ def _start_of_run(path: Path, recipe: Recipe, data: dict[str, Any]) -> Start | N
         if path.exists() and not (path.is_dir() and all(_unfinished(file) for file in path.iterdir())):
             raise UserError(f"{path} exists and is no run directory (it has no {RECIPE}); name another with --out")
         return None
-    if not _begun(path):
+    if not begun(path):
         return None
     there = recipes.read(path / RECIPE)
     start = recorded_start(path, there)
@@ -223,7 +207,7 @@ def changes(path: Path, recipe: Recipe, data: dict[str, Any]) -> list[str]:
     Raises:
         UserError: where what it is to start from, or what it has written, cannot be read.
     """
-    if not _begun(path) or not (path / RECIPE).exists():
+    if not begun(path) or not (path / RECIPE).exists():
         return []
     there = recipes.read(path / RECIPE)
     start = recorded_start(path, there)

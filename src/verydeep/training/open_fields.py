@@ -1,0 +1,52 @@
+"""Fields that a recipe leaves open: taken from the run to resume, the weights to start from, or a preset."""
+
+from pathlib import Path
+
+from verydeep import recipe as recipes
+from verydeep import weights
+from verydeep.recipe import Recipe
+from verydeep.training.presets import PRESET_FIELDS, SIZES, Conditions, Preset, preset_fields
+from verydeep.training.run import RECIPE, begun
+
+
+def filled(path: Path, recipe: Recipe, preset: Preset | None, conditions: Conditions) -> Recipe:
+    """A recipe with the fields that it leaves open, as far as something says what they should be.
+
+    A run that has begun says it first, so that the command that began it resumes it: also after an update, on
+    another machine, or when the weights that it started from are gone. Then come the sizes of the weights to start
+    from, then the preset.
+
+    Args:
+        path: the run directory, whether it exists or not.
+        recipe: as it was given.
+        preset: small, paper, or None.
+        conditions: data and machine.
+
+    Raises:
+        UserError: if the recipe of the run or the card of the weights cannot be read.
+    """
+    if begun(path) and (path / RECIPE).exists():
+        return _as_in_run(recipe, recipes.read(path / RECIPE), preset)
+    fields, start = {}, None
+    if recipe.start_from is not None:
+        sizes = weights.read_card(recipe.start_from).architecture
+        fields, start = {name: getattr(sizes, name) for name in SIZES}, sizes.configuration
+    if preset is not None:
+        fields = preset_fields(preset, recipe, start, conditions) | fields
+    return _with_open(recipe, fields)
+
+
+def _as_in_run(recipe: Recipe, there: Recipe, preset: Preset | None) -> Recipe:
+    """The open fields as in the recipe of a run that has begun."""
+    names = PRESET_FIELDS if preset else SIZES if recipe.start_from is not None else ()
+    recipe = _with_open(recipe, {name: getattr(there, name) for name in names})
+    # Up to version 0.2 another rule gave S if the recipe did not.
+    if there.crop == recipe.crop and there.training_scale == (recipes.earlier_scale(there.crop),):
+        recipe = _with_open(recipe, {"training_scale": there.training_scale})
+    return recipe
+
+
+def _with_open(recipe: Recipe, fields: dict[str, object]) -> Recipe:
+    """The recipe with those of these fields that it leaves open."""
+    left_open = {name: value for name, value in fields.items() if name not in recipe.model_fields_set}
+    return recipes.changed(recipe, left_open) if left_open else recipe

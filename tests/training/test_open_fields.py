@@ -1,0 +1,52 @@
+"""Fields that a recipe leaves open come from the run to resume, the weights to start from, or a preset."""
+
+import shutil
+
+import pytest
+
+import verydeep
+from synthetic import refusal
+from verydeep.recipe import Recipe
+
+SIZES = {"crop": 32, "width": 0.125, "fully_connected": 8}
+OPEN = {"net": "A", "initialisation": "glorot", "batch": 4, "epochs": 1, "flip": False}
+
+
+@pytest.fixture
+def run(folder, tmp_path):
+    return verydeep.train(folder, Recipe(**OPEN, **SIZES), out=tmp_path / "a")
+
+
+def sizes(run):
+    return {name: getattr(run.recipe, name) for name in SIZES}
+
+
+def test_sizes_are_those_of_the_weights_to_start_from(run, folder, tmp_path):
+    recipe = Recipe(**OPEN | {"net": "B", "start_from": str(run.path)})
+    out = tmp_path / "b"
+    assert sizes(verydeep.train(folder, recipe, out=out)) == SIZES
+    shutil.rmtree(run.path)
+    assert verydeep.train(folder, recipe, out=out).ended, "it resumes without what it started from"
+
+
+def test_a_size_that_is_given_is_kept(run, folder, tmp_path):
+    recipe = Recipe(**OPEN | {"start_from": str(run.path), "width": 0.25})
+    assert "train both with the same crop" in refusal(verydeep.train, folder, recipe, out=tmp_path / "b")
+
+
+def test_a_preset_fills_in_what_a_recipe_leaves_open(folder, tmp_path, capsys, monkeypatch):
+    given = {"width": 0.125, "fully_connected": 8, "epochs": 1}
+    run = verydeep.train(folder, Recipe(**given), out=tmp_path / "a", preset="small")
+    assert "preset small, for 4 images of" in capsys.readouterr().err
+    assert sizes(run) == SIZES
+    assert (run.recipe.batch, run.recipe.initialisation, run.recipe.learning_rate) == (64, "glorot", 0.005)
+    monkeypatch.setattr("verydeep.training.presets.CORE_RATE", 1e20)  # a faster machine
+    monkeypatch.setattr("verydeep.training.presets.SMALL_NETS", ((64, 0.5),))
+    again = verydeep.train(folder, Recipe(**given), out=run, preset="small")
+    assert again == run, "a run keeps its sizes"
+    other = Recipe(**given | {"width": 0.25})
+    assert "width: 0.25 (there: 0.125)" in refusal(verydeep.train, folder, other, out=run, preset="small")
+
+
+def test_without_a_preset_the_papers_sizes_are_asked_for(run, folder):
+    assert "crop: 224 (there: 32)" in refusal(verydeep.train, folder, Recipe(**OPEN), out=run)
