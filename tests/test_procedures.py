@@ -343,6 +343,7 @@ for call, words in [
     (lambda: verydeep.train("digits", {"net": "A"}, out="a"), "give a verydeep.Recipe"),
     (lambda: verydeep.train("digits", recipe, out="a", workers=-1), "workers is -1"),
     (lambda: verydeep.train("digits", recipe, out="a", micro_batch=1.5), "micro_batch is 1.5"),
+    (lambda: verydeep.train("digits", recipe, out="a", preset="huge"), "'huge'; choose one of small, paper"),
     (lambda: verydeep.load(5), "5"),
     (lambda: verydeep.open_dataset("digits", "test"), "'test'"),
 ]:

@@ -40,6 +40,12 @@ def test_reading(tmp_path):
     assert set(found.details["images a second, medians"]) == {"Pillow, whole", "Pillow, box", "verydeep"}
 
 
+def test_safeguards(tmp_path):
+    found = smoke("safeguards", tmp_path)
+    assert len(found.claims) == 1
+    assert all(seconds > 0 for by in found.details["seconds"].values() for seconds in by.values())
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_busy(tmp_path):
     (claim,) = smoke("busy", tmp_path).claims
