@@ -174,8 +174,8 @@ def misfit(architecture: Architecture, found: Mapping[str, tuple[int, ...]]) -> 
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             return (
-                f"tensor {name} has shape {found.get(name, 'none, it is missing')}; net "
-                f"{architecture.configuration} wants {wanted.get(name, 'no such tensor')}"
+                f"tensor {name} has shape {found.get(name, 'none (it is missing)')}; net "
+                f"{architecture.configuration} needs {wanted.get(name, 'no such tensor')}"
             )
     return ""
 
@@ -219,7 +219,7 @@ def read_card(source: str | os.PathLike[str]) -> Card:
     try:
         metadata = check_arrays(path, known=(CARD, "format"))  # PyTorch's other tools write "format"
     except Damaged as error:
-        raise UserError(f"{error}; train it again, or copy it again from where it came from") from error
+        raise UserError(f"{error}; copy it again from its source, or train the net again") from error
     except OSError as error:
         raise UserError(f"cannot read the weight file {path}: {reason(error)}") from error
     if CARD not in metadata:
@@ -273,7 +273,7 @@ def weight_file(source: str | os.PathLike[str]) -> Path:
     """Return the path of a run directory's weight file, or of the file itself.
 
     Raises:
-        UserError: if there is no such file, or the system does not allow to look.
+        UserError: if there is no such file, or the system cannot tell.
     """
     if not isinstance(source, str | os.PathLike):
         raise UserError(f"the source is {source!r}; pass the path of a run directory or a weight file")

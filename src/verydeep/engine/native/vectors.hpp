@@ -15,7 +15,7 @@ namespace verydeep {
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
-constexpr int ROWS = 14;  // 14 x 2 sums, 2 operands and a broadcast fill the 32 registers
+constexpr int ROWS = 14;  // 14 x 2 sums, 2 operands and a broadcast fit into 32 registers
 #elif defined(__AVX2__)
 constexpr int LANES = 8;
 constexpr int ROWS = 6;  // 6 x 2 sums, 2 operands and a broadcast fit into 16 registers

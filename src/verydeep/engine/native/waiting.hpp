@@ -2,13 +2,13 @@
 //
 // GNU's OpenMP lets a waiting thread spin for milliseconds before it sleeps. While each thread has a core, that is the
 // fastest way: layers are microseconds apart, and waking a thread takes longer. Once another process computes on one of the
-// cores, it is ruinous: a spinning thread uses up its time slices, so that the other process has the core when there is
-// work, and until that is done all other threads spin.
+// cores, it is ruinous: a spinning thread uses up its time slices, so that the other process holds the core when there is
+// work, and the other threads spin until that work is done.
 //
 // OpenMP reads the spin time from the environment, once, when it is loaded, and no single setting serves both cases. But
-// while it manages more threads than the process has cores, it spins only a 3000th of that time. So when the system reports
-// that our threads waited for a core, we make OpenMP form a second team, which only sleeps. When they no longer wait, we
-// dissolve that team. No result depends on this.
+// while it manages more threads than the process has cores, it spins for only a 3000th of that time. So when the system
+// reports that our threads waited for a core, we make OpenMP form a second team, which only sleeps. When they no longer
+// wait, we dissolve that team. No result depends on this.
 #pragma once
 
 #include <algorithm>
@@ -159,7 +159,7 @@ class Waiting {
   static constexpr int64_t INTERVAL = 50'000'000;  // ns between two looks
   static constexpr int64_t ENOUGH = 20'000'000;    // ns for which the busiest thread must have had work for a decision
   static constexpr double SHARE = 0.1;             // of that time spent waiting for a core: other processes compute
-  static constexpr int CALM = 10;                  // consecutive decisions that nobody does, before threads spin again
+  static constexpr int CALM = 10;                  // consecutive decisions without that before threads spin again
 
   struct Thread {
     std::atomic<int64_t> id{0};
