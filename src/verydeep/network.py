@@ -57,8 +57,8 @@ class Dropout(nn.Dropout):
     ) -> Float[Tensor, "N C h w"]:
         """Set each unit to zero with probability `p` and scale the others by 1 / (1 - p).
 
-        If no keys are passed they are drawn from torch's generator: only the dropout may be in training mode, and
-        not the net.
+        If no keys are passed they are drawn from torch's generator, since the dropout may be in training mode in a
+        net that is not.
         """
         if not self.training or self.p == 0:
             return x
@@ -247,7 +247,7 @@ class ConvNet(nn.Module):
             layers: names of the requested layers; the result has them in the order of the net.
 
         Raises:
-            UserError: if the net has no layer of that name, and if `forward` would raise one.
+            UserError: if the net has no layer of one of these names, or `forward` would raise one.
         """
         known = [layer.name for layer in self.layers]
         if isinstance(layers, str) or not isinstance(layers, Collection) or not layers:

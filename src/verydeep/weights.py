@@ -210,7 +210,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
 def read_card(source: str | os.PathLike[str]) -> Card:
     """Read the card of the net in a run directory or weight file, without loading its parameters.
 
-    This reads the whole file to check its digest; files from version 0.3 and earlier have none.
+    This reads the whole file to check its digest; files from versions before 0.3 have none.
 
     Raises:
         UserError: if there is no weight file, if it is damaged, or if verydeep did not write it.
