@@ -369,7 +369,7 @@ def test_half_precision_export_and_other_kernels_are_left_to_torch():
 def test_what_leaves_the_process_has_no_operators_of_the_engine():
     net = ConvNet("B", classes=3, crop=32, width=0.25, fully_connected=8).eval()
     images = torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8)
-    exported = torch.export.export(net, (images,), strict=False)  # strict, torch 2.6 cannot follow the net
+    exported = torch.export.export(net, (images,), strict=False)  # in strict mode, torch 2.6 cannot follow the net
     assert f"{operators.NAMESPACE}." not in str(exported.graph)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the net checks the range of its images, which cannot be traced
