@@ -1,8 +1,8 @@
-"""Makes results/README.md from the results/*.json that benchmarks write.
+"""Make results/README.md from the results/*.json that benchmarks write.
 
     python benchmarks/report.py
 
-A test fails while the page is not what the files say.
+A test fails if the page does not match the files.
 """
 
 from collections.abc import Mapping
@@ -15,38 +15,38 @@ PAGE = RESULTS / "README.md"
 HEAD = """\
 # Measured results
 
-`python benchmarks/report.py` makes this page from the JSON files beside it; change those, not the page. Each file
-is one run of one script in `benchmarks/`, whose docstring says what is measured and how. Speeds and memory are
-ratios of two sides measured in turn in one run; absolute ones drift from machine to machine and from hour to hour.
-AMD's processors of family 26 are Zen 5, those of family 25 and model 17 are Zen 4.
+`python benchmarks/report.py` makes this page from the JSON files next to it; change those, not the page. Each file
+is one run of one script in `benchmarks/`; the script's docstring says what is measured and how. Speed and memory
+are given as ratios of two sides that were measured in turn in one run, since absolute values differ from machine
+to machine and from hour to hour. AMD's processors of family 26 are Zen 5; those of family 25, model 17, are Zen 4.
 """
 
 TAIL = """\
 ## Trainings
 
-[Miniatures of A and D on imagenette](imagenette/README.md): recipes, logs, and errors by all protocols of testing.
+[Miniatures of A and D on imagenette](imagenette/README.md): recipes, logs, and errors by all testing protocols.
 """
 
 
 def page(records: Mapping[str, Record]) -> str:
-    """The page, in Markdown.
+    """Return the page, in Markdown.
 
     Args:
-        records: by the name of their files.
+        records: records by the names of their files.
     """
     parts = [HEAD, "## Claims\n", _claims(records), "## Observations\n"]
-    parts += ["Measured, and nothing is claimed of them.\n", _observations(records)]
+    parts += ["These were measured, but nothing is claimed about them.\n", _observations(records)]
     parts += ["## How it was measured\n", _runs(records), TAIL]
     return "\n".join(parts)
 
 
 def records(folder: Path = RESULTS) -> dict[str, Record]:
-    """All records of a folder by the name of their files, in their order."""
+    """Read all records of a folder, by the names of their files and in their order."""
     return {file.name: read(file) for file in sorted(folder.glob("*.json"))}
 
 
 def _claims(records: Mapping[str, Record]) -> str:
-    rows = ["| claim | measured | bound | holds | beside each | on | data |", "|---|--:|--:|---|---|---|---|"]
+    rows = ["| claim | measured | bound | holds | by peer | on | data |", "|---|--:|--:|---|---|---|---|"]
     for name, found in records.items():
         for claim in found.claims:
             ((kind, bound),) = claim.bound.items()
@@ -57,7 +57,7 @@ def _claims(records: Mapping[str, Record]) -> str:
 
 
 def _observations(records: Mapping[str, Record]) -> str:
-    rows = ["| observation | measured | beside each | on | data |", "|---|--:|---|---|---|"]
+    rows = ["| observation | measured | by peer | on | data |", "|---|--:|---|---|---|"]
     for name, found in records.items():
         for seen in found.observations:
             cells = [seen.observation, f"{seen.measured:.3g} {seen.unit}"]
@@ -68,7 +68,7 @@ def _observations(records: Mapping[str, Record]) -> str:
 def _runs(records: Mapping[str, Record]) -> str:
     rows = []
     for name, found in records.items():
-        command = f"`{found.command}`" if found.command else "a command that was not kept"
+        command = f"`{found.command}`" if found.command else "command not recorded"
         versions = ", ".join(f"{what} {number}" for what, number in found.versions.items() if number)
         facts = [_machine(found.machine), *([found.date] if found.date else []), *([versions] if versions else [])]
         rows.append(f"- [{name}]({name}): {command}; {'; '.join(facts)}.")
@@ -79,7 +79,7 @@ def _runs(records: Mapping[str, Record]) -> str:
 def _processor(machine: Machine) -> str:
     known = {"family": machine.family, "model": machine.model}
     numbers = ", ".join(f"{what} {number}" for what, number in known.items() if number is not None)
-    return (machine.processor or "a processor not known") + (f" ({numbers})" if numbers else "")
+    return (machine.processor or "unknown processor") + (f" ({numbers})" if numbers else "")
 
 
 def _machine(machine: Machine) -> str:

@@ -1,4 +1,4 @@
-"""What decides whether a change lands does not pass by luck."""
+"""The checks that decide whether a change lands cannot pass by accident."""
 
 import json
 import subprocess

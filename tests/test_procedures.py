@@ -311,7 +311,7 @@ for call, words in [
     (lambda: verydeep.posteriors(net, dataset, [64.5]), "64.5"),
     (lambda: verydeep.posteriors(net, dataset, []), "at least one"),
     (lambda: verydeep.posteriors(net, dataset, method="sparse"), "'sparse'"),
-    (lambda: verydeep.posteriors(torch.nn.Linear(1, 1), dataset), "give a verydeep.ConvNet"),
+    (lambda: verydeep.posteriors(torch.nn.Linear(1, 1), dataset), "pass a verydeep.ConvNet"),
     (lambda: verydeep.posteriors(net, "digits"), "verydeep.open_dataset"),
     (lambda: verydeep.test(net, "digits", scales=64), "scales is 64"),
     (lambda: verydeep.test(net, "digits", method=None), "method is None"),

@@ -1,4 +1,4 @@
-"""results/ has what benchmarks wrote, and the page that is made from it."""
+"""results/ contains what benchmarks wrote, and the page made from it."""
 
 import re
 
@@ -25,7 +25,7 @@ def test_every_claim_in_the_results_holds():
 
 
 def test_the_page_of_results_is_what_their_files_say():
-    stale = "results/README.md is not what its files say; make it with: python benchmarks/report.py"
+    stale = "results/README.md does not match its files; make it with: python benchmarks/report.py"
     assert report.PAGE.read_text(encoding="utf-8") == report.page(report.records()), stale
 
 
