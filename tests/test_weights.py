@@ -5,6 +5,7 @@ import os
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from synthetic import refusal
 from verydeep import weights
 from verydeep.errors import UserError
 from verydeep.network import ConvNet
@@ -132,6 +134,20 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_reason(net, tmp_path, mak
     with pytest.raises(UserError, match=words) as refusal:
         weights.load(path)
     assert "net.safetensors" in str(refusal.value)
+
+
+def test_a_flipped_bit_is_refused(net, tmp_path):
+    """A flipped bit of a weight would give another net, silently."""
+    path = tmp_path / "net.safetensors"
+    weights.save(net, path)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    tensors = 8 + int.from_bytes(whole[:8], "little")
+    for at in (*random.integers(0, tensors, 20), *random.integers(tensors, len(whole), 40)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << int(random.integers(8))
+        path.write_bytes(changed)
+        for read in (weights.load, weights.read_card):
+            assert "net.safetensors" in refusal(read, path)
 
 
 def test_a_file_of_the_first_version_is_read(net, tmp_path):

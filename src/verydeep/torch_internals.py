@@ -6,6 +6,7 @@ Most of them answer one question: would anything notice if a layer were not call
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from torch.nn.modules import module as modules
 from torch.utils._device import DeviceContext
+from torch.utils.data import dataloader
 
 FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Conv2d, nn.ReLU, nn.MaxPool2d)}
 CONVOLVE, CALL, CALL_IMPL = nn.Conv2d._conv_forward, nn.Module.__call__, nn.Module._call_impl
@@ -143,6 +145,14 @@ def abandon(iterator: Iterator[Any]) -> None:
     vars(iterator)["_shutdown"] = True
     if done := getattr(iterator, "_pin_memory_thread_done_event", None):
         done.set()
+
+
+def abandon_unfinished(error: BaseException) -> None:
+    """Let torch forget the DataLoader iterator that an error kept from being made; its finaliser would fail."""
+    for frame, _ in walk_tb(error.__traceback__):
+        unfinished = frame.f_locals.get("self")
+        if isinstance(unfinished, dataloader._MultiProcessingDataLoaderIter):
+            abandon(unfinished)
 
 
 def remember(*kinds: type[nn.Module]) -> None:
