@@ -1,4 +1,4 @@
-"""Reading processes: whatever happens to them, the training ends, and they end with it."""
+"""Workers: whatever happens to them, the training ends, and they end with it."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 class Numbers(torch.utils.data.Dataset):
-    """Gives what it is asked for, and its process; something else happens at some numbers."""
+    """Returns the requested numbers, and its process; at some numbers something else happens."""
 
     def __init__(self, at=None, happens=None):
         self.at, self.happens = at, happens
@@ -75,9 +75,9 @@ def without_files():
 @pytest.mark.parametrize(
     ("happens", "words"),
     [
-        (die, r"a reading process has ended \(Killed\).*fewer --workers"),
-        (lambda: os._exit(3), r"a reading process has ended \(exit code 3\).*fewer --workers"),
-        (without_files, "a reading process failed: .*Too many open files; try --workers 0"),
+        (die, r"a worker has ended \(Killed\).*fewer --workers"),
+        (lambda: os._exit(3), r"a worker has ended \(exit code 3\).*fewer --workers"),
+        (without_files, "a worker failed: .*Too many open files; try --workers 0"),
     ],
 )
 def test_a_process_that_ends_is_one_line_and_not_waited_for(happens, words):
@@ -94,7 +94,7 @@ class Unsendable:
 
 
 class Lost(torch.utils.data.Dataset):
-    """Its batches cannot be handed over, as where shared memory or file descriptors have run out."""
+    """Batches that cannot be passed on, as when shared memory or file descriptors have run out."""
 
     def __getitems__(self, numbers):
         return Unsendable()
@@ -105,7 +105,7 @@ def test_a_batch_that_cannot_be_handed_over_is_not_waited_for():
         with read_ahead(Lost(), batches(), 1, CPU) as found:
             next(found)
 
-    assert "a reading process has ended (exit code 1)" in refusal(begin)
+    assert "a worker has ended (exit code 1)" in refusal(begin)
 
 
 def test_an_error_leaves_no_process_behind():
@@ -136,7 +136,7 @@ with read_ahead(Numbers(3, lambda: time.sleep(60)), batches(), 2, torch.device("
 
 
 def test_a_program_with_an_unexpected_error_ends():
-    """It hung at its end, waiting for processes that ignored being asked to end."""
+    """It used to hang at its end, waiting for processes that ignored SIGTERM."""
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", UNEXPECTED],
@@ -152,7 +152,7 @@ def test_processes_that_cannot_be_started_are_one_line(monkeypatch):
 
     monkeypatch.setattr(os, "fork", lambda: refused(None))
     message = refusal(read, Numbers())
-    assert "cannot start 1 reading processes: Resource temporarily unavailable" in message
+    assert "cannot start 1 workers: Resource temporarily unavailable" in message
 
 
 def test_shared_memory_is_looked_at_before_the_start(monkeypatch, tmp_path):

@@ -79,7 +79,7 @@ def kill_worker(process: subprocess.Popen[str], chance: random.Random) -> str:
         return f"it did not end within {PATIENCE:.0f} s"
     if process.returncode == 0:  # all was read already
         return ""
-    if process.returncode != 2 or "Traceback" in said or "a reading process has ended" not in said:
+    if process.returncode != 2 or "Traceback" in said or "a worker has ended" not in said:
         return f"exit code {process.returncode} after {time.monotonic() - before:.1f} s: {said[-500:]}"
     return ""
 
