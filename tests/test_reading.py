@@ -168,4 +168,4 @@ def test_shared_memory_is_looked_at_before_the_start(monkeypatch, tmp_path):
         with read_ahead(Numbers(), batches(), 4, CPU, shared=batch):
             raise AssertionError
 
-    assert "has 64 MiB free, and a mini-batch takes 36; give --workers 0" in refusal(start)
+    assert "has 64 MiB free, and a mini-batch takes 36; use --workers 0" in refusal(start)

@@ -39,14 +39,16 @@ def summary(
     some = "" if trained == parameters else f", of which {trained:,} are trained"
     per_epoch = -(-len(dataset) // recipe.batch)
     images = images_at_once(recipe, len(dataset), ranks.world, execution)
+    memory = _size(_memory(recipe, net, images, ranks, execution))
+    epochs = planned_epochs(recipe, per_epoch)
     scales = " to ".join(map(str, recipe.training_scale))
     lines = {
         "data": f"{len(dataset):,} training images, {validation.images:,} validation images, "
         f"{len(dataset.classes):,} classes",
         "net": f"{recipe.net}, crop {recipe.crop}, {parameters:,} parameters{some}",
-        "memory": f"about {_size(_memory(recipe, net, images, ranks, execution))} for {_count(images, 'image')} at once"
+        "memory": f"about {memory} for {_count(images, 'image')} at once"
         f"{' on each rank' if ranks.world > 1 else ''} (estimate)",
-        "schedule": f"up to {planned_epochs(recipe, per_epoch)} epochs of {_count(per_epoch, 'iteration')} with "
+        "schedule": f"up to {_count(epochs, 'epoch')} of {_count(per_epoch, 'iteration')} with "
         f"{_count(min(recipe.batch, len(dataset)), 'image')}, learning rate {rate:.2g}, S = {scales}",
         "validation": validation.protocol,
         "device": f"{ranks.device}, {execution.computing.precision}, {_count(ranks.world, 'rank')}, "
