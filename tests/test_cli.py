@@ -87,7 +87,9 @@ def test_engine(verydeep):
     assert refused(verydeep("engine", "--images", "0"), "images is 0")
 
 
-@pytest.mark.parametrize("command", ["configurations", "engine", "train", "test", "predict", "inspect", "report"])
+@pytest.mark.parametrize(
+    "command", ["configurations", "engine", "train", "resume", "test", "predict", "inspect", "report"]
+)
 def test_every_command_has_examples_in_its_help(verydeep, command):
     code, out, _ = verydeep(command, "--help")
     assert code == 0
@@ -142,7 +144,7 @@ def test_train_test_and_predict(verydeep, folder):
     assert code == 0
     assert "verydeep test a" in out
     assert "signal:" in err
-    assert "epoch 1:" in err
+    assert "epoch 1 of 1:" in err
 
     code, out, _ = verydeep("test", "a", folder, "--scales", "32", "40", "--json")
     (row,) = json.loads(out)
@@ -165,6 +167,51 @@ def test_train_test_and_predict(verydeep, folder):
     assert {each["class"] for each in row["classes"]} == {"cat", "Dog"}
     assert sum(each["posterior"] for each in row["classes"]) == pytest.approx(1)
     assert "cat" in verydeep("predict", "a", image)[1]
+
+
+def test_resume_needs_no_other_words(verydeep, folder):
+    command = ["train", folder, "--initialisation", "glorot", *SMALL, "--no-flip", "--out", "a"]
+    assert verydeep(*command, "--micro-batch", "2", "--device", "cpu")[0] == 0
+    code, out, err = verydeep("resume", "a")
+    assert (code, "for more epochs: verydeep resume a --epochs N" in err) == (0, True)
+    assert out.startswith("a: net A, 1 epochs, loss ")
+    code, out, err = verydeep("resume", "a", "--epochs", "3")
+    assert (code, "epoch 3 of 3: " in err) == (0, True), err
+    assert "2 images at once" in err
+    assert "data:       4 training images, 2 validation images, 2 classes\n" in err
+    assert "a: net A, 3 epochs" in out
+    assert "epochs = 3" in Path("a/recipe.toml").read_text()
+    folder.rename(folder.with_name("moved"))
+    assert refused(verydeep("resume", "a", "--epochs", "4"), "the data set of a", "--data")
+    code, _, err = verydeep("resume", "a", "--epochs", "4", "--data", folder.with_name("moved"))
+    assert (code, "epoch 4 of 4: " in err) == (0, True), err
+    assert refused(verydeep("resume", "a", "--epochs", "2"), "epochs is 2")
+    assert refused(verydeep("resume", "nowhere"), "nowhere is not a run directory")
+
+
+def test_a_run_that_has_not_ended_is_marked_everywhere(verydeep, folder):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    shutil.copytree("a", "b")
+    recipe, log = Path("b/recipe.toml"), Path("b/log.jsonl")
+    recipe.write_text(recipe.read_text().replace("epochs = 1", "epochs = 74"))
+    log.write_text("\n".join(line for line in log.read_text().splitlines() if "reason" not in line))
+    (one, two, both) = json.loads(verydeep("test", "a", "b", folder, "--json")[1])
+    mark = "epoch 1 of 74"
+    assert (one["unfinished"], two["unfinished"], both["unfinished"]) == ([None], [mark], [None, mark])
+    assert re.search(rf"^A +b \({mark}\) +dense", verydeep("test", "b", folder)[1], re.MULTILINE)
+    (one,) = json.loads(verydeep("test", "b/best.safetensors", folder, "--json")[1])
+    assert (one["runs"], one["unfinished"]) == (["b/best.safetensors"], [None])
+    image = folder / "val" / "cat" / "c.png"
+    assert verydeep("predict", "b", image)[1].startswith(f"b ({mark}), dense, Q = 64\n")
+    assert verydeep("predict", "a", image)[1].startswith("dense, Q = 64\n")
+    (row,) = json.loads(verydeep("predict", "b", image, "--json")[1])
+    assert row["unfinished"] == mark
+    assert verydeep("report", "a", "b", "-o", "page.md")[0] == 0
+    page = Path("page.md").read_text()
+    assert f"# Training of a, b ({mark})" in page
+    assert f"b: net A, {mark}, loss" in page
+    assert f"b ({mark})" in Path("page-curves.svg").read_text()
+    assert "Validation loss" in Path("page-curves.svg").read_text()
 
 
 def test_predict_names_what_it_cannot_read_and_goes_on(verydeep, folder):

@@ -1,4 +1,4 @@
-"""Ranks and addresses of randomness, without processes; those are in training/test_processes.py."""
+"""Ranks and addresses of random numbers, in one process; training/test_processes.py starts several."""
 
 import numpy as np
 import pytest

@@ -36,6 +36,26 @@ def test_a_run_has_its_curves_and_its_net(run, folder, tmp_path):
     assert (net.card.flip, net.card.training_scale) == (False, (64, 64))
     assert verydeep.read_run(run.path) == run
     assert verydeep.train(folder, RECIPE, out=run.path) == run, "it has ended"
+    assert run.best == min(run.epochs, key=lambda epoch: epoch.validation_error)
+
+
+def test_a_run_is_resumed_by_its_directory(run, folder, tmp_path):
+    whole = verydeep.train(folder, recipes.changed(RECIPE, {"epochs": 3}), out=tmp_path / "runs/whole")
+    assert verydeep.resume(run) == run
+    longer = verydeep.resume(run, epochs=3)
+    assert [epoch.validation_loss for epoch in longer.epochs] == [epoch.validation_loss for epoch in whole.epochs]
+    for name in ("weights.safetensors", "recipe.toml"):
+        assert (longer.path / name).read_bytes() == (whole.path / name).read_bytes()
+    assert longer.best.epoch == whole.best.epoch
+    assert "iterations is 1" in refusal(verydeep.resume, run, iterations=1)
+
+
+def test_a_run_on_a_data_set_of_ones_own_is_resumed_with_it(tmp_path):
+    sets = {"data": memory(), "validation": memory(6)}
+    run = verydeep.train(sets["data"], RECIPE, out=tmp_path / "a", validation=sets["validation"])
+    assert "say with --data" in refusal(verydeep.resume, run)
+    assert len(verydeep.resume(run, epochs=3, **sets).epochs) == 3
+    assert "holds a run on other data" in refusal(verydeep.resume, run, data=memory(8), validation=memory(6))
 
 
 def test_python_and_the_command_line_give_the_same_number(run, folder):
@@ -143,6 +163,8 @@ def test_curves_are_those_of_the_last_training(run, folder):
     """Checkpoint and weights moved away: it is trained anew, and its log goes on."""
     (run.path / "checkpoint.pt").unlink()
     (run.path / "weights.safetensors").unlink()
+    assert "holds best.safetensors but no checkpoint.pt" in refusal(verydeep.train, folder, RECIPE, out=run)
+    (run.path / "best.safetensors").unlink()
     shorter = recipes.changed(RECIPE, {"epochs": 1})
     again = verydeep.train(folder, shorter, out=run)
     assert [epoch.epoch for epoch in again.epochs] == [1]

@@ -1,4 +1,4 @@
-"""Progress: plain lines, a bar on a terminal, and remaining time that does not count an earlier process's work."""
+"""Progress: plain lines, a bar on a terminal, and a remaining time that ignores the work of earlier processes."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from verydeep.progress import Meter, say, track
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that tests wind."""
+    """A clock that tests set."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
@@ -36,6 +36,13 @@ def test_work_of_an_earlier_process_does_not_count_for_the_speed(clock, capsys):
     assert capsys.readouterr().err == "training: 60/100, 80 s left\n"
 
 
+def test_the_unit_of_what_is_counted_is_named(clock, capsys):
+    with Meter("training", total=100, unit="mini-batches") as meter:
+        clock[0] += 20
+        meter.advance(20, "epoch 1 of 2")
+    assert capsys.readouterr().err == "training: 20/100 mini-batches, 80 s left epoch 1 of 2\n"
+
+
 def test_a_disabled_meter_is_silent(clock, capsys):
     with Meter("reading", total=2, enabled=False) as meter:
         clock[0] += 100
@@ -52,7 +59,7 @@ def test_lines_that_are_said_stay(capsys):
 
 
 def everything(terminal):
-    """What was written to a terminal that is closed at its other end; one reading may give but a part of it."""
+    """Return all that was written to a terminal whose other end is closed; one read may return only a part."""
     read = b""
     try:
         while some := os.read(terminal, 100_000):
@@ -70,19 +77,20 @@ def test_on_a_terminal_there_is_a_bar_with_the_remaining_time(monkeypatch):
         patch.setattr(sys, "stderr", terminal)
         patch.setenv("TERM", "xterm")
         patch.setenv("COLUMNS", "100")
-        with Meter("training A", total=4) as meter:
+        with Meter("training A", total=4, unit="mini-batches") as meter:
             meter.advance(3, "loss 2.3")
             meter.say("a line above the bar")
     shown = everything(ours)
     assert "training A" in shown
     assert "3/4" in shown
+    assert "mini-batches" in shown
     assert "loss 2.3" in shown
     assert "a line above the bar" in shown
 
 
 @contextmanager
 def stream_on(descriptor):
-    """A text stream that may not be able to write what it holds when it is closed."""
+    """A text stream that may fail to flush when it is closed."""
     stream = os.fdopen(descriptor, "w")
     try:
         yield stream

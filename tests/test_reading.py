@@ -1,4 +1,4 @@
-"""Reading processes: whatever happens to them, the training ends, and they end with it."""
+"""Workers: whatever happens to them, the training ends, and they end with it."""
 
 import gc
 import multiprocessing.queues
@@ -23,7 +23,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 class Numbers(torch.utils.data.Dataset):
-    """Gives what it is asked for, and its process; something else happens at some numbers."""
+    """Returns the requested numbers, and its process; at some numbers something else happens."""
 
     def __init__(self, at=None, happens=None):
         self.at, self.happens = at, happens
@@ -78,9 +78,9 @@ def without_files():
 @pytest.mark.parametrize(
     ("happens", "words"),
     [
-        (die, r"a reading process has ended \(Killed\).*fewer --workers"),
-        (lambda: os._exit(3), r"a reading process has ended \(exit code 3\).*fewer --workers"),
-        (without_files, r"a reading process failed: Too many open files \(.*ulimit -n\); try --workers 0"),
+        (die, r"a worker has ended \(Killed\).*fewer --workers"),
+        (lambda: os._exit(3), r"a worker has ended \(exit code 3\).*fewer --workers"),
+        (without_files, r"a worker failed: Too many open files \(.*ulimit -n\); try --workers 0"),
     ],
 )
 def test_a_process_that_ends_is_one_line_and_not_waited_for(happens, words):
@@ -97,7 +97,7 @@ class Unsendable:
 
 
 class Lost(torch.utils.data.Dataset):
-    """Its batches cannot be handed over, as where shared memory or file descriptors have run out."""
+    """Batches that cannot be passed on, as when shared memory or file descriptors have run out."""
 
     def __getitems__(self, numbers):
         return Unsendable()
@@ -108,7 +108,7 @@ def test_a_batch_that_cannot_be_handed_over_is_not_waited_for():
         with read_ahead(Lost(), batches(), 1, CPU) as found:
             next(found)
 
-    assert "a reading process has ended (exit code 1)" in refusal(begin)
+    assert "a worker has ended (exit code 1)" in refusal(begin)
 
 
 def test_an_error_leaves_no_process_behind():
@@ -139,7 +139,7 @@ with read_ahead(Numbers(3, lambda: time.sleep(60)), batches(), 2, torch.device("
 
 
 def test_a_program_with_an_unexpected_error_ends():
-    """It hung at its end, waiting for processes that ignored being asked to end."""
+    """It used to hang at its end, waiting for processes that ignored SIGTERM."""
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", UNEXPECTED],
@@ -155,7 +155,7 @@ def test_processes_that_cannot_be_started_are_one_line(monkeypatch):
 
     monkeypatch.setattr(os, "fork", lambda: refused(None))
     message = refusal(read, Numbers())
-    assert "cannot start 1 reading processes: Resource temporarily unavailable" in message
+    assert "cannot start 1 workers: Resource temporarily unavailable" in message
 
 
 def test_an_error_between_two_starts_is_one_line_and_ends_the_process_that_was_started(monkeypatch):
@@ -173,7 +173,7 @@ def test_an_error_between_two_starts_is_one_line_and_ends_the_process_that_was_s
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     message = refusal(read, Numbers(), workers=2)
     gc.collect()
-    assert "cannot start 2 reading processes: Too many open files (raise the limit with ulimit -n)" in message
+    assert "cannot start 2 workers: Too many open files (raise the limit with ulimit -n)" in message
     assert len(processes) == 1
     assert unraisable == []
 
@@ -192,7 +192,7 @@ def test_torchs_advice_on_open_files_is_not_quoted(monkeypatch):
             list(found)
 
     message = refusal(begin)
-    assert "a reading process failed: Too many open files (raise the limit with ulimit -n); try" in message
+    assert "a worker failed: Too many open files (raise the limit with ulimit -n); try" in message
     assert "set_sharing_strategy" not in message
 
 
@@ -209,4 +209,4 @@ def test_shared_memory_is_looked_at_before_the_start(monkeypatch, tmp_path):
         with read_ahead(Numbers(), batches(), 4, CPU, shared=batch):
             raise AssertionError
 
-    assert "has 64 MiB free, and a mini-batch takes 36; give --workers 0" in refusal(start)
+    assert "has 64 MiB free, and a mini-batch takes 36; use --workers 0" in refusal(start)

@@ -109,7 +109,7 @@ def test_the_rate_of_a_net_that_starts_from_its_own_configuration_is_1e_3():
 
 
 def test_a_rate_that_was_not_given_is_not_given_by_a_file_either(tmp_path):
-    """So the same wish by flags and by `--recipe` of another run has the same rate."""
+    """So flags and the `--recipe` of another run give the same rate."""
     recipes.write(Recipe(net="D"), tmp_path / "recipe.toml")
     read = recipes.changed(recipes.read(tmp_path / "recipe.toml"), {"start_from": "runs/d"})
     assert read.initial_rate("D") == Recipe(net="D", start_from="runs/d").initial_rate("D") == 1e-3
@@ -131,7 +131,7 @@ def test_layers_that_learn_are_a_set(tmp_path):
 
 
 def test_a_recipe_is_typed(tmp_path):
-    """As a type checker without plugins sees it."""
+    """For a type checker without plugins."""
     (tmp_path / "user.py").write_text(
         'import verydeep\nrecipe = verydeep.Recipe(net="D", crop=64)\nreveal_type(recipe.crop)\n'
         'run: verydeep.Run = verydeep.train("digits", recipe, out="runs/d")\n'
@@ -163,7 +163,7 @@ def test_a_recipe_is_typed(tmp_path):
     ids=range(9),
 )
 def test_numbers_that_cannot_be_computed_with_are_one_line(tmp_path, text, words):
-    """They ended in a traceback, at the latest in the first step."""
+    """They used to end in a traceback, at the latest in the first step."""
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(UserError) as caught:
         recipes.read(tmp_path / "recipe.toml")

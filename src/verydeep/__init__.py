@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from verydeep.procedures import Prediction as Prediction
     from verydeep.procedures import inspect as inspect
     from verydeep.procedures import predict as predict
+    from verydeep.procedures import resume as resume
     from verydeep.procedures import test as test
     from verydeep.procedures import train as train
     from verydeep.recipe import Recipe as Recipe
@@ -61,6 +62,7 @@ _HOMES = {
     "posteriors": "evaluation.posteriors",
     "predict": "procedures",
     "read_run": "training.run",
+    "resume": "procedures",
     "save": "weights",
     "test": "procedures",
     "train": "procedures",

@@ -243,9 +243,10 @@ def train(
     recompute: Annotated[bool, Parameter(negative=())] = False,
     skip_unreadable: Skip = False,
 ) -> None:
-    """Train a net (Sect. 3.1), or go on with a training that was interrupted.
+    """Train a net (Sect. 3.1), or resume a training that was interrupted.
 
-    The result is a run directory. Ctrl-C and SIGTERM save and leave; the same command goes on from there.
+    The result is a run directory. Ctrl-C and SIGTERM save and leave; the same command, or `verydeep resume RUN`,
+    resumes the training.
 
     For example:
 
@@ -256,7 +257,7 @@ def train(
 
     Args:
         data: a folder with train/CLASS/* and val/CLASS/*, a folder in the layout of ILSVRC-2012, or "digits".
-        out: the run directory to make or to go on with [default: runs/NET].
+        out: the run directory to make or to resume [default: runs/NET].
         recipe: a TOML file of recipe fields, such as another run's recipe.toml; flags override it.
         preset: sets sizes and schedule if neither recipe nor flags do, and prints them: small fits them to the
             data set and the machine, paper is the paper's.
@@ -282,6 +283,62 @@ def train(
     )
     if _first():
         write_line(f"trained: {run.path / 'weights.safetensors'}; test it with: verydeep test {run.path} {data}")
+
+
+@app.command
+def resume(
+    run: str,
+    /,
+    *,
+    epochs: Annotated[int | None, Parameter(converter=_whole)] = None,
+    iterations: Annotated[int | None, Parameter(converter=_whole)] = None,
+    data: str | None = None,
+    device: Annotated[str | None, Parameter(help="cpu, cuda, mps or auto [default: as before]")] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None, Parameter(help="fp32 or bf16 [default: as before]")
+    ] = None,
+    micro_batch: Annotated[int | None, Parameter(converter=_whole)] = None,
+    workers: Workers = None,
+    compile_: Annotated[bool | None, Parameter(name="--compile")] = None,
+    recompute: bool | None = None,
+    skip_unreadable: Skip = False,
+) -> None:
+    """Resume a training by its run directory, with its recipe and data; or continue one that a limit has ended.
+
+    With a higher limit, the rate drops as if the run had had that limit from the start. A run that has ended
+    because validation stopped improving at the last rate cannot be continued.
+
+    For example:
+
+    - `verydeep resume runs/a`
+    - `verydeep resume runs/a --epochs 100`
+
+    Args:
+        run: a run directory.
+        epochs: new limit of epochs [default: that of the run].
+        iterations: new limit of iterations [default: that of the run].
+        data: the data set, if it has moved [default: where it was].
+        micro_batch: images that pass through the net at once on each rank [default: as before].
+        compile_: compile the net with torch.compile [default: as before].
+        recompute: keep less for the backward pass and compute it again [default: as before].
+    """
+    from verydeep.procedures import resume as resume_run
+
+    found = resume_run(
+        run,
+        epochs,
+        iterations,
+        data=data,
+        device=device,
+        precision=precision,
+        workers=workers,
+        micro_batch=micro_batch,
+        compile=compile_,
+        recompute=recompute,
+        skip_unreadable=skip_unreadable,
+    )
+    if _first():
+        write_line(str(found))
 
 
 @app.command
@@ -352,22 +409,25 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
     from verydeep.photographs.photograph import ImageError
     from verydeep.procedures import predict as predict_classes
     from verydeep.progress import track
+    from verydeep.training.run import unfinished
 
     if not images:
         raise UserError("predict takes a run and at least one image; no image was given")
     net = weights.load(run).to(device_of(device))
     predictions, failed = [], False
-    for path in track(images, "predicting", total=len(images), enabled=_first()):
+    for path in track(images, "predicting", total=len(images), enabled=_first(), unit="images"):
         try:
             predictions += predict_classes(net, [path])
         except ImageError as error:
             say(f"verydeep: {error}")
             failed = True
+    mark = unfinished(Path(run))
     if _first() and json_:
-        write_json([_prediction_data(each) for each in predictions])
+        write_json([_prediction_data(each) | {"unfinished": mark or None} for each in predictions])
     elif _first() and predictions:
         rows = [row for each in predictions for row in _prediction_rows(each)]
-        write_table(f"dense, Q = {test_scale(net.card)}", rows, numeric=["posterior"])
+        title = f"{run} ({mark}), dense" if mark else "dense"
+        write_table(f"{title}, Q = {test_scale(net.card)}", rows, numeric=["posterior"])
     if failed:
         sys.exit(2)
 
@@ -635,6 +695,7 @@ def _result_data(result: "Result") -> dict[str, Any]:
     row: dict[str, Any] = {
         "nets": result.nets,
         "runs": result.sources,
+        "unfinished": [mark or None for mark in result.unfinished],
         "protocols": result.protocols,
         "images": result.top1.images,
     }
@@ -646,7 +707,7 @@ def _result_data(result: "Result") -> dict[str, Any]:
 def _result_row(result: "Result") -> dict[str, Cell]:
     return {
         "net": " + ".join(result.nets),
-        "run": " + ".join(result.sources),
+        "run": " + ".join(result.marked(result.sources)),
         "protocol": " + ".join(dict.fromkeys(result.protocols)),
         "top-1 error": _error_lines(result.top1),
         "top-5 error": _error_lines(result.top5),

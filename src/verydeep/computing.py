@@ -1,4 +1,4 @@
-"""How nets are computed, in training as in testing; it changes nothing of what is computed but rounding."""
+"""How nets are computed, in training and testing; it affects results only by rounding."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ class Computing:
     """How nets are computed.
 
     Raises:
-        UserError: for an unknown precision.
+        UserError: if the precision is unknown.
     """
 
     precision: Precision = "fp32"
-    """bf16 computes with bfloat16 where torch's autocast does."""
+    """bf16 uses bfloat16 wherever torch's autocast does."""
     workers: int = 0
-    """Processes a rank that read images ahead; 0 to read between the mini-batches."""
+    """Processes per rank that prefetch images; 0 to read between the mini-batches."""
     progress: bool = True
     """Whether to show progress on standard error."""
 
@@ -31,5 +31,5 @@ class Computing:
             raise UserError(f"precision is {self.precision!r}; choose one of {', '.join(get_args(Precision))}")
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """The context that a net is called in."""
+        """Return the context that a net is called in."""
         return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()

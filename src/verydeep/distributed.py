@@ -1,7 +1,7 @@
 """Sect. 3.3: data parallelism, and randomness that does not depend on the number of ranks.
 
-A mini-batch is split over the ranks, each computes the gradient of its share, and the gradients are summed
-synchronously, so that the result is that of one process. Processes are started by torchrun.
+Each mini-batch is split over the ranks. Each rank computes the gradient of its share, and the gradients are summed
+synchronously, so the result is that of one process. torchrun starts the processes.
 """
 
 import importlib
@@ -20,44 +20,44 @@ from torch import distributed as dist
 from verydeep.errors import UserError
 
 TIMEOUT = timedelta(hours=3)
-"""How long ranks wait for one another: the first may have to read through a large data set meanwhile."""
+"""How long ranks wait for one another: the first may have to survey a large data set meanwhile."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is, and the device that it computes on."""
+    """The rank of this process, the number of ranks, and the device that it computes on."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
-    """Which of the processes on this machine."""
+    """Rank among the processes of this machine."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def first(self) -> bool:
-        """Whether this rank speaks, logs and writes for all."""
+        """Whether this rank prints, logs and writes for all."""
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """This rank's part of `count` things: neighbours, and at most one more than any other rank's."""
+        """Return this rank's part of `count` things: consecutive, at most one more than any other rank's."""
         return range(self.rank * count // self.world, (self.rank + 1) * count // self.world)
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum of the ranks' tensors, on every rank."""
+        """Return the sum of the tensors of all ranks, on every rank."""
         if self.world > 1:
             values = values.to(self.device)
             dist.all_reduce(values)
         return values
 
     def of_all(self, value: float) -> list[float]:
-        """Every rank's value, by rank."""
+        """Return the values of all ranks, by rank."""
         values = torch.zeros(self.world)
         values[self.rank] = value
         found: list[float] = self.total(values).tolist()
         return found
 
     def wait(self) -> None:
-        """Wait until every rank has come here."""
+        """Wait until every rank has called this."""
         if self.world > 1:
             dist.barrier()
 
@@ -67,16 +67,16 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
     """Join the other processes, if torchrun started any, and leave them at the end.
 
     Args:
-        device: cpu, cuda, mps, or auto for the fastest that is there.
+        device: cpu, cuda, mps, or auto for the fastest one available.
 
     Raises:
-        UserError: where the device is not there.
+        UserError: if the device is not available.
     """
     world, local_world = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
     chosen = device_of(device, local_rank, local_world)
     if chosen.type == "cpu" and local_world > 1:
-        # torchrun would give every rank one thread, and torch alone would give every rank all cores.
+        # torchrun gives every rank one thread, and torch alone gives every rank all cores.
         torch.set_num_threads(max(1, cores() // local_world))
     if world == 1:
         yield Ranks(device=chosen)
@@ -84,24 +84,24 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
     if dist.is_initialized():  # by the program that calls this as a library
         yield Ranks(rank, world, local_rank, chosen)
         return
-    # Its functions take the group of all ranks as a default when it is first imported, as an optimiser does. Were
-    # that later, the group's threads would live on to the end, and now and then abort the process that is ending.
+    # When this module is first imported, as by an optimiser, its functions take the group of all ranks as a
+    # default. If that happened later, the group's threads would live on, and sometimes abort the ending process.
     importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     yield Ranks(rank, world, local_rank, chosen)
-    # Not after an error: it could wait for a rank that is no more.
+    # Not after an error: it could wait for a rank that has ended.
     dist.destroy_process_group()
 
 
 BUCKET = 25 * 2**20
-"""Bytes of gradients that are sent together: each message costs time besides its length. Larger ones go alone."""
+"""Bytes of gradients that are sent together, since each message has a fixed cost. Larger gradients go alone."""
 
 
 class GradientSum:
-    """Sums the ranks' gradients while the backward pass goes on: those of some layers as soon as they are there.
+    """Sums the gradients of the ranks during the backward pass: those of some layers as soon as they are ready.
 
-    Which are sent together never changes: where a number lies in what is sent decides the order that ranks are
-    added in, and a training that goes on must add as it did before.
+    Which gradients are sent together never changes: the position of a number in a message decides the order in
+    which the ranks are added, and a resumed training must add as it did before.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
@@ -118,7 +118,7 @@ class GradientSum:
 
     @contextmanager
     def summing(self) -> Iterator[None]:
-        """Gradients that a backward pass inside has completed are those of all ranks when this is left."""
+        """Sum the gradients that a backward pass inside completes; on exit they are those of all ranks."""
         self._missing = [len(bucket) for bucket in self._buckets]
         self._next = 0
         self._active = True
@@ -129,7 +129,7 @@ class GradientSum:
         self._sent.clear()
 
     def _completed(self, number: int) -> None:
-        """Note that a gradient of a bucket is there; send what is complete, in one order on all ranks."""
+        """Note that a gradient of a bucket is ready; send complete buckets, in the same order on all ranks."""
         if not self._active:
             return
         self._missing[number] -= 1
@@ -139,7 +139,7 @@ class GradientSum:
 
 
 def buckets(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Parameters whose gradients are sent together, neighbours of up to `BUCKET` bytes, the last layers first."""
+    """Group parameters whose gradients are sent together: neighbours, up to `BUCKET` bytes, last layers first."""
     found: list[list[nn.Parameter]] = []
     room = 0
     for parameter in reversed(list(parameters)):
@@ -152,8 +152,8 @@ def buckets(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 
 def together(bucket: Sequence[nn.Parameter]) -> Float[Tensor, " n"]:
-    """The gradients of some parameters in one piece of memory, which is theirs from now on."""
-    # As they lie in memory, whatever that is: where a number lies must not change between iterations.
+    """Move the gradients of some parameters into one piece of memory, and return it."""
+    # In the order of memory, whatever it is: the position of a number must not change between iterations.
     gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]
     flat = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]
     if len(flat) == 1:
@@ -166,30 +166,30 @@ def together(bucket: Sequence[nn.Parameter]) -> Float[Tensor, " n"]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def local_ranks() -> int:
-    """Ranks of this training on this machine."""
+    """Return the number of ranks of this training on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def local_cores() -> int:
-    """Cores a rank has, where the ranks of this machine share them out."""
+    """Return the number of cores per rank of this machine, at least 1."""
     return max(1, cores() // local_ranks())
 
 
 def device_of(name: str, local_rank: int = 0, local_world: int = 1) -> torch.device:
-    """The device of a rank: of several GPUs each rank takes its own.
+    """Return the device of a rank; each rank takes its own GPU.
 
     Args:
-        name: cpu, cuda, mps, or auto for the fastest that is there.
-        local_rank: which of the ranks of this machine.
-        local_world: how many those are.
+        name: cpu, cuda, mps, or auto for the fastest one available.
+        local_rank: rank among those of this machine.
+        local_world: number of ranks of this machine.
 
     Raises:
-        UserError: where the device is not there.
+        UserError: if the device is not available.
     """
     there = ["cpu"]
     if torch.backends.mps.is_available():
@@ -203,7 +203,7 @@ def device_of(name: str, local_rank: int = 0, local_world: int = 1) -> torch.dev
     if device.type not in there:
         raise UserError(f"device {name!r} is not on this machine; it has {', '.join(there)}")
     if local_world > 1 and (device.type == "mps" or device.index is not None):
-        raise UserError(f"device {name!r} is one, for {local_world} ranks; give cpu, or cuda without a number")
+        raise UserError(f"device {name!r} is one for {local_world} ranks; use cpu, or cuda without a number")
     if device.type == "cuda":
         number, count = local_rank if device.index is None else device.index, torch.cuda.device_count()
         if number >= count:
@@ -214,13 +214,13 @@ def device_of(name: str, local_rank: int = 0, local_world: int = 1) -> torch.dev
 
 
 STREAMS = ("order", "image", "weights")
-"""What is drawn: the order of an epoch, all that concerns one image of one mini-batch, initial weights."""
+"""What is drawn: the order of an epoch, everything for one image of one mini-batch, initial weights."""
 
 
 def generator(seed: int, stream: str, *address: int) -> np.random.Generator:
-    """A generator of its own for one address: (epoch) for an order, (iteration, index in the batch) for an image.
+    """Return the generator of an address: (epoch) for an order, (iteration, index in the batch) for an image.
 
-    Counter-based (Philox), so that it costs nothing to start anywhere and no draw depends on another's.
+    It is counter-based (Philox), so it starts anywhere at no cost, and no address depends on the draws of another.
     """
     counter = np.zeros(4, np.uint64)
     counter[4 - len(address) :] = address  # the low word counts the draws within one address

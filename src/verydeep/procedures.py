@@ -1,4 +1,4 @@
-"""Sect. 3 and 4 as functions: train, test, predict. The command line and the experiments call these."""
+"""Sect. 3 and 4 as functions: train, resume, test, predict. The command line and the experiments call these."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from verydeep.distributed import Ranks, device_of, local_cores, ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import testing
 from verydeep.evaluation.dense import dense_posteriors
-from verydeep.evaluation.metrics import top_error
+from verydeep.evaluation.metrics import mean_loss, top_error
 from verydeep.evaluation.posteriors import (
     Pass,
     check_scales,
@@ -46,8 +46,10 @@ from verydeep.training import loop
 from verydeep.training.augmentation import Colours, shared_bytes
 from verydeep.training.open_fields import filled
 from verydeep.training.presets import Conditions, Preset, machine_rate, preset_line
-from verydeep.training.run import Run, read_run, run_directory
+from verydeep.training.resumption import recorded_data, recorded_execution, resumed_recipe
+from verydeep.training.run import Run, read_run, run_directory, unfinished
 from verydeep.training.step import Execution
+from verydeep.training.validation import Validated, Validation
 
 Net: TypeAlias = nn.Module | Run | str | Path
 """A `ConvNet`, a run, or the path of a run or of a weight file."""
@@ -76,8 +78,9 @@ def train(
     compile: bool = False,
     recompute: bool = False,
     skip_unreadable: bool = False,
+    new_limits: bool = False,
 ) -> Run:
-    """Train a net (Sect. 3.1), or go on with a training that was interrupted.
+    """Train a net (Sect. 3.1), or resume a training that was interrupted.
 
     Args:
         data: a folder of photographs, "digits", or a training set; see `open_dataset`.
@@ -93,13 +96,15 @@ def train(
         compile: compile the net with torch.compile.
         recompute: keep less for the backward pass and compute it again (activation checkpointing).
         skip_unreadable: go on without images that cannot be read; each is named.
+        new_limits: let the limits of epochs and iterations in the recipe take the place of those of a run in
+            `out`; see `resume`.
 
     Returns:
         The run: its recipe, its curves, and its net.
 
     Raises:
         UserError: for wrong arguments, unreadable images, another run in `out`, a loss that is stuck or infinite.
-        Interrupted: after SIGTERM or Ctrl-C, when everything is saved; the same call goes on from there.
+        Interrupted: after SIGTERM or Ctrl-C, once everything is saved; the same call resumes the training.
     """
     if not isinstance(recipe, Recipe):
         raise UserError(f"the recipe is of type {type(recipe).__name__}; give a verydeep.Recipe")
@@ -128,15 +133,82 @@ def train(
         described = description(place_of(data), training_set, validation_set, colours)
         quiet = Computing(precision, execution.computing.workers, progress=False)
 
-        def top1_error(net: ConvNet) -> float:
+        def measure(net: ConvNet) -> Validated:
             matrix = one_pass(net, validation_set, centre_crop, here, quiet, sizes.sizes)
-            return top_error(matrix, validation_set.labels, 1).value
+            error = top_error(matrix, validation_set.labels, 1)
+            return Validated(error.value, mean_loss(matrix, validation_set.labels))
 
-        validated = loop.Validation(protocol("centre-crop", [centre_crop.scale], flip=False), top1_error)
-        with run_directory(run, recipe, described, here) as entered:
-            loop.train(recipe, entered, training_set, colours, validated, here, execution)
+        named = protocol("centre-crop", [centre_crop.scale], flip=False)
+        validation_step = Validation(named, len(validation_set), measure)
+        with run_directory(run, recipe, described, here, new_limits) as entered:
+            loop.train(recipe, entered, training_set, colours, validation_step, here, execution)
         here.wait()  # until the first has written everything
         return read_run(run)
+
+
+def resume(
+    run: str | Path | Run,
+    epochs: int | None = None,
+    iterations: int | None = None,
+    *,
+    data: Data | None = None,
+    validation: Dataset | None = None,
+    device: str | None = None,
+    precision: Precision | None = None,
+    workers: int | None = None,
+    micro_batch: int | None = None,
+    compile: bool | None = None,
+    recompute: bool | None = None,
+    skip_unreadable: bool = False,
+) -> Run:
+    """Resume a training by its run directory: with the recipe and the data that it began with.
+
+    A run that a limit has ended continues with a higher one, as if it had had that limit from the start: epochs
+    without a lower validation error keep counting towards the next drop of the rate, and `drop_after` applies to
+    later epochs. Only an epoch that a limit of iterations has cut short stays short. A run that has ended because
+    validation stopped improving at the last rate cannot be continued.
+
+    Args:
+        run: a run directory.
+        epochs: a new limit of epochs; None for that of the run. It is written into the run's recipe.toml.
+        iterations: a new limit of iterations; None for that of the run.
+        data: the training set, as `train` takes it; None for that of the run, which must be in its old place.
+        validation: the validation set; if None, that of `data`.
+        device: as `train` takes it, as are all arguments that follow; if None, as when the run was last started.
+        precision: fp32 or bf16.
+        workers: processes that read images ahead, for each rank; if None, by the number of cores.
+        micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
+        compile: compile the net with torch.compile.
+        recompute: activation checkpointing.
+        skip_unreadable: go on without images that cannot be read; each is named.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: if it is not a run directory, its data are not in their place, a limit is not above what it has
+            done, or it cannot be continued; and what `train` raises.
+        Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
+    """
+    found = read_run(run)
+    recipe = resumed_recipe(found, epochs, iterations)
+    before = recorded_execution(found.path)
+    if data is None and (data := recorded_data(found.path)) is None:
+        raise UserError(f"the data set of {found.path} is not in its old place; say with --data where it is now")
+    return train(
+        data,
+        recipe,
+        found.path,
+        validation=validation,
+        device=before.device if device is None else device,
+        precision=before.precision if precision is None else precision,
+        workers=workers,
+        micro_batch=before.micro_batch if micro_batch is None else micro_batch,
+        compile=before.compile if compile is None else compile,
+        recompute=before.recompute if recompute is None else recompute,
+        skip_unreadable=skip_unreadable,
+        new_limits=True,
+    )
 
 
 def test(
@@ -177,13 +249,18 @@ def test(
         raise UserError("there is no net to test; give at least one")
     if scales is not None:
         passes(method, scales)
-    candidates = [testing.tested(net) for net in several]
+    candidates = [_marked(testing.tested(net)) for net in several]
     computing = Computing(precision, reading_workers(workers))
     largest = max(scales or (test_scale(net.card, method) for net in candidates))
     with ranks(device) as here:
         dataset, found = surveyed(data, "val", skip_unreadable, here, largest)
         setup = testing.Setup(dataset, found.sizes, here, computing, say)
         return list(testing.test(setup, candidates, () if scales is None else scales, method))
+
+
+def _marked(net: testing.Tested) -> testing.Tested:
+    """Note how far the training of a net's run has come, if it has not ended."""
+    return replace(net, unfinished=unfinished(net.run)) if net.run else net
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Progress and remaining time of long work: a live bar on a terminal, plain lines elsewhere.
 
-All of it is for people and goes to standard error. Standard error may be closed, its reader gone, its disk full:
-that never stops the work.
+All of this is for people and goes to standard error. If that is closed, its reader gone or its disk full, the work
+still continues.
 """
 
 import sys
@@ -20,12 +20,12 @@ from verydeep.printable import printable
 T = TypeVar("T")
 
 LINE_SECONDS = 15.0
-"""How often a plain line is written where there is no terminal; shorter work stays silent."""
+"""Seconds between plain lines if there is no terminal; shorter work stays silent."""
 
 
 def say(line: str) -> None:
-    """Write a line for people on standard error, if that can be written to: standard output is for results."""
-    if sys.stderr is not None:  # it is None in a process that was started with it closed
+    """Write a line for people to standard error, if possible; standard output is for results."""
+    if sys.stderr is not None:  # it is None if the process was started with it closed
         stream = _Listener(sys.stderr)
         stream.write(f"{printable(line)}\n")
         stream.flush()
@@ -33,7 +33,7 @@ def say(line: str) -> None:
 
 @runtime_checkable
 class _Stream(Protocol):
-    """What lines are written to; users put objects of their own in place of standard error."""
+    """What lines are written to: standard error, or an object that a user has put in its place."""
 
     def write(self, text: str, /) -> object: ...
 
@@ -41,14 +41,14 @@ class _Stream(Protocol):
 
 
 class _Listener:
-    """A stream that takes whatever is written, and loses what cannot be written."""
+    """A stream that accepts everything, and drops what cannot be written."""
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        with suppress(OSError, ValueError):  # ValueError: it was closed in this process
+        with suppress(OSError, ValueError):  # ValueError: this process has closed it
             self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
@@ -61,14 +61,25 @@ class _Listener:
 
 
 class Meter:
-    """Counts `total` things, of which an earlier process has `done` some.
+    """Counts `total` things, of which an earlier process has `done` some; a context manager.
 
-    Used as a context manager. It speaks on standard error, so that standard output stays data: where that is no
-    terminal, a line is written every `LINE_SECONDS`; on a terminal a bar is drawn that says how much time remains.
+    It writes to standard error: a bar with the remaining time on a terminal, else a line every `LINE_SECONDS`.
     """
 
-    def __init__(self, description: str, total: int, enabled: bool = True, done: int = 0) -> None:
+    def __init__(
+        self, description: str, total: int, enabled: bool = True, done: int = 0, *, unit: str = ""
+    ) -> None:
+        """Start to count.
+
+        Args:
+            description: of the work.
+            total: how many things there are.
+            enabled: whether to show anything.
+            done: how many of them are done already.
+            unit: what they are, such as "images".
+        """
         self.description, self.total, self.done, self._before = printable(description), total, done, done
+        self._unit = f" {unit}" if unit else ""
         self._started = self._spoke = time.monotonic()
         terminal = _terminal()
         self._lines = enabled and terminal is None
@@ -78,6 +89,7 @@ class Meter:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
+                *([TextColumn(unit, markup=False)] if unit else []),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=Console(file=cast(IO[str], terminal)),
@@ -95,7 +107,7 @@ class Meter:
             self._bar.stop()
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count `count` things as done; `note` is shown beside the bar."""
+        """Count `count` things as done; `note` is shown next to the bar."""
         self.done += count
         if self._bar is not None:
             self._bar.update(self._task, advance=count, note=printable(note))
@@ -103,11 +115,11 @@ class Meter:
         if self._lines and now - self._spoke >= LINE_SECONDS:
             self._spoke = now
             left = (now - self._started) / max(self.done - self._before, 1) * (self.total - self.done)
-            text = f"{self.description}: {self.done}/{self.total}, {left:.0f} s left"
+            text = f"{self.description}: {self.done}/{self.total}{self._unit}, {left:.0f} s left"
             say(f"{text} {note}".rstrip())
 
     def say(self, line: str) -> None:
-        """Write a line that stays: above the bar on a terminal."""
+        """Write a line that stays; on a terminal, above the bar."""
         if self._bar is None:
             say(line)
         else:
@@ -115,16 +127,18 @@ class Meter:
 
 
 def _terminal() -> _Listener | None:
-    """Standard error as a stream that never fails, if it is a terminal."""
+    """Return standard error as a stream that never fails, if it is a terminal."""
     with suppress(OSError, ValueError):
         if sys.stderr is not None and sys.stderr.isatty():
             return _Listener(sys.stderr)
     return None
 
 
-def track(items: Iterable[T], description: str, total: int, enabled: bool = True) -> Iterator[T]:
+def track(
+    items: Iterable[T], description: str, total: int, enabled: bool = True, *, unit: str = ""
+) -> Iterator[T]:
     """Yield the items while a `Meter` counts them."""
-    with Meter(description, total, enabled) as meter:
+    with Meter(description, total, enabled, unit=unit) as meter:
         for item in items:
             yield item
             meter.advance()

@@ -18,20 +18,20 @@ from verydeep.printable import decoded
 PAPER_CROP = 224
 PAPER_RATE = 1e-2
 FINE_TUNING_RATE = 1e-3
-"""Initial rate of a net that starts from one of its own configuration: S = 384 from S = 256 (Sect. 3.1)."""
+"""Initial rate of a net that starts from a net of the same configuration: S = 384 from S = 256 (Sect. 3.1)."""
 
 MOST = 1e30
-"""No number of a recipe is larger: float32 ends at 3e38."""
+"""Largest number in a recipe: float32 ends at 3e38."""
 
 LEAST_RATE = 1e-300
-"""Below it the learning rate would become 0."""
+"""Smallest learning rate: below it, it would become 0."""
 
 
 class Recipe(BaseModel):
-    """One training. The defaults are the paper's; S follows `crop`, as `paper_scale` says.
+    """The numbers of one training. The defaults are the paper's; S follows from `crop` (`paper_scale`).
 
     Raises:
-        UserError: for an unknown field or a value out of its range; names the field and what is allowed.
+        UserError: if a field is unknown or a value out of its range; names the field and what is allowed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -40,7 +40,7 @@ class Recipe(BaseModel):
     crop: int = Field(default=PAPER_CROP, description="side of the training crop in pixels, a multiple of 32")
     width: float = Field(default=1.0, description="multiplier of the channels of all convolutional layers")
     fully_connected: int = Field(default=4096, description="channels of fc6 and fc7")
-    dropout: float = Field(default=0.5, ge=0, lt=1, description="ratio of units of relu6 and relu7 dropped")
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="ratio of dropped units of relu6 and relu7")
 
     initialisation: Literal["normal", "glorot", "he"] = Field(
         default="normal",
@@ -49,56 +49,55 @@ class Recipe(BaseModel):
     std: float = Field(default=0.01, gt=0, description="standard deviation of the weights for `normal`")
     start_from: str | None = Field(
         default=None,
-        description="run or weight file to start from: of the same net all layers, of a shallower one the first "
-        "four convolutional layers by their place and fc6 to fc8",
+        description="run or weight file to start from: all layers of the same net, or of a shallower one the "
+        "first four convolutional layers by their position and fc6 to fc8",
     )
 
     learns: tuple[str, ...] = Field(
         default=(),
-        description="layers that learn, such as fc6 fc7 fc8; the others keep what they start with. All where none "
-        "is named",
+        description="layers to train, such as fc6 fc7 fc8; the others are frozen. All if none is named",
     )
 
     training_scale: tuple[int, ...] = Field(
         default=(),
         description="S, the smallest side of the rescaled training image in pixels: one number, or Smin and Smax "
-        "to draw from for each image each time",
+        "to draw it from for each image in each epoch",
     )
     rescaling: Rescaling = Field(
-        default="bilinear", description="filter that photographs are rescaled with, in training and testing"
+        default="bilinear", description="filter for rescaling photographs, in training and testing"
     )
-    flip: bool = Field(default=True, description="mirror every other crop at random; testing then averages both")
+    flip: bool = Field(default=True, description="mirror half of the crops, at random; testing then averages both")
     colour_shift: float = Field(
         default=0.1,
         ge=0,
-        description="random RGB shift, in standard deviations along the training set's principal components",
+        description="random RGB shift, in standard deviations along the principal components of the training set",
     )
 
-    batch: int = Field(default=256, ge=1, description="images of a mini-batch, over all ranks")
+    batch: int = Field(default=256, ge=1, description="images per mini-batch, over all ranks")
     learning_rate: float | None = Field(
         default=None,
         gt=0,
-        description=f"initial learning rate; where not given {PAPER_RATE}, or {FINE_TUNING_RATE} for a net that "
-        "starts from one of its own configuration",
+        description=f"initial learning rate; if not given {PAPER_RATE}, or {FINE_TUNING_RATE} for a net that "
+        "starts from one of the same configuration",
     )
-    bias_rate: float = Field(default=1.0, gt=0, description="what the learning rate of biases is multiplied by")
+    bias_rate: float = Field(default=1.0, gt=0, description="multiplier of the learning rate for biases")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum")
     weight_decay: float = Field(
-        default=5e-4, ge=0, description="L2 penalty multiplier of the weights; biases have none"
+        default=5e-4, ge=0, description="multiplier of the L2 penalty on weights; biases have none"
     )
-    rate_drops: int = Field(default=3, ge=0, description="how often the rate is divided before the end")
-    rate_divisor: float = Field(default=10.0, gt=1, description="what the rate is divided by")
+    rate_drops: int = Field(default=3, ge=0, description="how many times the rate is divided before training ends")
+    rate_divisor: float = Field(default=10.0, gt=1, description="divisor of the rate")
     patience: int = Field(
         default=5, ge=1, description="epochs without a lower validation error after which the rate is divided"
     )
     drop_after: tuple[int, ...] = Field(
         default=(),
-        description="epochs after which the rate is divided, whatever the validation error; where none is given, "
+        description="epochs after which the rate is divided, whatever the validation error; if none is given, "
         "patience and rate_drops decide",
     )
     epochs: int = Field(default=74, ge=1, description="limit of epochs")
     iterations: int = Field(default=370_000, ge=1, description="limit of iterations (mini-batches)")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of everything that is drawn")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of all random numbers")
 
     if not TYPE_CHECKING:  # type checkers see the fields
 
@@ -111,7 +110,7 @@ class Recipe(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _not_true(cls, value: Any, info: Any) -> Any:
-        """TOML's true is not the number 1."""
+        """Refuse true and false: TOML's true is not the number 1."""
         values = value if isinstance(value, list | tuple) else (value,)
         if info.field_name != "flip" and any(isinstance(each, bool) for each in values):
             raise ValueError("it must be a number or a name, not true or false")
@@ -141,7 +140,7 @@ class Recipe(BaseModel):
     @field_validator("training_scale")
     @classmethod
     def _fixed_scale(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        """One number, or Smin and Smax; [S; S] is the fixed S."""
+        """Take one number, or Smin and Smax; [S; S] is the fixed S."""
         if len(value) not in (1, 2):
             raise ValueError("give one number, or Smin and Smax")
         return value[:1] if value[0] == value[-1] else value
@@ -149,8 +148,8 @@ class Recipe(BaseModel):
     @field_validator("learns")
     @classmethod
     def _as_in_the_net(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Once each and in one order, since the same layers in another order are the same training."""
-        return tuple(sorted(set(value)))  # which is the order of the net, conv1_1 to fc8
+        """Name each layer once and in order, since the same layers in another order are the same training."""
+        return tuple(sorted(set(value)))  # the order of the net, conv1_1 to fc8
 
     @field_validator("drop_after")
     @classmethod
@@ -174,7 +173,7 @@ class Recipe(BaseModel):
             raise ValueError(f"the learning rate of the biases is {rate * self.bias_rate:g}, above {MOST:g}")
         if math.log10(rate) - drops * math.log10(self.rate_divisor) < math.log10(LEAST_RATE):
             raise ValueError(f"the learning rate, divided {drops} times by {self.rate_divisor:g}, becomes 0")
-        if not self.training_scale:  # and so it does not count as given
+        if not self.training_scale:  # set this way, it does not count as given
             self.__dict__["training_scale"] = (paper_scale(self.crop),)
         low, high = self.scales
         if low > high:
@@ -191,14 +190,14 @@ class Recipe(BaseModel):
         return self.training_scale[0], self.training_scale[-1]
 
     def architecture(self, classes: int) -> Architecture:
-        """The net that is trained, for a number of classes."""
+        """Return the architecture of the net, for a number of classes."""
         return Architecture(self.net, classes, self.crop, self.width, self.fully_connected, self.dropout)
 
     def initial_rate(self, start: str | None) -> float:
-        """The learning rate that a training begins with: the one that was given, else the paper's (Sect. 3.1).
+        """Return the initial learning rate: the given one, else the paper's (Sect. 3.1).
 
         Args:
-            start: the configuration of the net that it starts from; None for random weights.
+            start: configuration of the net that training starts from; None for random weights.
         """
         if self.learning_rate is not None:
             return self.learning_rate
@@ -206,23 +205,22 @@ class Recipe(BaseModel):
 
 
 def paper_scale(crop: int) -> int:
-    """The paper's S = 256, for any crop: one step of the score map above it, as 256 is above 224.
+    """Return the paper's S = 256 for any crop: the crop plus one step of the score map, as 256 = 224 + 32.
 
-    A step stays 32 pixels at every crop, and so does what a unit sees.
+    A step is 32 pixels at every crop, and receptive fields do not change with the crop either.
     """
     return crop + STRIDE
 
 
 def earlier_scale(crop: int) -> int:
-    """S where none was given, in versions up to 0.2: 256 crop / 224, rounded half up."""
+    """Return the default S of versions up to 0.2: 256 crop / 224, rounded half up."""
     return (512 * crop + PAPER_CROP) // (2 * PAPER_CROP)
 
 
 def changed(base: Recipe, fields: dict[str, Any]) -> Recipe:
-    """The recipe `base` with other values for some fields.
+    """Return the recipe `base` with other values for some fields; raises what `Recipe` does.
 
-    S follows the crop where only the crop is changed and S was what the former crop gives. Raises what `Recipe`
-    does.
+    S follows the crop if the crop is changed, S is not, and S was the default for the former crop.
     """
     values = base.model_dump(exclude_unset=True) | fields
     followed = [(scale,) for scale in (paper_scale(base.crop), earlier_scale(base.crop))]
@@ -232,21 +230,21 @@ def changed(base: Recipe, fields: dict[str, Any]) -> Recipe:
 
 
 def read(path: str | Path) -> Recipe:
-    """Read a recipe from a TOML file; fields that are left out have their defaults.
+    """Read a recipe from a TOML file; missing fields have their defaults.
 
     Raises:
-        UserError: where the file is missing or no TOML, and what `Recipe` raises.
+        UserError: if the file is missing or not TOML, and what `Recipe` raises.
     """
     try:
         return Recipe(**tomllib.loads(Path(path).read_text(encoding="utf-8")))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:  # also of numbers too long and of tables too deep
+    except (OSError, ValueError, RecursionError) as error:  # also if numbers are too long, or tables too deep
         raise UserError(f"cannot read the recipe {path}: {reason(error)}") from error
 
 
 def write(recipe: Recipe, path: str | Path) -> None:
-    """Write a recipe as TOML, each field under a comment that says what it is."""
+    """Write a recipe as TOML, with a comment above each field that describes it."""
     lines = []
     for name, field in Recipe.model_fields.items():
         value = getattr(recipe, name)
@@ -260,17 +258,17 @@ def write(recipe: Recipe, path: str | Path) -> None:
 
 
 def differing(ours: Recipe, theirs: Recipe) -> list[str]:
-    """Names of the fields in which two recipes differ."""
+    """Return the names of the fields in which two recipes differ."""
     return [name for name in Recipe.model_fields if getattr(ours, name) != getattr(theirs, name)]
 
 
 def difference(name: str, ours: Recipe, theirs: Recipe) -> str:
-    """What a field is in both, for people."""
+    """Return the values of a field in both recipes, for people."""
     return f"{name}: {getattr(ours, name)} (there: {getattr(theirs, name)})"
 
 
 def _sentence(error: ValidationError) -> str:
-    """Pydantic's finding as one line that names field, value and what is allowed."""
+    """Return Pydantic's findings as one line that names field, value and what is allowed."""
     sentences = []
     for problem in error.errors():
         name = ".".join(map(str, problem["loc"]))

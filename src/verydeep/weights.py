@@ -28,6 +28,9 @@ from verydeep.torch_internals import wrapped
 FILE_NAME = "weights.safetensors"
 """Name of the weight file in a run directory."""
 
+BEST_FILE_NAME = "best.safetensors"
+"""Name of the weight file of the best epoch in a run directory."""
+
 FORMAT, EARLIER_FORMAT = "verydeep-2", "verydeep-1"
 """The format that is written, and an earlier one that can be read, with the sizes as fields of the card itself."""
 

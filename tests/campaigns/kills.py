@@ -86,7 +86,7 @@ def kill_worker(process: subprocess.Popen[str], chance: random.Random, said: Pat
     if process.returncode == 0:  # the worker had already read everything
         return ""
     text = said.read_text()
-    if process.returncode != 2 or "Traceback" in text or "a reading process has ended" not in text:
+    if process.returncode != 2 or "Traceback" in text or "a worker has ended" not in text:
         return f"exit code {process.returncode} after {time.monotonic() - before:.1f} s: {text[-500:]}"
     return ""
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from synthetic import refusal
-from verydeep.evaluation.metrics import Error, top_error
+from verydeep.errors import UserError
+from verydeep.evaluation.metrics import Error, mean_loss, top_error
 
 
 def matrix_without_ties(seed, images, classes):
@@ -67,3 +68,11 @@ def test_posteriors_that_are_not_finite_are_refused(value):
 
 def test_an_error_of_no_images_is_refused():
     assert "no images" in refusal(top_error, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 1)
+
+
+def test_the_mean_loss():
+    posteriors = np.array([[0.5, 0.25, 0.25], [0.0, 0.75, 0.25]], np.float32)
+    assert mean_loss(posteriors, np.array([1, 1])) == pytest.approx((np.log(4) - np.log(0.75)) / 2)
+    assert 40 < mean_loss(posteriors, np.array([0, 0])) < 45  # -ln(0) counts as 87
+    with pytest.raises(UserError, match="no images"):
+        mean_loss(posteriors[:0], np.zeros(0, np.int64))

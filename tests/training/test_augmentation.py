@@ -1,4 +1,4 @@
-"""What a training image becomes, and that each draw has an address."""
+"""Augmentation of training images: each draw depends only on its address."""
 
 import numpy as np
 import pytest

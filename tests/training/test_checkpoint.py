@@ -1,4 +1,4 @@
-"""A checkpoint that is not what was written is refused by name, whatever has changed in it."""
+"""A checkpoint that is not what was written is refused by name, whatever has changed."""
 
 import pickle
 import zipfile
@@ -117,7 +117,7 @@ def test_what_is_not_a_checkpoint_is_one_line_without_torch_s_advice(tmp_path, w
     write(tmp_path / "checkpoint.pt")
     message = refusal(restore, tmp_path)
     assert "checkpoint.pt cannot be read" in message
-    assert "move it and weights.safetensors away" in message
+    assert "move checkpoint.pt, weights.safetensors and best.safetensors away" in message
     assert not any(word in message for word in ("weights_only", "torch.load", "trust", "unsafe"))
 
 

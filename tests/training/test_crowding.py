@@ -1,4 +1,4 @@
-"""A training says, once, that other processes slow it down, and never when they do not."""
+"""A training warns once that other processes slow it down, and never if they do not."""
 
 import multiprocessing
 import os
@@ -10,7 +10,7 @@ from verydeep.training.crowding import Crowding, Moment, moment
 
 
 def at(clock, machine, threads, readers=None):
-    """Seconds: of the clock, of cores that the machine's processes used, that each thread (ran, waited)."""
+    """Seconds: of the clock, of cores used by all processes, and of each thread (ran, waited)."""
     ran = {number: float(times[0]) for number, times in threads.items()}
     waited = {number: float(times[1]) for number, times in threads.items()}
     return Moment(float(clock), float(machine), ran, waited, readers or {})

@@ -1,4 +1,4 @@
-"""A run directory is not written to when it is not the one that a training entered."""
+"""A run directory is not written to if it is not the one that a training has entered."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def test_a_directory_that_was_removed_is_not_made_anew(tmp_path, net):
 
 
 def test_a_directory_that_was_made_anew_for_another_run_is_left_alone(tmp_path, net):
-    """The old training, in a process of its own, would have given the new one its checkpoint."""
+    """The old training, in its own process, would have given the new one its checkpoint."""
     path = tmp_path / "a"
     with enter(path) as old:
         shutil.rmtree(path)
@@ -70,7 +70,7 @@ def test_a_directory_that_is_replaced_during_a_write_is_left_alone(tmp_path):
 
 
 def test_a_start_that_was_killed_and_one_of_another_recipe_do_not_mix(tmp_path, net):
-    """A checkpoint that was copied from elsewhere."""
+    """A checkpoint copied from another run."""
     for name, recipe in (("a", RECIPE), ("b", changed(RECIPE, {"seed": 1}))):
         with enter(tmp_path / name, recipe) as entered:
             save(entered, net)

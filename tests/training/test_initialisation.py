@@ -1,4 +1,4 @@
-"""Where the weights start: distributions, the chain from net A, and the first signal."""
+"""Initial weights: distributions, layers taken from net A, and the first signal."""
 
 import math
 
@@ -104,14 +104,14 @@ def test_the_signal_of_an_exploded_net_is_said():
 
 @pytest.mark.parametrize("name", ["A", "B"])
 def test_the_gain_of_the_papers_initialisation_is_that_of_the_arithmetic(name):
-    """Each layer scales the signal by std sqrt(fan in), and the ReLU before it by sqrt(1/2): at half the width."""
+    """Each layer scales the signal by std sqrt(fan in), and the ReLU before it by sqrt(1/2); at half the width."""
     sizes = {"crop": 64, "width": 0.5, "fully_connected": 512}
     net = ConvNet(name, 10, **sizes)
     initialise(net, std=0.03)
     expected = 1.0
     for number, layer in enumerate(layer for layer in net.layers if layer.kind == "conv"):
         expected *= 0.03 * math.sqrt(layer.in_channels * layer.kernel**2 * (0.5 if number else 1.0))
-    # A white image: no border but the padding's, and no correlation that a max-pooling would live on.
+    # A white image: no borders but the padding, and no correlations for max-pooling.
     measured = signal(net, torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8))
-    # Max-pooling picks the larger of four, and padding holds nothing: both within a factor of a few.
+    # Max-pooling picks the largest of four, and padding is zero: each a factor of a few at most.
     assert 0.1 < measured.scores / measured.pixels / expected < 30

@@ -1,4 +1,4 @@
-"""A training learns: nothing else here would notice a wrong sign that is wrong everywhere."""
+"""A training learns: no other test would notice a sign that is wrong everywhere."""
 
 import json
 import os
@@ -12,7 +12,7 @@ RECIPE = (
     "--initialisation glorot --batch 64 --epochs 15 --seed 0"
 )
 BOUND = 0.25
-"""Top-1 error. Ten seeds gave 0.03 to 0.15 (0.03 with this one); guessing has 0.9."""
+"""Top-1 error. Ten seeds gave 0.03 to 0.15 (0.03 with this one); chance is 0.9."""
 
 
 def verydeep(folder, *words):

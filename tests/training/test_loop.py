@@ -1,4 +1,4 @@
-"""A training from its first iteration to its end, interrupted, continued, refused."""
+"""A training from its first iteration to its end: interrupted, resumed, continued, refused."""
 
 import itertools
 import json
@@ -27,9 +27,11 @@ from verydeep.recipe import Recipe
 from verydeep.training import loop
 from verydeep.training.augmentation import Colours
 from verydeep.training.journal import read_log
-from verydeep.training.run import run_directory
+from verydeep.training.run import run_directory, unfinished
 from verydeep.training.start import start_of
 from verydeep.training.step import Execution
+from verydeep.training.validation import Validated, Validation
+from verydeep.training.weight_files import WeightFiles
 
 RECIPE = Recipe(
     crop=32, width=0.125, fully_connected=8, initialisation="glorot", batch=16, epochs=3, training_scale=(32, 40)
@@ -42,10 +44,10 @@ def colours_of(dataset):
     return Colours(found.mean, *principal_components(found.covariance))
 
 
-def train(run, recipe=RECIPE, validate=lambda net: 0.5, dataset=None, execution=None):
+def train(run, recipe=RECIPE, validate=lambda net: 0.5, dataset=None, execution=None, new_limits=False):
     dataset = dataset or memory()
-    with run_directory(run, recipe, DATA, Ranks()) as entered:
-        validation = loop.Validation("by itself", validate)
+    with run_directory(run, recipe, DATA, Ranks(), new_limits) as entered:
+        validation = Validation("by itself", 7, lambda net: Validated(validate(net), 1.25))
         execution = execution or Execution()
         return loop.train(recipe, entered, dataset, colours_of(dataset), validation, Ranks(), execution)
 
@@ -65,7 +67,7 @@ def same_weights(one, other):
 
 
 def give_another_epoch(run):
-    """Make a run of one epoch, which has ended, one of two."""
+    """Turn an ended run of one epoch into one of two, as an earlier version would have written it."""
     recipes.write(recipes.changed(RECIPE, {"epochs": 2}), run / "recipe.toml")
     changed = state(run)
     changed["progress"]["ended"] = ""
@@ -74,7 +76,7 @@ def give_another_epoch(run):
 
 
 def interrupted_at(iteration):
-    """A `Training.count` that sends Ctrl-C's signal when it counts this iteration."""
+    """Make a `Training.count` that sends the signal of Ctrl-C when it counts this iteration."""
 
     def stopping(original):
         def count(self, *arguments):
@@ -92,7 +94,8 @@ def test_a_run_is_a_directory(tmp_path):
     errors = iter([0.5, 0.25, 0.375])
     net = train(run, validate=lambda net: next(errors))
     assert {path.name for path in run.iterdir()} >= {
-        "recipe.toml", "data.json", "log.jsonl", "checkpoint.pt", "weights.safetensors", "environment.json"
+        "recipe.toml", "data.json", "log.jsonl", "checkpoint.pt", "weights.safetensors", "best.safetensors",
+        "environment.json",
     }  # fmt: skip
     assert recipes.read(run / "recipe.toml") == RECIPE
     assert same_weights(weights.load(run), net)
@@ -104,7 +107,7 @@ def test_a_run_is_a_directory(tmp_path):
     assert [line["iteration"] for line in iterations] == list(range(1, 10))
     epochs = [line for line in log(run) if "epoch" in line]
     assert [line["validation_error"] for line in epochs] == [0.5, 0.25, 0.375]
-    assert {line["validation_protocol"] for line in epochs} == {"by itself"}
+    assert {(line["validation_loss"], line["validation_protocol"]) for line in epochs} == {(1.25, "by itself")}
     for line in epochs:
         assert line.keys() >= {"loss", "training_error", "rate", "images_per_second", "waiting_share"}
         assert 0 <= line["training_error"] <= 1
@@ -186,13 +189,13 @@ def test_other_data_in_the_same_directory_is_refused(tmp_path, monkeypatch):
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match=r"no run directory"):
+    with pytest.raises(UserError, match=r"is not a run directory"):
         train(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
 def test_what_a_killed_start_has_left_is_no_hindrance(tmp_path):
-    """Killed between making the directory and writing the recipe, and while a checkpoint was written."""
+    """Killed before writing the recipe, and while writing a checkpoint."""
     run = tmp_path / "a"
     run.mkdir()
     for name in (".lock", "data.json", ".recipe.toml.77.part"):
@@ -246,7 +249,7 @@ def test_a_signal_in_a_validation_stops_it_and_saves_what_was_learnt(tmp_path, n
 
 
 def test_what_was_learnt_is_saved_before_a_long_validation(tmp_path, monkeypatch):
-    """Which may be killed."""
+    """A validation may be killed."""
     monkeypatch.setattr(loop, "VALIDATION_SECONDS", 0.0)
     saved = []
 
@@ -279,12 +282,12 @@ def test_the_first_signal_ends_waiting_for_images_that_do_not_come(tmp_path, mon
 
 
 def test_an_epoch_is_in_the_log_and_saved_before_it_is_said(tmp_path, monkeypatch):
-    """The reader of standard error may be gone, as in `2>&1 | head`."""
+    """The reader of standard error may be gone, as with `2>&1 | head`."""
     said = []
 
     def closed(self, line):
         said.append(line)
-        if line.startswith("epoch 1:"):
+        if line.startswith("epoch 1 of 3:"):
             raise BrokenPipeError(32, "Broken pipe")
 
     with monkeypatch.context() as patch:
@@ -296,7 +299,7 @@ def test_an_epoch_is_in_the_log_and_saved_before_it_is_said(tmp_path, monkeypatc
     assert weights.read_card(tmp_path / "a").provenance["epochs"] == 1
 
 
-# TensorBoard's thread says so in its own way.
+# TensorBoard's thread reports it, too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_run_that_is_removed_is_not_made_anew(tmp_path):
     def remove(net):
@@ -318,7 +321,7 @@ def test_lines_of_a_log_that_are_not_its_own_are_left_out(tmp_path):
     text = [json.dumps(line) for line in lines] + ["[" * 100_000, '{"a": ' + "1" * 5000 + "}"]
     (tmp_path / "log.jsonl").write_text("\n".join(text))
     epochs, ended = read_log(tmp_path)
-    assert [(each.epoch, each.seconds) for each in epochs] == [(1, 1.0)]
+    assert [(each.epoch, each.seconds, each.validation_loss) for each in epochs] == [(1, 1.0, None)]
     assert not ended
 
 
@@ -351,7 +354,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
     path = tmp_path / "a" / "checkpoint.pt"
     for length in (1000, 0):
         path.write_bytes(path.read_bytes()[:length])
-        with pytest.raises(UserError, match=r"checkpoint.pt cannot be read.*move it and weights.safetensors away"):
+        with pytest.raises(UserError, match=r"checkpoint.pt cannot be read.*or move checkpoint.pt, weights"):
             train(tmp_path / "a")
 
 
@@ -385,11 +388,11 @@ def test_a_loss_that_sits_at_guessing_stops_with_what_to_try():
     loop.refuse_stuck([2.3] * 4, classes=10, per_epoch=300)
     loop.refuse_stuck([2.3] * 9, classes=10, per_epoch=100)
     loop.refuse_stuck([2.3] * 19 + [2.0], classes=10, per_epoch=100)
-    with pytest.raises(UserError, match=r"ln\(10\) = 2\.303.*since 5 epochs.*glorot"):
+    with pytest.raises(UserError, match=r"at chance \(ln 10 = 2\.303\) for 5 epochs.*glorot"):
         loop.refuse_stuck([1.0, 2.3, 2.3, 2.3, 2.3, 2.3], classes=10, per_epoch=200)
-    with pytest.raises(UserError, match="since 10 epochs"):
+    with pytest.raises(UserError, match="for 10 epochs"):
         loop.refuse_stuck([2.3] * 10, classes=10, per_epoch=100)
-    with pytest.raises(UserError, match="since 1 epochs"):
+    with pytest.raises(UserError, match="for 1 epoch:"):
         loop.refuse_stuck([6.9], classes=1000, per_epoch=5005)
     loop.refuse_stuck([0.0] * 9, classes=1, per_epoch=1000)
 
@@ -418,7 +421,7 @@ def test_an_image_that_has_become_unreadable_stops_the_training_with_its_path(tm
         run_directory(tmp_path / "a", recipe, DATA, Ranks()) as entered,
         pytest.raises(UserError, match=path.name),
     ):
-        loop.train(recipe, entered, dataset, colours, loop.Validation("", float), Ranks(), Execution())
+        loop.train(recipe, entered, dataset, colours, Validation("", 0, float), Ranks(), Execution())
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
@@ -491,7 +494,7 @@ def test_the_rate_falls_after_the_planned_epochs_and_the_log_says_why(tmp_path):
 
 
 def test_a_run_from_before_biases_had_a_rate_goes_on(tmp_path, monkeypatch):
-    """Its recipe.toml does not name the fields that came later."""
+    """Its recipe.toml lacks the fields that came later."""
     whole = train(tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(loop.Training, "count", interrupted_at(4)(loop.Training.count))
@@ -537,7 +540,123 @@ def test_tensorboard_files_are_written(tmp_path):
 
 
 def test_a_training_set_of_one_class_can_be_trained(tmp_path):
-    """ln(1) = 0 is no loss to be stuck at."""
+    """A loss cannot be stuck at ln(1) = 0."""
     one = memory(8)
     dataset = Dataset("one", ("a",), one.photographs, np.zeros(8, np.int64))
     train(tmp_path / "a", dataset=dataset, recipe=recipes.changed(RECIPE, {"epochs": 6}))
+
+
+# The best epoch
+
+
+def errors_of(*errors):
+    left = iter(errors)
+    return lambda net: next(left)
+
+
+def test_the_weights_of_the_best_epoch_are_kept_and_named_at_the_end(tmp_path, capsys):
+    train(tmp_path / "two", recipes.changed(RECIPE, {"epochs": 2}))
+    train(tmp_path / "a", validate=errors_of(0.5, 0.25, 0.25))
+    best = tmp_path / "a" / "best.safetensors"
+    assert weights.read_card(best).provenance["epochs"] == 2
+    assert same_weights(weights.load(best), weights.load(tmp_path / "two"))
+    said = capsys.readouterr().err
+    assert f"the lowest validation error is 25.00%, after epoch 2; its weights are in {best}" in said
+    assert log(tmp_path / "a")[-1]["best_epoch"] == 2
+
+
+@pytest.mark.parametrize("last", [2, 3])
+def test_the_best_weights_survive_a_kill_between_checkpoint_and_weight_file(tmp_path, monkeypatch, last):
+    """During the training, or after its last checkpoint."""
+    recipe = recipes.changed(RECIPE, {"epochs": last})
+    train(tmp_path / "whole", recipe, validate=errors_of(0.5, 0.25, 0.125))
+    original = WeightFiles.write_best
+
+    def killed(self, net, progress):
+        if len(progress.validation_errors) == last and progress.between_epochs:
+            raise KeyboardInterrupt
+        original(self, net, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightFiles, "write_best", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", recipe, validate=errors_of(0.5, 0.25, 0.125))
+    best = tmp_path / "parts" / "best.safetensors"
+    assert weights.read_card(best).provenance["epochs"] == last - 1
+    train(tmp_path / "parts", recipe, validate=errors_of(0.125))
+    assert best.read_bytes() == (tmp_path / "whole" / "best.safetensors").read_bytes()
+
+
+def test_a_damaged_file_of_the_best_epoch_is_written_again_while_the_checkpoint_has_it(tmp_path):
+    train(tmp_path / "a", validate=errors_of(0.5, 0.25, 0.125))
+    best = tmp_path / "a" / "best.safetensors"
+    whole = best.read_bytes()
+    best.write_bytes(whole[:-1])
+    train(tmp_path / "a")
+    assert best.read_bytes() == whole
+
+
+def test_a_run_of_a_version_that_did_not_keep_the_best_weights_says_so_at_the_end(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "count", interrupted_at(8)(loop.Training.count))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "a", validate=errors_of(0.25, 0.5, 0.5))
+    (tmp_path / "a" / "best.safetensors").unlink()
+    train(tmp_path / "a", validate=errors_of(0.5))
+    assert "25.00%, after epoch 1; its weights were not kept" in capsys.readouterr().err
+
+
+# Other limits
+
+
+def test_a_higher_limit_continues_an_ended_run_as_if_it_had_had_it_from_the_start(tmp_path):
+    """Even if the rate drops after the epoch that was the last."""
+    recipe = recipes.changed(RECIPE, {"drop_after": (2,)})
+    shorter = recipes.changed(recipe, {"epochs": 2})
+    whole = train(tmp_path / "whole", recipe, validate=errors_of(0.5, 0.25, 0.125))
+    train(tmp_path / "parts", shorter, validate=errors_of(0.5, 0.25))
+    with pytest.raises(UserError, match=r"epochs: 3 \(there: 2\).*other limits with: verydeep resume"):
+        train(tmp_path / "parts", recipe)
+    assert same_weights(train(tmp_path / "parts", recipe, errors_of(0.125), new_limits=True), whole)
+    assert recipes.read(tmp_path / "parts" / "recipe.toml") == recipe
+    assert state(tmp_path / "parts")["progress"] == state(tmp_path / "whole")["progress"]
+    for name in (weights.FILE_NAME, weights.BEST_FILE_NAME):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    epochs, ended = read_log(tmp_path / "parts")
+    assert [epoch.rate for epoch in epochs] == [epoch.rate for epoch in read_log(tmp_path / "whole")[0]]
+    assert ended == "limit of epochs"
+
+
+def test_a_run_that_is_continued_has_not_ended_meanwhile(tmp_path, monkeypatch):
+    train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 2}))
+    assert unfinished(tmp_path / "a") == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "count", interrupted_at(8)(loop.Training.count))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "a", new_limits=True)
+    assert unfinished(tmp_path / "a") == "epoch 2 of 3"
+    train(tmp_path / "a")
+    assert unfinished(tmp_path / "a") == ""
+
+
+def test_a_limit_of_iterations_may_be_higher_too(tmp_path):
+    train(tmp_path / "a", recipes.changed(RECIPE, {"iterations": 5}))
+    train(tmp_path / "a", RECIPE, new_limits=True)
+    assert [epoch.iteration for epoch in read_log(tmp_path / "a")[0]] == [3, 5, 6, 9]
+
+
+def test_limits_behind_what_is_done_are_refused_and_change_nothing(tmp_path):
+    train(tmp_path / "a")
+    before = (tmp_path / "a" / "recipe.toml").read_bytes()
+    with pytest.raises(UserError, match=r"end a training after iteration 6, and .*a is at iteration 9"):
+        train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 2}), new_limits=True)
+    assert (tmp_path / "a" / "recipe.toml").read_bytes() == before
+
+
+def test_a_run_that_its_schedule_has_ended_stays_ended(tmp_path, capsys):
+    recipe = recipes.changed(RECIPE, {"patience": 1, "rate_drops": 0})
+    train(tmp_path / "a", recipe)
+    assert len(read_log(tmp_path / "a")[0]) == 2
+    train(tmp_path / "a", recipes.changed(recipe, {"epochs": 50}), new_limits=True)
+    assert "has ended (no lower validation error after 0 drops of the rate)" in capsys.readouterr().err
+    assert recipes.read(tmp_path / "a" / "recipe.toml") == recipe

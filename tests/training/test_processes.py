@@ -1,4 +1,4 @@
-"""What only real processes show: several ranks, kill -9, other numbers of workers, signals."""
+"""Tests that need real processes: several ranks, kill -9, other numbers of workers, signals."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def flat(path):
 
 
 def start(*more, ranks=1):
-    """In a process group of its own."""
+    """Start a training in its own process group."""
     return subprocess.Popen(
         command(*more, ranks=ranks),
         stdout=subprocess.DEVNULL,
@@ -69,7 +69,7 @@ def saved_iteration(run):
 
 
 def wait_for_iteration(path, iteration, process):
-    """Until the log says that an iteration is done."""
+    """Wait until the log says that an iteration is done."""
     for _ in range(6000):
         if path.exists() and f'"iteration": {iteration},' in path.read_text():
             return
@@ -80,7 +80,7 @@ def wait_for_iteration(path, iteration, process):
 
 @pytest.mark.slow
 def test_the_same_weights_on_one_two_and_three_ranks(tmp_path):
-    """Eight iterations; 1437 = 3 x 401 + 234, so that the fourth has fewer images.
+    """Eight iterations; 1437 = 3 x 401 + 234, so the fourth has fewer images.
 
     The bound: float32 rounding, another order of summation in each gradient, grows over eight iterations to less
     than 1e-4 of the norm of the weights. Two trainings that differ in their seed differ by over 1e-2.
@@ -127,7 +127,7 @@ verydeep.cli.main()
 
 @pytest.mark.slow
 def test_however_many_messages_carry_the_gradients(tmp_path):
-    """Some with several layers, some with a layer that is larger than a bucket may be."""
+    """Some messages carry several layers, and some one layer that is larger than a bucket."""
     recipe = ["--batch", "200", "--iterations", "3"]
     run(*recipe, "--out", str(tmp_path / "one"), ranks=2)
     (tmp_path / "train.py").write_text(SMALL_BUCKETS)
@@ -142,7 +142,7 @@ def test_however_many_messages_carry_the_gradients(tmp_path):
 
 @pytest.mark.slow
 def test_ranks_without_an_image_change_nothing(tmp_path):
-    """Mini-batches of one image on three ranks: nothing is added in another order, so the weights are the same."""
+    """Mini-batches of one image on three ranks: no order of additions changes, so the weights are the same."""
     recipe = ["--batch", "1", "--iterations", "5", "--learning-rate", "0.002"]
     for ranks in (1, 3):
         run(*recipe, "--out", str(tmp_path / str(ranks)), ranks=ranks)
@@ -151,7 +151,7 @@ def test_ranks_without_an_image_change_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on_to_bit_identical_weights(tmp_path):
-    """Killed with SIGKILL twice, once within an epoch, and gone on with other numbers of workers."""
+    """Killed with SIGKILL twice, once during an epoch, and resumed with other numbers of workers."""
     recipe = ["--batch", "200", "--epochs", "3"]
     run(*recipe, "--out", str(tmp_path / "whole"), "--workers", "0")
     parts = tmp_path / "parts"
@@ -162,14 +162,15 @@ def test_a_killed_training_goes_on_to_bit_identical_weights(tmp_path):
         process.wait()
         process.stderr.close()
     done = run(*recipe, "--out", str(parts), "--workers", "1")
-    assert "going on after iteration" in done.stderr
+    assert "resuming after iteration" in done.stderr
     assert torch.equal(flat(parts), flat(tmp_path / "whole"))
-    assert (parts / weights.FILE_NAME).read_bytes() == (tmp_path / "whole" / weights.FILE_NAME).read_bytes()
+    for name in (weights.FILE_NAME, weights.BEST_FILE_NAME):
+        assert (parts / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.slow
 def test_three_ranks_that_are_told_to_stop_save_and_go_on_to_bit_identical_weights(tmp_path):
-    """SIGTERM to torchrun, which hands it on to each rank's process group."""
+    """SIGTERM to torchrun, which passes it on to the process group of each rank."""
     recipe = ["--batch", "200", "--epochs", "2"]
     run(*recipe, "--out", str(tmp_path / "whole"), ranks=3)
     process = start(*recipe, "--out", str(tmp_path / "parts"), "--workers", "1", ranks=3)
@@ -179,7 +180,7 @@ def test_three_ranks_that_are_told_to_stop_save_and_go_on_to_bit_identical_weigh
     assert "saved; the same command resumes it" in said
     assert saved_iteration(tmp_path / "parts") >= 3
     done = run(*recipe, "--out", str(tmp_path / "parts"), ranks=3)
-    assert "going on after iteration" in done.stderr
+    assert "resuming after iteration" in done.stderr
     assert torch.equal(flat(tmp_path / "parts"), flat(tmp_path / "whole"))
 
 
@@ -197,7 +198,7 @@ assert not any("gloo" in name for name in names), names
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the names of threads")
 def test_no_thread_of_the_ranks_outlives_them(tmp_path):
-    """It would abort the process now and then, when all is done."""
+    """It would sometimes abort the process at its end."""
     (tmp_path / "train.py").write_text(THREADS)
     words = command("--batch", "200", "--iterations", "1", "--out", str(tmp_path / "run"), ranks=2)
     at = words.index("verydeep")
@@ -209,7 +210,7 @@ def test_no_thread_of_the_ranks_outlives_them(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(tmp_path, number):
-    """As a terminal and a scheduler send it: to the training and its reading processes alike."""
+    """Sent as by a terminal or a scheduler: to the training and its workers."""
     process = start("--batch", "100", "--epochs", "9", "--workers", "1", "--out", str(tmp_path / "a"))
     wait_for_iteration(tmp_path / "a" / "log.jsonl", 5, process)
     os.killpg(process.pid, number)
@@ -227,7 +228,7 @@ def test_a_refusal_on_several_ranks_is_a_sentence(tmp_path):
     words = command("--out", str(tmp_path), ranks=2)
     done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode != 0
-    assert "is no run directory" in done.stderr
+    assert "is not a run directory" in done.stderr
     ours = done.stderr.split("torch/distributed/elastic")[0]  # whose own report follows
     assert "Traceback" not in ours, ours
 
@@ -244,8 +245,8 @@ def test_a_compiled_training_learns_the_same(tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_is_said_in_a_sentence_and_leaves_the_last_checkpoint(tmp_path):
-    """A limit on the size of files, which the system refuses to exceed as it would on a full disk."""
-    # The limit holds for shared memory too, which reading processes would need.
+    """A limit on file sizes, which the system enforces as it would a full disk."""
+    # The limit holds for shared memory too, which workers would need.
     recipe = ["--batch", "200", "--epochs", "2", "--out", str(tmp_path / "a"), "--workers", "0"]
     code = (
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
@@ -262,9 +263,9 @@ def test_a_full_disk_is_said_in_a_sentence_and_leaves_the_last_checkpoint(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds reading processes in /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")
 def test_ranks_of_which_one_loses_a_reading_process_end_with_one_line(tmp_path):
-    """They hung: the rank waited for its processes, torchrun for the rank, and the run stayed locked."""
+    """They used to hang: the rank waited for its workers, torchrun for the rank, and the run stayed locked."""
     out = tmp_path / "a"
     process = start("--batch", "100", "--epochs", "9", "--workers", "1", "--out", str(out), ranks=2)
     wait_for_iteration(out / "log.jsonl", 2, process)
@@ -276,7 +277,7 @@ def test_ranks_of_which_one_loses_a_reading_process_end_with_one_line(tmp_path):
     _, said = process.communicate(timeout=100)
     assert process.returncode != 0
     ours = said.split("torch/distributed/elastic")[0]
-    assert "a reading process has ended (Killed)" in ours
+    assert "a worker has ended (Killed)" in ours
     assert "Traceback" not in ours
     with locked(out):  # by nobody any more
         pass

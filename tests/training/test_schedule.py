@@ -1,4 +1,4 @@
-"""The rate falls when validation stops improving, three times, then comes the end."""
+"""The rate drops when validation stops improving, three times; then training ends."""
 
 from itertools import pairwise
 

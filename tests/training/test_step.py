@@ -86,7 +86,7 @@ def partly_frozen():
 
 @pytest.mark.parametrize("execution", [Execution(), Execution(micro_batch=5), Execution(recompute=True)])
 def test_layers_that_learn_do_what_they_would_do_with_the_others_learning(execution):
-    """In the first step, since later ones meet other inputs."""
+    """In the first step, since later ones have other inputs."""
     nets = [new_net(), partly_frozen()]
     before = {name: parameter.detach().clone() for name, parameter in nets[0].named_parameters()}
     for net, how in zip(nets, (Execution(), execution), strict=True):

@@ -170,7 +170,7 @@ def _make_survey(dataset: Dataset, workers: int, progress: bool) -> Survey:
     readings = _readings(dataset.photographs, workers)
     # In the order of the photographs, whichever thread ends first: float sums depend on the order.
     for index, reading in enumerate(
-        track(readings, f"Reading {dataset.name}", total=len(dataset), enabled=progress)
+        track(readings, f"Reading {dataset.name}", total=len(dataset), enabled=progress, unit="images")
     ):
         if reading.mean is None or reading.moment is None:
             unreadable.append((index, reading.reason))

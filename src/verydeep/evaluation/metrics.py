@@ -1,4 +1,4 @@
-"""Sect. 4: top-1 and top-5 error."""
+"""Sect. 4: top-1 and top-5 error, and the loss."""
 
 from dataclasses import dataclass
 
@@ -47,6 +47,18 @@ def top_error(posteriors: Float[np.ndarray, "N K"], labels: Int64[np.ndarray, " 
         UserError: for no images, or posteriors that are not finite.
     """
     return Error(int((class_ranks(posteriors, labels) >= k).sum()), len(labels))
+
+
+def mean_loss(posteriors: Float[np.ndarray, "N K"], labels: Int64[np.ndarray, " N"]) -> float:
+    """Return the mean of -ln(posterior of the true class); one that has underflowed to 0 counts as 1e-38.
+
+    Raises:
+        UserError: if there are no images.
+    """
+    if not len(labels):
+        raise UserError("there are no images to take a loss of")
+    own = np.take_along_axis(posteriors, labels[:, None], axis=1)
+    return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny), dtype=np.float64).mean())
 
 
 def class_ranks(posteriors: Float[np.ndarray, "N K"], labels: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:

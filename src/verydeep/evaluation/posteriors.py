@@ -291,7 +291,7 @@ def one_pass(
     with (
         in_testing(net, ranks.device),
         read_ahead(images, rows_left, computing.workers, ranks.device) as reading,
-        Meter(name, len(ours), computing.progress and ranks.first, int(done.sum())) as meter,
+        Meter(name, len(ours), computing.progress and ranks.first, int(done.sum()), unit="images") as meter,
     ):
         saved = time.monotonic()
         for batch in reading:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +47,20 @@ class Result:
     """How each net was tested."""
     top1: Error
     top5: Error
+    unfinished: tuple[str, ...] = ()
+    """For each net, how far its training has come if it has not ended ("epoch 5 of 74"), or empty."""
 
     def __str__(self) -> str:
         protocols = " + ".join(dict.fromkeys(self.protocols))
-        return f"{' + '.join(self.nets)}, {protocols}: top-1 error {self.top1}, top-5 error {self.top5}"
+        nets = self.marked(self.nets)
+        return f"{' + '.join(nets)}, {protocols}: top-1 error {self.top1}, top-5 error {self.top5}"
+
+    def marked(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return names, one for each net, with a mark where the training has not ended."""
+        return tuple(
+            f"{name} ({mark})" if mark else name
+            for name, mark in zip_longest(names, self.unfinished[: len(names)], fillvalue="")
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +91,8 @@ class Tested:
     card: Card
     file: Path | None = None
     net: ConvNet | None = None
+    unfinished: str = ""
+    """How far its training has come, if it is of a run that has not ended: "epoch 5 of 74"."""
 
     @property
     def run(self) -> Path | None:
@@ -135,8 +148,7 @@ def test(setup: Setup, nets: Sequence[Tested], scales: Sequence[int], method: st
     if len(found) > 1:
         together = average(matrix for _, matrix in found)
         protocols = tuple(result.protocols[0] for result in results)
-        names = tuple(net.card.architecture.configuration for net in nets)
-        results.append(_result(names, tuple(net.source for net in nets), protocols, together, setup.dataset))
+        results.append(_result(nets, protocols, together, setup.dataset))
     return tuple(results)
 
 
@@ -199,19 +211,16 @@ def _test_one(
     scales = tuple(scales) or (test_scale(card, method),)
     matrix = average(kept_passes(setup, tested, passes(method, scales, card.flip)))
     named = (protocol(method, scales, card.flip),)
-    name = card.architecture.configuration
-    return _result((name,), (tested.source,), named, matrix, setup.dataset), matrix
+    return _result((tested,), named, matrix, setup.dataset), matrix
 
 
 def _result(
-    nets: tuple[str, ...],
-    sources: tuple[str, ...],
-    protocols: tuple[str, ...],
-    matrix: Float32[np.ndarray, "N K"],
-    dataset: Dataset,
+    nets: Sequence[Tested], protocols: tuple[str, ...], matrix: Float32[np.ndarray, "N K"], dataset: Dataset
 ) -> Result:
     top1, top5 = (top_error(matrix, dataset.labels, k) for k in (1, 5))
-    return Result(nets, sources, protocols, top1, top5)
+    names = tuple(net.card.architecture.configuration for net in nets)
+    marks = tuple(net.unfinished for net in nets)
+    return Result(names, tuple(net.source for net in nets), protocols, top1, top5, marks)
 
 
 def _stored(setup: Setup, one: Pass, path: Path, classes: int) -> Float32[np.ndarray, "N K"] | None:

@@ -1,1 +1,1 @@
-"""Sect. 3.1 and 3.3: how the nets are trained."""
+"""Sect. 3.1 and 3.3: training."""

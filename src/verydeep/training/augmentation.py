@@ -1,6 +1,6 @@
-"""Sect. 3.1, "Training image size" and the paragraph before it: what a training image becomes at each iteration.
+"""Sect. 3.1, "Training image size" and the paragraph before it: random scale, crop, mirroring and colour shift.
 
-Every draw is a function of the seed, the iteration and the place of the image in the global mini-batch.
+Every draw depends only on the seed, the iteration and the position of the image in the global mini-batch.
 """
 
 from collections.abc import Iterator
@@ -29,28 +29,28 @@ class Colours:
     deviations: Float[np.ndarray, "3"]
     """Standard deviations of the RGB values along their principal components, largest first."""
     components: Float[np.ndarray, "3 3"]
-    """The principal components as unit vectors, a row each."""
+    """The principal components as unit vectors, one per row."""
 
 
 class Draw(NamedTuple):
-    """All that is drawn for one image of one mini-batch."""
+    """Everything that is drawn for one image of one mini-batch."""
 
     scale: int
     """S, the smallest side of the rescaled image in pixels."""
     place: tuple[float, float]
-    """Where the crop lies, across and down, from 0 (first position) to 1 (beyond the last)."""
+    """Position of the crop, across and down, from 0 (the first) to 1 (beyond the last)."""
     mirror: bool
     shift: Float32[np.ndarray, "3"]
     """Added to all pixels, RGB in 0..255."""
     key: int
-    """What the dropout masks of this image follow from."""
+    """Determines the dropout masks of this image."""
 
 
 def draw(recipe: Recipe, colours: Colours, iteration: int, index: int) -> Draw:
-    """Draw for the image at place `index` of the global mini-batch of an iteration.
+    """Draw for the image at position `index` of the global mini-batch of an iteration.
 
-    The colour shift is that of Krizhevsky et al. (2012): a Gaussian multiple of each principal component, of
-    standard deviation `colour_shift` times the spread of the RGB values along it.
+    The colour shift is that of Krizhevsky et al. (2012): a Gaussian multiple of each principal component, whose
+    standard deviation is `colour_shift` times that of the RGB values along it.
     """
     chance = generator(recipe.seed, "image", index, iteration)
     low, high = recipe.scales
@@ -71,12 +71,12 @@ class MiniBatch(NamedTuple):
     keys: Int64[Tensor, " n"]
 
     def part(self, part: slice) -> "MiniBatch":
-        """Some of its images."""
+        """Return some of its images."""
         return MiniBatch(*(tensor[part] for tensor in self))
 
 
 class Address(NamedTuple):
-    """Which image is at which place of which mini-batch."""
+    """Which image is at which position of which mini-batch."""
 
     iteration: int
     position: int
@@ -85,14 +85,14 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingImages(torch.utils.data.Dataset[MiniBatch | ImageError]):
-    """Crops by their address; read by the loader's workers."""
+    """Crops by their address; read by the workers of a DataLoader."""
 
     dataset: Dataset
     recipe: Recipe
     colours: Colours
 
     def __getitems__(self, addresses: list[Address]) -> MiniBatch | ImageError:
-        """The crops of all addresses, or the first error, which has to leave the worker to be raised."""
+        """Return the crops of all addresses, or the first error, which is raised outside the worker."""
         crop, count = self.recipe.crop, len(addresses)
         images = np.empty((count, crop, crop, 3), np.uint8)
         shifts = np.empty((count, 3), np.float32)
@@ -108,14 +108,14 @@ class TrainingImages(torch.utils.data.Dataset[MiniBatch | ImageError]):
             except ImageError as error:
                 return error
             shifts[row], keys[row], labels[row] = drawn.shift, drawn.key, self.dataset.labels[address.image]
-        # The pixels stay where they are: this is what torch calls channels last.
+        # No pixel moves: this is torch's channels_last.
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         return MiniBatch(pixels, *(torch.from_numpy(array) for array in (labels, shifts, keys)))
 
 
 @dataclass(frozen=True)
 class Order:
-    """The mini-batches from iteration `start` to `end`: each epoch takes every image once, in a new order."""
+    """The mini-batches from iteration `start` to `end`; each epoch has every image once, in a new order."""
 
     images: int
     batch: int
@@ -125,7 +125,7 @@ class Order:
     end: int
 
     def __iter__(self) -> Iterator[list[Address]]:
-        """This rank's share of each mini-batch."""
+        """Yield this rank's share of each mini-batch."""
         epoch, order = -1, np.empty(0, np.int64)
         for iteration in range(self.start, self.end):
             if iteration // self.per_epoch != epoch:
@@ -140,23 +140,23 @@ class Order:
 
     @property
     def per_epoch(self) -> int:
-        """Mini-batches of an epoch; the last one may be short."""
+        """Mini-batches per epoch; the last one may be smaller."""
         return -(-self.images // self.batch)
 
     def size(self, iteration: int) -> int:
-        """Images of a mini-batch, over all ranks."""
+        """Return the number of images of a mini-batch, over all ranks."""
         return min(self.batch, self.images - iteration % self.per_epoch * self.batch)
 
 
 def reading(
     dataset: Dataset, recipe: Recipe, colours: Colours, order: Order, workers: int, device: torch.device
 ) -> AbstractContextManager[Iterator[MiniBatch | ImageError]]:
-    """The shares that `order` lists, read ahead by `workers` processes, or when asked for if there are none."""
+    """Read the shares that `order` lists: prefetched by `workers` processes, or on demand if there are none."""
     images = TrainingImages(dataset, recipe, colours)
     return read_ahead(images, order, workers, device, shared_bytes(recipe, len(dataset), order.ranks.world))
 
 
 def shared_bytes(recipe: Recipe, images: int, world: int) -> int:
-    """Bytes of shared memory that a mini-batch takes when it was read ahead, over the ranks of this machine."""
+    """Return the bytes of shared memory that a prefetched mini-batch takes, over the ranks of this machine."""
     share = -(-min(recipe.batch, images) // world)
     return local_ranks() * share * 3 * recipe.crop**2

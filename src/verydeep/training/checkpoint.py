@@ -17,20 +17,23 @@ from verydeep.training.directory import Entered
 
 CHECKPOINT = "checkpoint.pt"
 
+TRAINED = f"{CHECKPOINT}, {weights.FILE_NAME} and {weights.BEST_FILE_NAME}"
+"""The files of a run that have to go for it to start again."""
+
 FULL = ("allocate memory", "out of memory")
-"""How torch says that there is not enough memory."""
+"""Words of torch's messages about too little memory."""
 
 
 @dataclass
 class Progress:
-    """How far a training has come, besides its weights and momenta."""
+    """How far a training has come, besides its weights and velocities."""
 
     iteration: int = 0
     """Mini-batches done."""
     loss: float = 0.0
     """Sum over the images of the current epoch so far."""
     wrong: int = 0
-    """Images of the current epoch so far whose highest score was not their class's."""
+    """Images of the current epoch so far that were classified wrongly."""
     images: int = 0
     """Images of the current epoch so far."""
     validation_errors: list[float] = field(default_factory=list)
@@ -38,8 +41,13 @@ class Progress:
     training_losses: list[float] = field(default_factory=list)
     """Mean loss of each epoch."""
     ended: str = ""
-    """Why the training has ended; empty while it goes on."""
+    """Why the training has ended; empty if it has not."""
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    @property
+    def between_epochs(self) -> bool:
+        """Whether an epoch has ended, and nothing has been learnt since."""
+        return bool(self.validation_errors) and not self.images
 
 
 _PROGRESS = TypeAdapter(Progress)
@@ -49,7 +57,7 @@ def save(entered: Entered, net: ConvNet, optimiser: torch.optim.Optimizer, progr
     """Write the checkpoint of a run, whole or not at all, with a digest as its last line.
 
     Raises:
-        UserError: if it cannot be written, or the directory is not the run's any more; the last good one is kept.
+        UserError: if it cannot be written, or the directory is no longer that of the run; the last one is kept.
     """
     state = {
         "run": entered.identity,
@@ -60,26 +68,30 @@ def save(entered: Entered, net: ConvNet, optimiser: torch.optim.Optimizer, progr
     with entered.written(CHECKPOINT) as aside, aside.open("wb") as file:
         writer = SealingWriter(file)
         try:
-            torch.save(state, cast(IO[bytes], writer))  # which needs no more of a file than to write
-        except RuntimeError as error:  # torch's writer wraps what the system said, such as a full disk
+            torch.save(state, cast(IO[bytes], writer))  # which only calls write
+        except RuntimeError as error:  # torch's writer wraps the system's error, such as a full disk
             raise error.__context__ if isinstance(error.__context__, OSError) else error from error
         writer.seal()
 
 
 def restore(entered: Entered, net: ConvNet, optimiser: torch.optim.Optimizer) -> Progress | None:
-    """Take up the checkpoint of a run; None if it has none yet.
+    """Load the checkpoint of a run into a net and its optimiser.
+
+    Returns:
+        How far the training had come; None if there is no checkpoint yet.
 
     Raises:
-        UserError: if the checkpoint is damaged or of another run, or is gone while there are weights, which would
-            be overwritten.
+        UserError: if the checkpoint is damaged or of another run, or is missing while there are weights, which
+            would be overwritten.
     """
-    file, weight_file = entered.path / CHECKPOINT, entered.path / weights.FILE_NAME
+    file = entered.path / CHECKPOINT
     if not file.exists():
-        if weight_file.exists():
-            raise UserError(
-                f"{entered.path} holds {weights.FILE_NAME} but no {CHECKPOINT} to resume from; put that back, "
-                "move the weights away to start this run anew, or name another directory with --out"
-            )
+        for name in (weights.FILE_NAME, weights.BEST_FILE_NAME):
+            if (entered.path / name).exists():
+                raise UserError(
+                    f"{entered.path} holds {name} but no {CHECKPOINT} to resume from; put that back, move the "
+                    "weights away to start this run again, or name another directory with --out"
+                )
         return None
     try:
         state = _read(file)
@@ -89,8 +101,8 @@ def restore(entered: Entered, net: ConvNet, optimiser: torch.optim.Optimizer) ->
     except (_Unusable, OSError) as error:
         reason = error.strerror or error if isinstance(error, OSError) else error
         raise UserError(
-            f"{file} cannot be read ({reason}); put back a whole one of this run, or move it and "
-            f"{weights.FILE_NAME} away to start the run anew"
+            f"{file} cannot be read ({reason}); put back a whole one of this run, or move {TRAINED} away to start "
+            "the run again"
         ) from error
 
 
@@ -99,16 +111,16 @@ class _Unusable(Exception):
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """What a checkpoint holds, unchanged since it was written.
+    """Return the contents of a checkpoint, which have not changed since they were written.
 
-    What torch says of a file that it does not like is not passed on: it advises to load it unsafely.
+    Torch's own message about a file that it refuses is not passed on: it advises to load the file unsafely.
     """
     try:
         sealed = check_last_line(file)
     except Damaged as error:
         raise _Unusable("it is not what was written") from error
     try:
-        # Of version 0.3 and before: torch does not look at the checksums that it writes.
+        # Version 0.3 and before wrote no digest, and torch does not verify the checksums that it writes.
         if not sealed and (record := _damaged_record(file)):
             raise _Unusable(f"its record {record} is damaged")
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -126,17 +138,17 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _damaged_record(file: Path) -> str:
-    """Name of the first record of torch's zip archive whose checksum does not hold, or empty.
+    """Return the name of the first record of torch's zip archive with a wrong checksum; empty if there is none.
 
     Raises:
-        zipfile.BadZipFile: if it is not such an archive.
+        zipfile.BadZipFile: if it is not a zip archive.
     """
     with zipfile.ZipFile(file) as archive:
         return archive.testzip() or ""
 
 
 def _of_another_run(there: Any, ours: dict[str, Any]) -> str:
-    """In what the identity of a checkpoint differs from that of this run; empty if in nothing that both know."""
+    """Return how the identity of a checkpoint differs from that of this run; empty if what both know agrees."""
     if not isinstance(there, dict) or not isinstance(there.get("recipe", {}), dict):
         return "nothing is known of its recipe"
     recipe = there.get("recipe", {})
@@ -151,7 +163,7 @@ def _of_another_run(there: Any, ours: dict[str, Any]) -> str:
 
 
 def _take_up(state: dict[str, Any], net: ConvNet, optimiser: torch.optim.Optimizer) -> Progress:
-    """Give a net and its optimiser the state of a checkpoint."""
+    """Load the state of a checkpoint into a net and its optimiser."""
     try:
         progress = _PROGRESS.validate_json(json.dumps(state["progress"]))
         net.load_state_dict(state["net"])

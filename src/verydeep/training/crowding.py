@@ -1,4 +1,4 @@
-"""Notices that other processes use the cores that a training computes on."""
+"""A warning if other processes use the cores that a training runs on."""
 
 import multiprocessing
 import os
@@ -14,22 +14,22 @@ Times = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Moment:
-    """How cores have been used up to a moment."""
+    """Use of the cores up to a moment."""
 
     clock: float
-    """Seconds since some time."""
+    """Seconds of a monotonic clock."""
     machine: float
-    """Seconds of cores that all processes of the machine have used."""
+    """Core seconds used by all processes of the machine."""
     ran: Times
-    """Threads of this process: while they had a core."""
+    """For each thread of this process: how long it had a core."""
     waited: Times
-    """Threads of this process: while they had work and no core to do it on."""
+    """For each thread of this process: how long it had work but no core."""
     readers: Times
-    """Reading processes of this one: while they had a core."""
+    """For each worker of this process: how long it had a core."""
 
 
 def moment() -> Moment:
-    """Ask the system; where it does not say, no thread has run or waited."""
+    """Ask the system; if it does not say, no thread has run or waited."""
     machine = 0.0
     ran: dict[int, float] = {}
     waited: dict[int, float] = {}
@@ -38,7 +38,7 @@ def moment() -> Moment:
         user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
         machine = sum(map(float, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
     for thread in Path("/proc/self/task").glob("*"):
-        with suppress(OSError, ValueError):  # it has ended meanwhile; a kernel without these figures
+        with suppress(OSError, ValueError):  # it has ended, or the kernel lacks these figures
             ran[int(thread.name)], waited[int(thread.name)] = _core_times(thread)
     for reader in multiprocessing.active_children():
         with suppress(OSError, ValueError):
@@ -47,29 +47,30 @@ def moment() -> Moment:
 
 
 def _core_times(task: Path) -> tuple[float, float]:
-    """Seconds that a thread has run, and that it has waited for a core."""
+    """Return the seconds that a thread has run, and those that it has waited for a core."""
     ran, waited, _ = map(int, (task / "schedstat").read_text().split())
     return ran / 1e9, waited / 1e9
 
 
 class Crowding:
-    """Says once, in a line, that other processes slow a training down.
+    """Warns once, in a line, that other processes slow down a training.
 
-    Threads also wait for cores where a training has many readers and ranks, so what others use counts, too.
+    Threads also wait for cores if the training itself has many workers and ranks. So the cores that other
+    processes use count, too.
     """
 
     SHARE = 0.2
-    """Of the time that threads had work, the part they waited for a core, from which on it is said."""
+    """Least share of the time with work during which threads waited for a core."""
     FOREIGN = 0.25
-    """Cores that other processes use, on average, from which on it is said."""
+    """Least number of cores that other processes use, on average."""
     SECONDS = 5.0
-    """Threads must have had work for so long, all together, for a judgement."""
+    """Least time with work, over all threads, for a verdict."""
 
     def __init__(self, ranks: int = 1, moment: Callable[[], Moment] = moment) -> None:
-        """Begin.
+        """Start to watch.
 
         Args:
-            ranks: of this training on this machine, which use as much as this one.
+            ranks: ranks of this training on this machine, each of which uses as much as this one.
             moment: asks the system.
         """
         self._ranks, self._moment = ranks, moment
@@ -77,10 +78,10 @@ class Crowding:
         self._said = False
 
     def line(self) -> str:
-        """Judge what passed since the last judgement, or since the start.
+        """Judge the time since the last verdict, or since the start.
 
         Returns:
-            The line, once; "" as long as the cores are free, too little has passed, or it was said before.
+            The warning, once; "" if the cores are free, too little time has passed, or it was given before.
         """
         if self._said:
             return ""
@@ -103,5 +104,5 @@ class Crowding:
 
 
 def _passed(before: Times, now: Times) -> float:
-    """Sum over those that are there now; who was not there before has started since."""
+    """Return the sum over those that exist now; one that did not exist before has started since."""
     return sum((seconds - before.get(number, 0.0) for number, seconds in now.items()), 0.0)

@@ -1,7 +1,7 @@
-"""A run directory while a training works in it: locked, and compared before each write.
+"""A run directory while a training works in it: locked, and checked before each write.
 
-The lock is of a file, and files are written to paths: a directory that was removed or moved, and perhaps made anew
-for another run, must not be written to by the training that had it before.
+The lock belongs to a file, but files are written to paths. If the directory has been removed or moved, and perhaps
+made again for another run, the first training must not write to it.
 """
 
 import os
@@ -25,9 +25,9 @@ class Entered:
     path: Path
     start: Start
     identity: dict[str, Any] = field(default_factory=dict)
-    """What tells its checkpoints from those of other runs; see `run.identity`."""
+    """Tells its checkpoints from those of other runs; see `run.identity`."""
     lock: int | None = None
-    """Descriptor of the locked file; None in ranks other than the first, which do not write."""
+    """Descriptor of the locked file; None in all ranks but the first, which do not write."""
 
     def check(self) -> None:
         """Refuse to write into a directory that is not the one that was entered.
@@ -38,15 +38,18 @@ class Entered:
         if self.lock is not None and not _is_at(self.lock, self.path / LOCK):
             raise UserError(
                 f"{self.path} was moved, removed or replaced while a training worked in it; the training stops "
-                "and writes nothing more there"
+                "and writes nothing more to it"
             )
 
     @contextmanager
     def written(self, name: str) -> Iterator[Path]:
-        """`written_aside` for a file of the run; the directory is compared before and after the writing.
+        """Write a file of the run as `written_aside` does; check the directory before and after.
+
+        Yields:
+            The path to write to.
 
         Raises:
-            UserError: if it is not the one that was entered, or the file cannot be written.
+            UserError: if the directory is not the one that was entered, or the file cannot be written.
         """
         self.check()
         with written_aside(self.path / name, within=self.path) as aside:
@@ -56,7 +59,7 @@ class Entered:
 
 @contextmanager
 def locked(path: Path) -> Iterator[int | None]:
-    """Hold a directory's lock; the system lets go of it when the process ends, however it ends.
+    """Hold the lock of a directory; the system releases it when the process ends, however it ends.
 
     Yields:
         The descriptor of the locked file; None on a system without such locks.
@@ -75,12 +78,12 @@ def locked(path: Path) -> Iterator[int | None]:
         raise UserError(f"cannot write in the run directory {path}: {reason(error)}") from error
     with file:
         try:
-            # A record lock: one of flock would live on in the reading processes of a training that was killed. It
-            # is lost as soon as this process closes the file anywhere: nothing else may open it.
+            # A record lock: a lock by flock would outlive a killed training in its workers. A record lock is lost
+            # as soon as this process closes the file anywhere, so nothing else may open it.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise UserError(
-                f"another process is training in {path}; wait for it or name another with --out"
+                f"another process is training in {path}; wait for it, or name another directory with --out"
             ) from error
         except OSError as error:  # some network drives have no locks
             raise UserError(f"cannot lock {path}: {reason(error)}; name a directory on another disk") from error
@@ -90,7 +93,7 @@ def locked(path: Path) -> Iterator[int | None]:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one that a path leads to; its number is not used again while it is open."""
+    """Whether an open file is the one at a path; its inode number is not reused while it is open."""
     held = os.fstat(descriptor)
     try:
         there = path.stat()

@@ -1,4 +1,4 @@
-"""Sect. 3.1: where the weights start."""
+"""Sect. 3.1: initialisation, and the weights of another net to start from."""
 
 import math
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ Distribution = Literal["normal", "glorot", "he"]
 """Of random weights: N(0, std), Glorot and Bengio's, or He et al.'s."""
 
 PRE_INITIALISED = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
-"""What a deeper net takes from net A: its first four convolutional layers, by their place, and its last three
-fully connected ones. All of them go on learning at the full rate."""
+"""What a deeper net takes from net A: the first four convolutional layers, by their position, and the last three
+fully connected layers. All of them are trained further at the full rate."""
 
 RAW_PIXELS = 128.0
-"""Range of pixels less their mean. He's initialisation hands the range of the pixels on to the scores, where the
-soft-max overflows; see Sect. 2.2 of their paper."""
+"""Range of pixels less their mean. He et al.'s initialisation passes the range of the pixels on to the scores,
+where the soft-max overflows; see Sect. 2.2 of their paper."""
 
 DEAD = 1e-4
-"""Root mean square of the first scores below which plain SGD hardly starts: the gradient of every layer passes
-through all the others and shrinks alike."""
+"""Root mean square of the first scores below which plain SGD hardly starts: the gradient of each layer passes
+through all the others and shrinks as much."""
 EXPLODED = 1e2
 """Root mean square of the first scores above which the first steps at the paper's rate diverge."""
 
@@ -33,19 +33,19 @@ EXPLODED = 1e2
 def initialise(net: ConvNet, distribution: Distribution = "normal", std: float = 0.01, seed: int = 0) -> None:
     """Draw all weights at random and set the biases to zero (Sect. 3.1).
 
-    Each layer has a generator of its own, so that a layer of given shape starts the same in every net.
+    Each layer has its own generator, so a layer of a given shape starts the same in every net.
 
     Args:
         net: the net, on any device; its weights are overwritten.
         distribution: `normal` is N(0, std) (the paper's "10^-2 variance" read as a standard deviation, see
-            docs/decisions.md), `glorot` the uniform distribution of Glorot and Bengio (2010), `he` the normal one
-            of He et al. (2015) with the factor that they give for pixels that are not divided by their spread:
-            128 ^ (-1/L) on each of L layers.
+            docs/decisions.md), `glorot` the uniform distribution of Glorot and Bengio (2010), `he` the normal
+            distribution of He et al. (2015) with their factor for pixels that are not divided by their standard
+            deviation: 128 ^ (-1/L) on each of L layers.
         std: standard deviation of `normal`.
-        seed: what the draws follow from.
+        seed: seed of the draws.
 
     Raises:
-        UserError: for an unknown distribution.
+        UserError: if the distribution is unknown, or std is negative.
     """
     if not std >= 0:
         raise UserError(f"std is {std}; a standard deviation is at least 0")
@@ -56,7 +56,7 @@ def initialise(net: ConvNet, distribution: Distribution = "normal", std: float =
             continue
         convolution = net.get_submodule(layer.name)
         if not isinstance(convolution, nn.Conv2d) or convolution.bias is None:
-            raise UserError(f"{layer.name} is {convolution}; initialise draws for convolutions with a bias")
+            raise UserError(f"{layer.name} is {convolution}; initialise takes convolutions with a bias")
         layer_seed = int(generator(seed, "weights", number).integers(2**63))
         chance = torch.Generator().manual_seed(layer_seed)
         with torch.no_grad():
@@ -76,11 +76,11 @@ def initialise(net: ConvNet, distribution: Distribution = "normal", std: float =
 def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
     """Copy layers of a trained net into `net`, and return their names.
 
-    From the same configuration all layers are taken, from another one `PRE_INITIALISED`. fc8 is left as it is
-    where the classes are others.
+    All layers are copied from a net of the same configuration, `PRE_INITIALISED` from another one. fc8 is left as
+    it is if the classes differ.
 
     Raises:
-        UserError: where a layer to be copied has another shape in the source.
+        UserError: if a layer to be copied has another shape in the source.
     """
     same_net = net.configuration == source.configuration
     same_classes = (net.class_names or net.classes) == (source.class_names or source.classes)
@@ -109,13 +109,13 @@ def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Signal:
-    """Root mean squares of what goes into a net and of the scores that come out."""
+    """Root mean squares of the input of a net, and of its scores."""
 
     pixels: float
     scores: float
 
     def sentence(self) -> str:
-        """One line that says how large the signal is, and what to try where it is too small or too large."""
+        """Return a line on the size of the signal, and on what to try if it is too small or too large."""
         line = (
             f"signal: {self.pixels:.3g} at the input (pixels less their mean), {self.scores:.3g} at the scores, "
             f"a gain of {self.scores / self.pixels if self.pixels else math.nan:.2g}"
@@ -130,7 +130,7 @@ class Signal:
 
 
 def signal(net: ConvNet, images: UInt8[Tensor, "N 3 H W"]) -> Signal:
-    """Measure the signal of some training images, without dropout."""
+    """Measure the signal of some training images, without dropout; the net's mode is the same afterwards."""
     was_training = net.training
     net.eval()
     with torch.no_grad():

@@ -1,10 +1,10 @@
-"""What a training tells while it runs: lines for people, log.jsonl and TensorBoard's files for programs."""
+"""What a training reports while it runs: lines for people, log.jsonl and TensorBoard files for programs."""
 
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from verydeep.errors import UserError, reason
 from verydeep.progress import Meter
 
 Report = Callable[..., None]
-"""report(line, **values): show the line, if it is not empty, and log the values, if there are any."""
+"""report(line, **values): show the line unless it is empty, and log the values if there are any."""
 
 
 class Log:
-    """log.jsonl: a line an iteration, an epoch or an event, appended and never rewritten.
+    """log.jsonl: one line per iteration, epoch or event, appended and never rewritten.
 
-    After a kill, lines of iterations that were done again stand twice; the later ones hold.
+    After a kill, iterations that were repeated appear twice; the later lines hold.
     """
 
     def __init__(self, run: Path) -> None:
@@ -28,14 +28,14 @@ class Log:
         with self.refused():
             torn = self._path.exists() and self._path.read_bytes()[-1:] not in (b"", b"\n")
             self._file = self._path.open("a", encoding="utf-8")
-            if torn:  # a process was killed while it wrote a line
+            if torn:  # a process was killed while writing a line
                 self._file.write("\n")
 
     def write(self, **values: Any) -> None:
         """Append a line.
 
         Raises:
-            UserError: where the disk is full.
+            UserError: if the disk is full.
         """
         with self.refused():
             self._file.write(json.dumps(values) + "\n")
@@ -48,7 +48,7 @@ class Log:
 
     @contextmanager
     def refused(self) -> Iterator[None]:
-        """Make what the system refuses a `UserError`."""
+        """Raise a `UserError` for whatever the system refuses."""
         try:
             yield
         except OSError as error:
@@ -57,14 +57,14 @@ class Log:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What was measured in an epoch."""
+    """The measurements of an epoch."""
 
     epoch: int
     """Its number, from 1."""
     iteration: int
     """Mini-batches done at its end."""
     loss: float
-    """Mean over its images."""
+    """Mean training loss of its images."""
     training_error: float
     """Top-1 error of its augmented, dropped-out images, in [0, 1]."""
     validation_error: float
@@ -76,6 +76,9 @@ class Epoch:
     images_per_second: float
     waiting_share: float
     """Share of its time that was spent waiting for images, in [0, 1]."""
+    validation_loss: float | None = None
+    """Mean of -ln(posterior of the true class), by `validation_protocol`; None in logs of version 0.3 and before,
+    which did not measure it."""
     __pydantic_config__ = ConfigDict(strict=True)
 
 
@@ -83,10 +86,12 @@ _EPOCH = TypeAdapter(Epoch)
 
 
 def read_log(run: Path) -> tuple[tuple[Epoch, ...], str]:
-    """The epochs of a run, and why it has ended (empty where it has not), by its log.jsonl.
+    """Read the epochs of a run, and why it has ended (empty if it has not), from its log.jsonl.
+
+    Lines that a kill has torn, or that do not belong to a log, are left out.
 
     Raises:
-        UserError: if the log cannot be read; lines that a kill has torn, or that are not of a log, are left out.
+        UserError: if the log cannot be read.
     """
     path = run / "log.jsonl"
     try:
@@ -95,7 +100,7 @@ def read_log(run: Path) -> tuple[tuple[Epoch, ...], str]:
         raise UserError(f"cannot read {path}: {reason(error)}") from error
     epochs: dict[int, Epoch] = {}
     ended = ""
-    names = [each.name for each in fields(Epoch)]
+    names = [each.name for each in fields(Epoch) if each.default is MISSING]
     for line in lines:
         try:
             values = json.loads(line)
@@ -103,8 +108,10 @@ def read_log(run: Path) -> tuple[tuple[Epoch, ...], str]:
             continue
         if not isinstance(values, dict):
             continue
-        if values.get("event") == "started":  # anew, where checkpoint and weights were moved away
+        if values.get("event") == "started":  # again, after checkpoint and weights were moved away
             epochs, ended = {}, ""
+        elif values.get("event") == "resumed":  # perhaps after its end, with a higher limit
+            ended = ""
         elif values.get("event") == "ended":
             ended = str(values.get("reason", "ended"))
         elif all(name in values for name in names):
@@ -116,7 +123,7 @@ def read_log(run: Path) -> tuple[tuple[Epoch, ...], str]:
 
 @contextmanager
 def reporting(run: Path, meter: Meter, iteration: int) -> Iterator[Report]:
-    """Yield the function that a training on this run directory reports with, from `iteration` on."""
+    """Yield the function that a training in this run directory reports with, from `iteration` on."""
     log = Log(run)
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -127,7 +134,7 @@ def reporting(run: Path, meter: Meter, iteration: int) -> Iterator[Report]:
             board = SummaryWriter(str(run / "tensorboard"), purge_step=iteration + 1)
 
     def report(line: str = "", **values: Any) -> None:
-        if values:  # before it is said: what was measured does not get lost with a terminal
+        if values:  # first, so that a terminal that is gone costs no measurement
             log.write(**values)
         if line:
             meter.say(line)
@@ -143,16 +150,16 @@ def reporting(run: Path, meter: Meter, iteration: int) -> Iterator[Report]:
     finally:
         log.close()
         if board is not None:
-            with suppress(OSError):  # on a full disk; log.jsonl has it all
+            with suppress(OSError):  # the disk is full; log.jsonl has everything
                 board.close()
 
 
 def silent(line: str = "", **values: Any) -> None:
-    """What ranks other than the first report."""
+    """Report nothing; for all ranks but the first."""
 
 
 class Clock:
-    """Times an epoch: how long, how much of it was spent waiting for images, and since when nothing was saved."""
+    """Measures the time of an epoch, the time spent waiting for images, and the time since the last checkpoint."""
 
     def __init__(self) -> None:
         self._waited = 0.0
@@ -160,21 +167,21 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """What is done inside counts as waiting for images."""
+        """Count the time inside as waiting for images."""
         before = time.monotonic()
         yield
         self._waited += time.monotonic() - before
 
     def since_save(self) -> float:
-        """Seconds since the last checkpoint, or the start."""
+        """Return the seconds since the last checkpoint, or since the start."""
         return time.monotonic() - self._saved
 
     def saved(self) -> None:
-        """Everything is saved now."""
+        """Note that everything has been saved."""
         self._saved = time.monotonic()
 
     def lap(self, images: int) -> dict[str, float]:
-        """Speed of an epoch that ends now."""
+        """Return the speed of an epoch that ends now, in which this process has trained on some images."""
         seconds = time.monotonic() - self._started
         return {
             "seconds": round(seconds, 3),

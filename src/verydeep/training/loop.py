@@ -1,7 +1,7 @@
-"""Sect. 3.1: a training from its first iteration, or from its last checkpoint, to its end."""
+"""Sect. 3.1: a training, from its first iteration or its last checkpoint to its end."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,34 +24,28 @@ from verydeep.training.crowding import Crowding
 from verydeep.training.directory import Entered
 from verydeep.training.initialisation import initialise, signal, start_from
 from verydeep.training.journal import Clock, Report, read_log, reporting, silent
-from verydeep.training.run import record_environment
-from verydeep.training.schedule import stage
+from verydeep.training.resumption import recorded_data
+from verydeep.training.run import record_environment, record_limits
+from verydeep.training.schedule import LIMITS, last_iteration, stage, why_ended
 from verydeep.training.start import Start
 from verydeep.training.step import Execution, Step, new_optimiser, set_rate
 from verydeep.training.stopping import Signals, Stopped, signals_noted
+from verydeep.training.summary import summary
+from verydeep.training.validation import Validated, Validation, best_epoch
+from verydeep.training.weight_files import WeightFiles
 
 CHECKPOINT_SECONDS = 600.0
-"""A checkpoint is written after every epoch, and within one whenever this time has passed."""
+"""A checkpoint is written after every epoch, and during one whenever this time has passed."""
 
 VALIDATION_SECONDS = 60.0
-"""A checkpoint is written before a validation, too, if the last one is older than this."""
+"""A checkpoint is also written before a validation, if the last one is older than this."""
 
 STUCK_SHARE, STUCK_EPOCHS, STUCK_ITERATIONS = 0.99, 5, (1000, 5000)
-"""A loss above this share of ln(classes), that of guessing, is stuck after so many epochs and the lower number of
+"""A loss above this share of chance, ln(classes), is stuck after this many epochs and the lower number of
 iterations, or after the higher number of iterations alone."""
 
 SIGNAL_IMAGES = 32
 """Training images that the first signal is measured on."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """How a training is validated after each epoch."""
-
-    protocol: str
-    """What its errors were measured by; stands beside each of them."""
-    top1_error: Callable[[ConvNet], float]
-    """Gives the top-1 error of a net in [0, 1]; called on every rank."""
 
 
 def train(
@@ -63,7 +57,9 @@ def train(
     ranks: Ranks,
     execution: Execution,
 ) -> ConvNet:
-    """Train a net, or resume a training that was interrupted, to its end.
+    """Train a net, or resume its training, to the end.
+
+    A training that a limit had ended is resumed if the recipe now has a higher one.
 
     Args:
         recipe: what to train and how.
@@ -75,12 +71,12 @@ def train(
         execution: how to compute.
 
     Returns:
-        The trained net, in evaluation mode; its weights are in the run directory, too.
+        The trained net, in evaluation mode; its weights are also in the run directory.
 
     Raises:
-        UserError: if an image cannot be read, the loss is stuck or no longer finite, the disk is full, or the run
-            directory was moved or replaced.
-        Interrupted: after SIGTERM or SIGINT, when everything is saved.
+        UserError: if an image cannot be read, the loss is stuck or no longer finite, the disk is full, a limit is
+            below what has been done, or the run directory was moved or replaced.
+        Interrupted: after SIGTERM or SIGINT, once everything is saved.
     """
     run = entered.path
     net = ConvNet(recipe.architecture(len(dataset.classes)), dataset.classes).to(ranks.device)
@@ -92,101 +88,153 @@ def train(
     net.train()
     net.recompute = execution.recompute
     progress = restored or Progress()
+    end = last_iteration(recipe, -(-len(dataset) // recipe.batch))
+    order = Order(len(dataset), recipe.batch, recipe.seed, ranks, progress.iteration, end)
+    continued = restored is not None and reopen(recipe, entered, progress, order)
+    files = WeightFiles(recipe, entered, dataset, validation.protocol)
     if progress.ended:
         if ranks.first:
-            say(f"{run}: this training has ended ({progress.ended}); nothing is left to do")
-            complete(recipe, entered, dataset, validation, net, progress)
+            complete(entered, files, net, progress)
         return net.eval()
     refuse_different_starts(ranks, run, net, progress, dataset)
+    rate = stage(recipe, entered.start.rate, progress.validation_errors).rate if continued else None
     if ranks.first:
         place = {"device": str(ranks.device), "ranks": ranks.world}
+        record_limits(entered, recipe)
         record_environment(entered, asdict(execution) | place)
-    end = min(recipe.iterations, recipe.epochs * -(-len(dataset) // recipe.batch))
-    order = Order(len(dataset), recipe.batch, recipe.seed, ranks, progress.iteration, end)
+        files.repair_best(net, progress)
+        for line in summary(recipe, dataset, validation, net, ranks, execution, rate or current_rate(optimiser)):
+            say(line)
     with ExitStack() as stack:
-        meter = stack.enter_context(Meter(f"training {recipe.net}", end, ranks.first, progress.iteration))
+        meter = stack.enter_context(
+            Meter(f"training {recipe.net}", end, ranks.first, progress.iteration, unit="mini-batches")
+        )
         report = stack.enter_context(reporting(run, meter, progress.iteration)) if ranks.first else silent
         signals = stack.enter_context(signals_noted())
-        training = Training(recipe, entered, dataset, validation, net, optimiser, progress, ranks, report, signals)
+        training = Training(
+            recipe, entered, dataset, validation, net, optimiser, progress, ranks, report, signals, files, order
+        )
         if restored:
-            line = f"{run}: going on after iteration {progress.iteration}"
+            line = f"{run}: resuming after iteration {progress.iteration}"
             report(line, event="resumed", iteration=progress.iteration)
         else:
             line = entered.start.sentence(recipe.learning_rate is not None)
             report(f"{origin}; {line}", event="started", rate=entered.start.rate)
             training.report_signal(colours)
             training.clock.restart()
+        if rate is not None and rate != current_rate(optimiser):  # a drop that was due when the limit was reached
+            set_rate(optimiser, rate, recipe.bias_rate)
+            report(f"learning rate {rate:.2g}", event="rate", iteration=progress.iteration, rate=rate)
         step = Step(net, optimiser, ranks, execution)
         batches = stack.enter_context(
             reading(dataset, recipe, colours, order, execution.computing.workers, ranks.device)
         )
         try:
-            learn(training, step, batches, order, meter)
+            learn(training, step, batches, meter)
         except Stopped as stopped:
             training.save()
             raise training.interrupted(stopped.number) from None
     return net.eval()
 
 
-def learn(
-    training: "Training", step: Step, batches: Iterator[MiniBatch | ImageError], order: Order, meter: Meter
-) -> None:
+def learn(training: "Training", step: Step, batches: Iterator[MiniBatch | ImageError], meter: Meter) -> None:
     """Learn from mini-batch after mini-batch, until the training ends.
 
     Raises:
         Stopped: after a signal, while nothing is being changed.
-        Interrupted: after a signal to a rank, when everything is saved.
+        Interrupted: after a signal to a rank, once everything is saved.
         UserError: as `train` does.
     """
     progress, ranks, signals = training.progress, training.ranks, training.signals
     while not progress.ended:
-        if training.epoch_is_due(order):
-            training.end_epoch(order)
+        if training.epoch_is_due():
+            training.end_epoch()
             continue
         # One of several ranks cannot leave by itself: the others would wait for its gradient.
         with training.clock.waiting(), signals.interrupting(ranks.world == 1):
             share = readable(next(batches))
-        outcome = step(share, order.size(progress.iteration), signals.number, training.save_is_due())
+        outcome = step(share, training.order.size(progress.iteration), signals.number, training.save_is_due())
         training.count(outcome.loss, outcome.wrong, outcome.images)
-        meter.advance(1, f"loss {outcome.loss / outcome.images:.3f}")
+        meter.advance(1, f"{training.epoch}, loss {outcome.loss / outcome.images:.3f}")
         if outcome.signal or outcome.save:
             training.save()
         if outcome.signal:
-            ranks.wait()  # for the first to have saved
+            ranks.wait()  # until the first has saved
             raise training.interrupted(outcome.signal)
 
 
-def complete(
-    recipe: Recipe,
-    entered: Entered,
-    dataset: Dataset,
-    validation: Validation,
-    net: ConvNet,
-    progress: Progress,
-) -> None:
-    """Write what a run that has ended lacks: its weights are gone, or it was killed after its last checkpoint."""
-    entered.check()
+def reopen(recipe: Recipe, entered: Entered, progress: Progress, order: Order) -> bool:
+    """Decide by the recipe's limits, which may be others than before, whether a training has ended.
+
+    A training that had ended since validation stopped improving stays ended.
+
+    Args:
+        recipe: the recipe.
+        entered: the run.
+        progress: of its checkpoint; `ended` is changed.
+        order: of the iterations up to the limit.
+
+    Returns:
+        Whether the training had ended, and now has not.
+
+    Raises:
+        UserError: if the training has already gone beyond a limit.
+    """
+    if progress.iteration > order.end:
+        raise UserError(
+            f"the limits of {recipe.epochs} epochs and {recipe.iterations} iterations end a training after "
+            f"iteration {order.end}, and {entered.path} is at iteration {progress.iteration}; give higher limits"
+        )
+    before = progress.ended
+    if progress.between_epochs and (not before or before in LIMITS.values()):
+        after = stage(recipe, entered.start.rate, progress.validation_errors)
+        progress.ended = why_ended(recipe, after, progress.iteration, order.per_epoch)
+    return before != "" and progress.ended == ""
+
+
+def complete(entered: Entered, files: WeightFiles, net: ConvNet, progress: Progress) -> None:
+    """Say that a run has ended, and write what it lacks: it may have been killed after its last checkpoint."""
     run = entered.path
+    more = f"; for more epochs: verydeep resume {run} --epochs N" if progress.ended in LIMITS.values() else ""
+    say(f"{run}: this training has ended ({progress.ended}); nothing is left to do{more}")
+    entered.check()
     if not read_log(run)[1]:
         with reporting(run, Meter("", 0, enabled=False), progress.iteration) as report:
-            report(event="ended", iteration=progress.iteration, reason=progress.ended)
+            report(**ended_event(progress))
     if not (run / weights.FILE_NAME).exists():
-        write_weights(recipe, entered, dataset, validation, net, progress)
+        files.write_last(net, progress)
+    files.repair_best(net, progress)
+
+
+def ended_event(progress: Progress) -> dict[str, str | int]:
+    """Return what the log says of the end of a training."""
+    return {
+        "event": "ended",
+        "iteration": progress.iteration,
+        "reason": progress.ended,
+        "best_epoch": best_epoch(progress.validation_errors),
+    }
+
+
+def current_rate(optimiser: torch.optim.Optimizer) -> float:
+    """Return the learning rate of the weights."""
+    rate: float = optimiser.param_groups[0]["lr"]
+    return rate
 
 
 def let_learn(net: ConvNet, layers: Collection[str]) -> None:
-    """Let only these layers learn; all where none is named."""
+    """Train only these layers and freeze the others; train all if none is named."""
     net.requires_grad_(not layers)
     for name in layers:
         net.get_submodule(name).requires_grad_(True)
 
 
 def start_weights(net: ConvNet, recipe: Recipe, start: Start, colours: Colours) -> str:
-    """Give a net the weights that its training starts with, and a line on where they come from.
+    """Give a net the weights that its training starts with, and return a line on their origin.
 
     Raises:
-        UserError: where the recipe starts from weights that do not fit, leave a layer random that does not learn,
-            or were replaced meanwhile.
+        UserError: if the recipe starts from weights that do not fit, leave a frozen layer random, or have been
+            replaced meanwhile.
     """
     initialise(net, recipe.initialisation, recipe.std, recipe.seed)
     net.mean.copy_(torch.tensor(colours.mean))
@@ -205,21 +253,22 @@ def start_weights(net: ConvNet, recipe: Recipe, start: Start, colours: Colours) 
 
 
 def refuse_random_layers(net: ConvNet, recipe: Recipe, copied: Collection[str]) -> None:
-    """Refuse layers that would keep random weights for ever.
+    """Refuse frozen layers with random weights, which they would keep.
 
     Raises:
-        UserError: names the first layer that neither learns nor has weights from elsewhere.
+        UserError: names the first layer that is frozen and has no weights from elsewhere.
     """
     for layer in net.layers if recipe.learns else ():
         if layer.kind == "conv" and layer.name not in {*recipe.learns, *copied}:
             raise UserError(
-                f"{layer.name} does not learn and gets no weights from {recipe.start_from}, so that it would stay "
-                f"random; start from a net {net.configuration.name} of the same classes, or let {layer.name} learn"
+                f"{layer.name} does not learn and gets no weights from {recipe.start_from}, so it would stay "
+                f"random; start from a net {net.configuration.name} of the same classes, or add {layer.name} to "
+                "--learns"
             )
 
 
 def refuse_different_starts(ranks: Ranks, run: Path, net: ConvNet, progress: Progress, dataset: Dataset) -> None:
-    """Refuse ranks that would go on from different checkpoints, weights or data: machines without a common disk.
+    """Refuse ranks with different checkpoints, weights or data: their machines do not share a disk.
 
     Raises:
         UserError: on every rank.
@@ -249,6 +298,8 @@ class Training:
     ranks: Ranks
     report: Report
     signals: Signals
+    files: WeightFiles
+    order: Order
 
     def __post_init__(self) -> None:
         self.clock = Clock()
@@ -256,52 +307,59 @@ class Training:
         self.clocked = 0
         """Images of this epoch since this process started."""
 
+    @property
+    def epoch(self) -> str:
+        """The current epoch, for people: "epoch 2 of 74"."""
+        number = len(self.progress.validation_errors) + 1
+        return f"epoch {number} of {max(number, -(-self.order.end // self.order.per_epoch))}"
+
     def count(self, loss: float, wrong: int, images: int) -> None:
         """Count an iteration: the sum of its losses, its errors, its images.
 
         Raises:
-            UserError: where the loss is no longer finite.
+            UserError: if the loss is no longer finite.
         """
-        progress, rate = self.progress, self.optimiser.param_groups[0]["lr"]
+        progress = self.progress
         progress.iteration += 1
         progress.loss += loss
         progress.wrong += wrong
         progress.images += images
         self.clocked += images
-        self.report(iteration=progress.iteration, loss=loss / images, rate=rate)
+        self.report(iteration=progress.iteration, loss=loss / images, rate=current_rate(self.optimiser))
         if not math.isfinite(loss):
             raise UserError(self._diverged("the loss"))
 
-    def epoch_is_due(self, order: Order) -> bool:
-        """Whether the last mini-batch of an epoch is done, and the epoch not yet ended."""
-        iteration = self.progress.iteration
+    def epoch_is_due(self) -> bool:
+        """Whether the last mini-batch of an epoch is done, and the epoch has not ended yet."""
+        iteration, order = self.progress.iteration, self.order
         return self.progress.images > 0 and (iteration % order.per_epoch == 0 or iteration == order.end)
 
     def save_is_due(self) -> bool:
         """Whether the last checkpoint is old."""
         return self.ranks.first and self.clock.since_save() > CHECKPOINT_SECONDS
 
-    def end_epoch(self, order: Order) -> None:
+    def end_epoch(self) -> None:
         """Validate, set the rate of the next epoch or end the training, save, and report.
 
-        What was measured goes into the log first, then everything is saved, and then it is said: a terminal that
-        is gone costs no work.
+        Measurements are logged first, then everything is saved, and only then are lines written for people: a
+        terminal that is gone costs no work.
 
         Raises:
-            UserError: if the loss is stuck at that of guessing.
-            Stopped: if a signal comes during the validation; nothing has changed then.
+            UserError: if the loss is stuck at chance.
+            Stopped: if a signal comes during the validation; nothing has changed by then.
         """
-        progress, rate = self.progress, self.optimiser.param_groups[0]["lr"]
+        progress, rate = self.progress, current_rate(self.optimiser)
         lap = self.clock.lap(self.clocked)
-        error = self._validated()
+        name = self.epoch
+        error, validation_loss = self._validated()
         loss, training_error = progress.loss / progress.images, progress.wrong / progress.images
         progress.training_losses.append(loss)
         progress.validation_errors.append(error)
         progress.loss, progress.wrong, progress.images = 0.0, 0, 0
         epoch, iteration = len(progress.validation_errors), progress.iteration
         lines = [
-            f"epoch {epoch}: loss {loss:.4f}, training error {training_error:.2%}, "
-            f"validation error {error:.2%} ({self.validation.protocol}), rate {rate:.2g}, "
+            f"{name}: loss {loss:.4f}, training error {training_error:.2%}, validation loss "
+            f"{validation_loss:.4f}, validation error {error:.2%} ({self.validation.protocol}), rate {rate:.2g}, "
             f"{lap['images_per_second']:.0f} images/s, {lap['waiting_share']:.0%} of the time waiting for data"
         ]
         self.report(
@@ -310,6 +368,7 @@ class Training:
             loss=loss,
             training_error=training_error,
             validation_error=error,
+            validation_loss=validation_loss,
             validation_protocol=self.validation.protocol,
             rate=rate,
             **lap,
@@ -318,11 +377,8 @@ class Training:
             lines.append(line)
             self.report(event="crowded", iteration=iteration)
         after = stage(self.recipe, self.entered.start.rate, progress.validation_errors)
-        if after.ended:
-            progress.ended = f"no lower validation error after {self.recipe.rate_drops} drops of the rate"
-        elif iteration == order.end:
-            progress.ended = "limit of iterations" if order.end == self.recipe.iterations else "limit of epochs"
-        elif after.rate != rate:
+        progress.ended = why_ended(self.recipe, after, iteration, self.order.per_epoch)
+        if not progress.ended and after.rate != rate:
             # Before saving: the checkpoint keeps velocities of this rate.
             set_rate(self.optimiser, after.rate, self.recipe.bias_rate)
             why = (
@@ -334,38 +390,39 @@ class Training:
             self.report(event="rate", iteration=iteration, rate=after.rate)
         self.save()
         if progress.ended:
-            lines.append(f"ended after iteration {iteration}: {progress.ended}")
-            self.report(event="ended", iteration=iteration, reason=progress.ended)
+            lines.append(f"ended after iteration {iteration}: {progress.ended}; {self.files.best(progress)}")
+            self.report(**ended_event(progress))
         for line in lines:
             self.report(line)
         if not progress.ended:
-            refuse_stuck(progress.training_losses, len(self.dataset.classes), order.per_epoch)
+            refuse_stuck(progress.training_losses, len(self.dataset.classes), self.order.per_epoch)
         self.clock.restart()
         self.clocked = 0
 
-    def _validated(self) -> float:
-        """The validation error.
+    def _validated(self) -> Validated:
+        """Validate the net.
 
         Raises:
-            Stopped: if a signal comes meanwhile, in this rank; what was learnt before is saved, or can be.
+            Stopped: if this rank gets a signal meanwhile; what was learnt before is saved, or can be.
         """
         if self.clock.since_save() > VALIDATION_SECONDS:
             self.save()
         self.net.eval()
         try:
             with self.signals.interrupting():
-                return self.validation.top1_error(self.net)
+                return self.validation.measure(self.net)
         finally:
             self.net.train()
 
     def save(self) -> None:
-        """Write the checkpoint and, after an epoch, the weight file.
+        """Write the checkpoint and, after an epoch, the weight files.
 
-        The weight file first, so that it is never older than the checkpoint; only the first checkpoint goes before
-        it, as weights without one are not to be overwritten.
+        The weights of the last epoch come before the checkpoint, so that they are never older. Only the first
+        checkpoint comes before them, since weights without a checkpoint are not overwritten. The weights of the
+        best epoch come last; see `WeightFiles.write_best`.
 
         Raises:
-            UserError: where a weight is no longer finite, or the disk is full; what was saved before is kept.
+            UserError: if a weight is no longer finite, or the disk is full; what was saved before is kept.
         """
         self.clock.saved()
         if not self.ranks.first:
@@ -375,18 +432,21 @@ class Training:
         first = not (self.entered.path / checkpoint.CHECKPOINT).exists()
         if first:
             checkpoint.save(self.entered, self.net, self.optimiser, self.progress)
-        if self.progress.validation_errors and not self.progress.images:
-            write_weights(self.recipe, self.entered, self.dataset, self.validation, self.net, self.progress)
+        if self.progress.between_epochs:
+            self.files.write_last(self.net, self.progress)
         if not first:
             checkpoint.save(self.entered, self.net, self.optimiser, self.progress)
+        self.files.write_best(self.net, self.progress)
 
     def interrupted(self, number: int) -> Interrupted:
-        """What a signal ends the training with, when all is saved."""
-        line = f"stopped after iteration {self.progress.iteration} and saved; the same command resumes it"
+        """Return what a signal ends the training with, once all is saved."""
+        run = self.entered.path
+        also = f", and so does: verydeep resume {run}" if recorded_data(run) else ""
+        line = f"stopped after iteration {self.progress.iteration} and saved; the same command resumes it{also}"
         return Interrupted(number, line)
 
     def report_signal(self, colours: Colours) -> None:
-        """Say how large the signal of some training images is at the output of the net."""
+        """Report how large the signal of some training images is at the output of the net."""
         size = min(self.recipe.batch, SIGNAL_IMAGES)
         first = Order(len(self.dataset), size, self.recipe.seed, Ranks(), 0, 1)
         with reading(self.dataset, self.recipe, colours, first, 0, self.ranks.device) as batches:
@@ -397,67 +457,37 @@ class Training:
     def _diverged(self, what: str) -> str:
         return (
             f"{what} is no longer finite at iteration {self.progress.iteration} (learning rate "
-            f"{self.optimiser.param_groups[0]['lr']:.2g}); try a lower --learning-rate, another --initialisation "
-            "(glorot, he), or start from a shallower net (--start-from). What "
-            f"{self.entered.path} holds is from before"
+            f"{current_rate(self.optimiser):.2g}); try a lower --learning-rate, another --initialisation "
+            f"(glorot, he), or start from a shallower net (--start-from). {self.entered.path} keeps what was "
+            "saved before"
         )
 
 
-def write_weights(
-    recipe: Recipe,
-    entered: Entered,
-    dataset: Dataset,
-    validation: Validation,
-    net: ConvNet,
-    progress: Progress,
-) -> None:
-    """Write the weight file of a run after an epoch.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    errors, start = progress.validation_errors, entered.start
-    provenance = {
-        "recipe": recipe.model_dump(mode="json") | {"learning_rate": start.rate},
-        "start": start.weights,
-        "data": dataset.name,
-        "images": len(dataset),
-        "epochs": len(errors),
-        "iterations": progress.iteration,
-        "validation_error": errors[-1],
-        "validation_protocol": validation.protocol,
-    }
-    net.card = replace(net.card, provenance=provenance)
-    content = weights.Content.of(net)
-    with entered.written(weights.FILE_NAME) as aside:
-        content.write(aside)
-
-
 def refuse_stuck(losses: Sequence[float], classes: int, per_epoch: int) -> None:
-    """Stop a run whose loss sits at ln(classes), that of guessing.
+    """Stop a run whose loss stays at ln(classes), that of chance.
 
     Args:
         losses: mean training loss of each epoch.
         classes: their number.
-        per_epoch: iterations of an epoch.
+        per_epoch: iterations per epoch.
 
     Raises:
         UserError: says so, and what to try.
     """
-    guessing = math.log(classes)
-    epochs = next((i for i, loss in enumerate(reversed(losses)) if loss < STUCK_SHARE * guessing), len(losses))
+    chance = math.log(classes)
+    epochs = next((i for i, loss in enumerate(reversed(losses)) if loss < STUCK_SHARE * chance), len(losses))
     least, enough = STUCK_ITERATIONS
     iterations = epochs * per_epoch
-    if guessing and (iterations >= enough or (epochs >= STUCK_EPOCHS and iterations >= least)):
+    if chance and (iterations >= enough or (epochs >= STUCK_EPOCHS and iterations >= least)):
         raise UserError(
-            f"the loss sits at {losses[-1]:.3f}, and ln({classes}) = {guessing:.3f} is what guessing gives, since "
-            f"{epochs} epochs: the net does not learn. Try --initialisation glorot or he, start from a shallower "
-            "net (--start-from), or another --learning-rate"
+            f"the loss is {losses[-1]:.3f} and has stayed at chance (ln {classes} = {chance:.3f}) for {epochs} "
+            f"epoch{'' if epochs == 1 else 's'}: the net does not learn. Try --initialisation glorot or he, start "
+            "from a shallower net (--start-from), or another --learning-rate"
         )
 
 
 def readable(batch: MiniBatch | ImageError) -> MiniBatch:
-    """Raise here, in the training process, what a worker could not read."""
+    """Return a mini-batch; raise an error that a worker met, here in the training process."""
     if isinstance(batch, ImageError):
         raise batch
     return batch

@@ -1,6 +1,6 @@
-"""Sect. 3.1: which weights a training starts from, and the learning rate that follows from it.
+"""Sect. 3.1: the weights that a training starts from, and the learning rate that follows from them.
 
-A run keeps its start in start.json, since what it started from may change later, or be gone.
+A run keeps its start in start.json, since those weights may change later, or be gone.
 """
 
 import json
@@ -22,20 +22,20 @@ FILE_NAME = "start.json"
 
 @dataclass(frozen=True)
 class Start:
-    """Where the weights of a training come from."""
+    """Origin of the initial weights of a training."""
 
     path: str | None
     """The weight file, absolute, as `decoded` has it; None for random weights."""
     weights: str | None
-    """SHA-256 of the weight file: what identifies it, however its path is spelled."""
+    """SHA-256 of the weight file, which identifies it however its path is spelled."""
     configuration: str | None
-    """Of the net in it."""
+    """Configuration of the net in that file."""
     rate: float
     """Initial learning rate."""
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     def sentence(self, given: bool) -> str:
-        """One line on the rate, and on where it comes from; `given` where the recipe names it."""
+        """Return a line on the rate and its origin; `given` if the recipe names it."""
         if given:
             return f"learning rate {self.rate:.2g}, as given"
         if self.rate == recipes.FINE_TUNING_RATE:
@@ -47,10 +47,10 @@ _START = TypeAdapter(Start)
 
 
 def start_of(recipe: Recipe) -> Start:
-    """The start that a recipe names.
+    """Return the start that a recipe names.
 
     Raises:
-        UserError: where there are no such weights.
+        UserError: if there are no such weights.
     """
     if recipe.start_from is None:
         return Start(None, None, None, recipe.initial_rate(None))
@@ -60,14 +60,14 @@ def start_of(recipe: Recipe) -> Start:
 
 
 def recorded_start(run: Path, recipe: Recipe) -> Start:
-    """The start of a run that has begun.
+    """Return the start of a run that has begun.
 
     Args:
         run: its directory.
-        recipe: of its recipe.toml.
+        recipe: the recipe in its recipe.toml.
 
     Raises:
-        UserError: where start.json cannot be read.
+        UserError: if start.json cannot be read.
     """
     file = run / FILE_NAME
     if file.exists():
@@ -75,15 +75,15 @@ def recorded_start(run: Path, recipe: Recipe) -> Start:
             return _START.validate_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             line = str(error).splitlines()[0]
-            raise UserError(f"cannot read {file} ({line}); remove it to go on by what the weights say") from error
-    # A run of version 0.1, or one whose file was lost: its weights say the rate that they were trained at.
+            raise UserError(f"cannot read {file} ({line}); remove it to use what the weights record") from error
+    # A run of version 0.1, or one whose file was lost: its weights record the rate that they were trained at.
     try:
         provenance = weights.read_card(run).provenance
         rate = float(provenance["recipe"]["learning_rate"])
     except (UserError, KeyError, TypeError, ValueError):
         provenance, rate = {}, recipe.initial_rate(None)
     path = decoded(os.path.abspath(recipe.start_from)) if recipe.start_from else None
-    same = path is not None and rate == recipes.FINE_TUNING_RATE  # which only the rule for such a start gives
+    same = path is not None and rate == recipes.FINE_TUNING_RATE  # only the rule for such a start gives it
     return Start(path, provenance.get("start"), recipe.net if same else None, rate)
 
 
@@ -94,7 +94,7 @@ def write_start(run: Path, start: Start) -> None:
 
 
 def compare_starts(run: Path, there: Start, ours: Recipe, theirs: Recipe) -> tuple[str, str]:
-    """Whether a recipe starts where a run did: by its weights; where they are gone or changed, by their path.
+    """Compare the start of a recipe with that of a run: by weights, or by path if those are gone or changed.
 
     Args:
         run: its directory, for messages.
@@ -103,14 +103,14 @@ def compare_starts(run: Path, there: Start, ours: Recipe, theirs: Recipe) -> tup
         theirs: the recipe of the run.
 
     Returns:
-        What differs, and a line on weights that have changed since; both empty where nothing is to be said.
+        What differs, and a line on weights that have changed since; either may be empty.
     """
     if ours.start_from is None or theirs.start_from is None:
         differs = ours.start_from != theirs.start_from
         return f"start_from: {ours.start_from} (there: {theirs.start_from})" if differs else "", ""
     try:
         given = start_of(ours)
-    except UserError:  # it lies behind, and may be gone
+    except UserError:  # the run no longer needs it, and it may be gone
         given = None
     if given is not None and given.weights == there.weights:
         return "", ""
@@ -123,11 +123,11 @@ def compare_starts(run: Path, there: Start, ours: Recipe, theirs: Recipe) -> tup
         return "", ""
     return (
         "",
-        f"{run}: {ours.start_from} has other weights now than this run started from; it goes on with its own",
+        f"{run}: {ours.start_from} has other weights now than this run started from; the run keeps its own",
     )
 
 
 def _file(source: str) -> str:
-    """The weight file that a path names, as `Start.path` has it, whether it is there or not."""
+    """Return the weight file that a path names, as `Start.path` has it, whether it exists or not."""
     path = os.path.realpath(source)
     return decoded(path if path.endswith(".safetensors") else os.path.join(path, weights.FILE_NAME))

@@ -20,15 +20,15 @@ from verydeep.training.augmentation import MiniBatch
 
 @dataclass(frozen=True)
 class Execution:
-    """How a training is computed; changes nothing of what it computes but rounding.
+    """How a training is computed; affects its results only by rounding.
 
     Raises:
-        UserError: for a negative micro-batch.
+        UserError: if the micro-batch is negative.
     """
 
     computing: Computing = field(default_factory=Computing)
     micro_batch: int = 0
-    """Images that pass through the net at once on each rank; 0 for a rank's whole share of the mini-batch."""
+    """Images that pass through the net at once on each rank; 0 for the rank's whole share of the mini-batch."""
     compile: bool = False
     recompute: bool = False
     """Activation checkpointing, see `ConvNet`."""
@@ -40,30 +40,30 @@ class Execution:
             )
 
     def with_workers(self, most: int) -> "Execution":
-        """The same, with at most so many reading processes."""
+        """Return the same with at most that many workers."""
         workers = min(self.computing.workers, most)
         return replace(self, computing=replace(self.computing, workers=workers))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an iteration found, over all ranks."""
+    """The outcome of an iteration, over all ranks."""
 
     loss: float
     """Sum of the images' losses."""
     wrong: int
-    """Images whose highest score was not their class's."""
+    """Images that were classified wrongly."""
     images: int
     signal: int
-    """Highest number of a signal that asked a rank to stop, or 0."""
+    """Highest number of a signal that a rank was sent, or 0."""
     save: bool
     """Whether a rank wants a checkpoint."""
 
 
 def new_optimiser(net: ConvNet, recipe: Recipe, rate: float) -> torch.optim.SGD:
-    """Gradient descent with momentum, beginning at a rate, of what learns.
+    """Return gradient descent with momentum for the parameters that are trained, with an initial rate.
 
-    Two groups: weights, which decay, and biases, which do not and have a rate of their own.
+    There are two groups: weights, which decay, and biases, which do not and have a rate of their own.
     """
     learning = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
     biases = [parameter for name, parameter in learning if name.endswith("bias")]
@@ -81,13 +81,13 @@ def new_optimiser(net: ConvNet, recipe: Recipe, rate: float) -> torch.optim.SGD:
 def set_rate(optimiser: torch.optim.Optimizer, rate: float, bias_rate: float = 1.0) -> None:
     """Change the learning rate and leave the velocity as it is.
 
-    Krizhevsky et al. and Caffe keep v := momentum * v - rate * gradient, torch keeps v / rate: so torch's buffer
-    is scaled along, or the step would shrink at once where the paper's decays over some iterations.
+    Krizhevsky et al. and Caffe keep v := momentum * v - rate * gradient; torch keeps v / rate. So torch's buffer
+    is rescaled, or the step would shrink at once, while the paper's decays over some iterations.
 
     Args:
         optimiser: of `new_optimiser`.
-        rate: of the weights from now on.
-        bias_rate: what it is multiplied by for the biases.
+        rate: new rate of the weights.
+        bias_rate: multiplier of the rate for the biases.
     """
     for group, multiple in zip(optimiser.param_groups, (1.0, bias_rate), strict=True):
         for parameter in group["params"]:
@@ -97,10 +97,10 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float, bias_rate: float = 1
 
 
 class Step:
-    """Learns from mini-batches, one a call: its gradient over all ranks, and the update.
+    """Learns from one mini-batch per call: its gradient over all ranks, and the update.
 
     Raises:
-        UserError: where the net is to be compiled and no C++ compiler is there.
+        UserError: if the net is to be compiled and there is no C++ compiler.
     """
 
     def __init__(self, net: ConvNet, optimiser: torch.optim.Optimizer, ranks: Ranks, execution: Execution) -> None:
@@ -109,7 +109,7 @@ class Step:
         if execution.compile:
             compiler = os.environ.get("CXX", "c++")
             if ranks.device.type == "cpu" and not (shutil.which(compiler) or shutil.which("g++")):
-                raise UserError(f"--compile needs a C++ compiler, and there is no {compiler}; go on without it")
+                raise UserError(f"--compile needs a C++ compiler, and there is no {compiler}; leave it out")
             net.compile()
 
     def __call__(self, share: MiniBatch, images: int, signal: int = 0, save: bool = False) -> Outcome:
@@ -119,8 +119,8 @@ class Step:
             share: this rank's share of it; may be empty.
             images: size of the whole mini-batch.
             signal: number of the signal that this rank was sent, or 0.
-            save: whether this rank wants a checkpoint. Both travel with the loss, so that all ranks learn of them
-                at the same iteration.
+            save: whether this rank wants a checkpoint. Signal and save are sent with the loss, so that all ranks
+                know of them at the same iteration.
         """
         ours = len(share.labels)
         size = self.execution.micro_batch or max(1, ours)
@@ -129,7 +129,7 @@ class Step:
         sums[2], sums[3 + self.ranks.rank] = float(save), signal
         self.optimiser.zero_grad()
         for start in starts:
-            # Gradients travel once a mini-batch: with its last micro-batch.
+            # Gradients are sent once per mini-batch: with its last micro-batch.
             with self.gradients.summing() if start == starts[-1] else nullcontext():
                 sums[:2] += self._backward(share.part(slice(start, start + size)), images)
         self.optimiser.step()
@@ -137,15 +137,15 @@ class Step:
         return Outcome(loss, int(wrong), images, int(max(signals)), wanted > 0)
 
     def _backward(self, part: MiniBatch, images: int) -> Tensor:
-        """Add the gradient of a micro-batch; gives the sum of its losses and the count of its errors."""
+        """Add the gradient of a micro-batch; return the sum of its losses and the count of its errors."""
         device = self.ranks.device
         pixels, labels, shifts, keys = (tensor.to(device, non_blocking=True) for tensor in part)
         with self.execution.computing.autocast(device):
             scores = self.net(pixels, keys, shifts)
         scores = scores.float()
         loss = F.cross_entropy(scores, labels, reduction="sum")
-        # Summed over micro-batches and ranks this is the mean over the images of the mini-batch, also where some
-        # ranks have fewer of them or none.
+        # Summed over micro-batches and ranks, this is the mean over the images of the mini-batch, even if some
+        # ranks have fewer images or none.
         (loss / images).backward()  # type: ignore[no-untyped-call]
         wrong = (scores.detach().argmax(1) != labels).sum()
         return torch.stack((loss.detach(), wrong)).cpu().double()  # not every device has float64

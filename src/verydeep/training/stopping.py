@@ -1,4 +1,4 @@
-"""How a training is stopped: SIGTERM and Ctrl-C are noted, and acted upon where everything can be saved."""
+"""How a training is stopped: SIGTERM and Ctrl-C are noted, and acted on when everything can be saved."""
 
 import signal as signals
 import threading
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 
 class Stopped(BaseException):
-    """A signal came while nothing was being changed, so that it can be acted upon at once.
+    """A signal that came while nothing was being changed, so it can be acted on at once.
 
-    Not an `Exception`: what is interrupted must not take it for an error of its own.
+    Not an `Exception`: the interrupted code must not take it for an error of its own.
 
     Attributes:
-        number: of the signal.
+        number: number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -21,11 +21,11 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """Which signal has come."""
+    """The signal that has come, if any."""
 
     def __init__(self) -> None:
         self.number = 0
-        """Of the first signal, or 0."""
+        """Number of the signal, or 0."""
         self._interruptible = False
 
     def note(self, number: int) -> None:
@@ -36,9 +36,9 @@ class Signals:
 
     @contextmanager
     def interrupting(self, interruptible: bool = True) -> Iterator[None]:
-        """A signal ends what is done inside, and one that came before does not let it begin.
+        """Let a signal end the code inside; one that came before keeps it from starting.
 
-        For what may take long, or hang, and changes nothing: waiting for images, validation.
+        For code that may take long, or hang, and changes nothing: waiting for images, validation.
 
         Raises:
             Stopped: if a signal has come.
@@ -54,9 +54,9 @@ class Signals:
 
 @contextmanager
 def signals_noted() -> Iterator[Signals]:
-    """Note SIGTERM and Ctrl-C instead of dying of them; a second one ends the process at once.
+    """Note SIGTERM and Ctrl-C instead of dying from them; a second one ends the process at once.
 
-    Only the main thread of a process is sent signals; in another one none is noted.
+    Only the main thread of a process gets signals; in another thread none is noted.
     """
     noted = Signals()
     if threading.current_thread() is not threading.main_thread():

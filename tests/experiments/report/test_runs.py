@@ -42,7 +42,7 @@ def test_two_runs_are_compared(tmp_path):
     first, second = run(tmp_path / "runs/a"), run(tmp_path / "runs/<b>", epochs=2, ended="", weight_decay=0.001)
     (page,) = runs_report([first, second], tmp_path / "page.html")
     text = page.read_text(encoding="utf-8")
-    assert "<title>Training of a, &lt;b&gt;</title>" in text
+    assert "<title>Training of a, &lt;b&gt; (epoch 2 of 74)</title>" in text
     assert "<b>" not in text
     assert text.count('<svg class="chart"') == 4
     assert "<td>weight_decay</td><td>0.0005</td><td>0.001</td>" in text
@@ -91,7 +91,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path):
         ([], "page.html", "none was given"),
         (["a"], None, "give one that ends in .html or .md with -o"),
         (["a"], "page.pdf", "must end in .html or .md"),
-        (["a", "nothing"], "page.html", "nothing is no run directory"),
+        (["a", "nothing"], "page.html", "nothing is not a run directory"),
     ],
 )
 def test_wrong_use_is_one_line(tmp_path, sources, page, message):

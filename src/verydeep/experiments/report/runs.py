@@ -57,39 +57,38 @@ def runs_document(runs: Sequence[Run]) -> Document:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """What runs are called: their paths below the folder that they share."""
+    """What runs are called: their paths below the folder that they share, and how far they are if not ended."""
     paths = [run.path.resolve() for run in runs]
     shared = os.path.commonpath([path.parent for path in paths])
-    return [path.relative_to(shared).as_posix() for path in paths]
+    names = [path.relative_to(shared).as_posix() for path in paths]
+    marks = [f" ({run.unfinished})" if run.unfinished else "" for run in runs]
+    return [name + mark for name, mark in zip(names, marks, strict=True)]
 
 
 def _curves(runs: Sequence[Run], names: Sequence[str]) -> Section:
     if not any(run.epochs for run in runs):
         return Section("Training curves", (Paragraph("No epoch has ended yet."),))
 
-    def panel(title: str, label: str, value: Callable[[Epoch], float], logarithmic: bool = False) -> Panel:
-        series = [
-            Series(
-                name,
-                tuple(Point(float(epoch.epoch), value(epoch)) for epoch in run.epochs),
-                number % HUES,
-                "curve",
-                dashed=number // HUES % 2 == 1,
-            )
-            for number, (run, name) in enumerate(zip(runs, names, strict=True))
-            if run.epochs
-        ]
+    def panel(title: str, label: str, value: Callable[[Epoch], float | None], logarithmic: bool = False) -> Panel:
+        series = []
+        for number, (run, name) in enumerate(zip(runs, names, strict=True)):
+            measured = ((float(epoch.epoch), value(epoch)) for epoch in run.epochs)
+            points = tuple(Point(epoch, found) for epoch, found in measured if found is not None)
+            if points:
+                series.append(Series(name, points, number % HUES, "curve", dashed=number // HUES % 2 == 1))
         return Panel(title, Axis("epoch"), Axis(label, logarithmic=logarithmic), tuple(series))
 
     protocols = sorted({epoch.validation_protocol for run in runs for epoch in run.epochs})
+    with_loss = any(epoch.validation_loss is not None for run in runs for epoch in run.epochs)
     panels = (
         panel("Validation error", "top-1 error, %", lambda epoch: 100 * epoch.validation_error),
         panel("Training error", "top-1 error, %", lambda epoch: 100 * epoch.training_error),
-        panel("Loss", "loss", lambda epoch: epoch.loss),
+        panel("Training loss", "loss", lambda epoch: epoch.loss),
+        *([panel("Validation loss", "loss", lambda epoch: epoch.validation_loss)] if with_loss else []),
         panel("Learning rate", "rate", lambda epoch: epoch.rate, logarithmic=True),
     )
     caption = (
-        f"Against epochs. The validation error is by {'; '.join(protocols)}; training error and loss are of "
+        f"Against epochs. Validation is by {'; '.join(protocols)}; training error and training loss are of "
         "augmented crops, with dropout."
     )
     return Section("Training curves", (Figure("curves", caption, panels),))
