@@ -1,17 +1,18 @@
-"""The paper's experiments on imagenette, on a GPU and without a network: one command of under nine minutes.
+"""The paper's experiments on imagenette, on a GPU without network access: one command, under nine minutes.
 
     python benchmarks/gpu_imagenette.py pack IMAGENETTE FOLDER
     python benchmarks/gpu_imagenette.py run FOLDER OUT
 
-`pack`, where there is a network, puts into FOLDER all that has to travel: the photographs in two halves below
-64 MiB each, so that they can be copied one after the other, and the wheels of this package and of what it needs
-that machines made for PyTorch mostly lack. `run`, on the machine with the GPU, needs FOLDER, this script, and a
-Python with torch, numpy, Pillow, safetensors, scikit-learn, scipy, jaxtyping and rich. It unpacks into a folder
-for the moment and runs the plan with the preset imagenette-gpu. After each step it copies the results so far to
-OUT, so that whoever ends it loses a step at the most: results.json (with the curves of the trainings), times.json
-and outcomes.safetensors.
+`pack` runs on a machine with network access. It collects in FOLDER everything to copy: the photographs, in two
+halves below 64 MiB each, so that they can be copied one at a time; and the wheels of this package and of those
+dependencies that machines set up for PyTorch usually lack.
 
-It has run on CPUs with few photographs alone, not yet on a GPU.
+`run` runs on the machine with the GPU. It needs FOLDER, this script, and a Python with torch, numpy, Pillow,
+safetensors, scikit-learn, scipy, jaxtyping and rich. It unpacks into a temporary folder and runs the plan with the
+preset imagenette-gpu. After each step it copies the results so far to OUT: results.json (with the training
+curves), times.json and outcomes.safetensors. If it is interrupted, at most one step is lost.
+
+So far it has been tested only on CPUs with few photographs, not on a GPU.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HALVES = ("photographs-1.zip", "photographs-2.zip")
 LARGEST = 64 * 2**20
-"""Bytes that a half has to stay below."""
+"""Upper limit of the size of a half, in bytes."""
 
 WHEELS = "wheels"
 LACKING = (
@@ -41,27 +42,27 @@ LACKING = (
     "simplejpeg",
     "tomli_w",
 )
-"""What this package needs beside what `run` asks for, in the versions that are installed where `pack` runs."""
+"""Dependencies beyond those listed for `run`, packed in the versions installed where `pack` runs."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 SECONDS = 520.0
-"""How long `run` may take where nothing else is said: nine minutes, less what starting and ending take."""
+"""Default time limit of `run`: nine minutes, less starting and ending."""
 END_SECONDS = 10.0
-"""How long the plan has to end by itself when its time is up."""
+"""Time for the plan to end by itself when its time is up."""
 LOOK_SECONDS = 1.0
-"""How often `run` looks for new results."""
+"""Interval at which `run` looks for new results."""
 RESULTS = ("results.json", "times.json", "outcomes.safetensors")
 
 
 def pack(data: Path, folder: Path) -> None:
-    """Put the photographs of a data set into two archives, the same ones every time.
+    """Pack the photographs of a data set into two archives, with the same bytes every time.
 
     Args:
-        data: train/CLASS/* and val/CLASS/*.
-        folder: where to write them.
+        data: a folder with train/CLASS/* and val/CLASS/*.
+        folder: where to write the archives.
 
     Raises:
-        SystemExit: with a line, where there is no such data set, or a half would be too large.
+        SystemExit: with one line, if there is no such data set or a half is too large.
     """
     from verydeep.datasets.dataset import open_dataset
     from verydeep.errors import UserError
@@ -76,7 +77,7 @@ def pack(data: Path, folder: Path) -> None:
     packed = 0
     archives = [zipfile.ZipFile(folder / name, "w", zipfile.ZIP_STORED) for name in HALVES]
     for file in files:
-        # JPEG does not get smaller by being compressed. Archives of the same files are the same bytes: no times.
+        # Uncompressed, since JPEG does not compress further; without times, so that the archives are reproducible.
         entry = zipfile.ZipInfo(file.relative_to(data).as_posix())
         archives[2 * packed >= whole].writestr(entry, file.read_bytes())
         packed += file.stat().st_size
@@ -86,14 +87,14 @@ def pack(data: Path, folder: Path) -> None:
         size = (folder / name).stat().st_size
         if size >= LARGEST:
             raise SystemExit(
-                f"{folder / name} has {size / 2**20:.1f} MiB and must stay below {LARGEST / 2**20:.0f}; "
-                "give fewer or smaller photographs"
+                f"{folder / name} has {size / 2**20:.1f} MiB; it must be smaller than {LARGEST / 2**20:.0f} MiB; "
+                "use fewer or smaller photographs"
             )
         print(f"{folder / name}: {size / 2**20:.1f} MiB")
 
 
 def pack_wheels(folder: Path, python: str) -> None:
-    """Put the wheels into a folder: this package, and what it needs, for one version of Python on x86-64 Linux."""
+    """Collect the wheels of this package and its dependencies for one version of Python on x86-64 Linux."""
     wheels = folder / WHEELS
     shutil.rmtree(wheels, ignore_errors=True)  # two versions of one package would stop the installation
     pip = [sys.executable, "-m", "pip"]
@@ -107,23 +108,23 @@ def pack_wheels(folder: Path, python: str) -> None:
 
 
 def unpack(folder: Path, data: Path) -> None:
-    """Take the photographs out of both halves.
+    """Unpack the photographs from both halves.
 
     Raises:
-        SystemExit: with a line that names a half that is not there, or is damaged.
+        SystemExit: with one line that names a missing or damaged half.
     """
     for name in HALVES:
         try:
             with zipfile.ZipFile(folder / name) as archive:
-                archive.extractall(data)  # which leaves out any way out of the folder
+                archive.extractall(data)  # extractall never writes outside the folder
         except (OSError, zipfile.BadZipFile) as error:
             raise SystemExit(
-                f"cannot read {folder / name}: {error}; pack makes it, and both halves are needed"
+                f"cannot read {folder / name}: {error}; make it with pack; both halves are needed"
             ) from error
 
 
 def install(folder: Path, site: Path) -> Mapping[str, str]:
-    """Install the packed wheels, if there are any, and give the environment in which they are found."""
+    """Install the packed wheels, if there are any, and return an environment in which they are found."""
     wheels = sorted((folder / WHEELS).glob("*.whl"))
     if not wheels:
         return os.environ
@@ -133,16 +134,16 @@ def install(folder: Path, site: Path) -> Mapping[str, str]:
 
 
 def run(folder: Path, out: Path, plan: Sequence[str], seconds: float) -> int:
-    """Unpack, and run the plan until it is done or the time is up.
+    """Unpack, then run the plan until it is finished or the time is up.
 
     Args:
-        folder: what `pack` made.
-        out: where the results go, in the end and after each step.
-        plan: arguments of the plan beside data and place.
-        seconds: for all of it.
+        folder: the output of `pack`.
+        out: where to copy the results, after each step and at the end.
+        plan: arguments of the plan other than data and folder.
+        seconds: time limit for everything.
 
     Returns:
-        The exit status of the plan; not 0 where it was ended.
+        The exit status of the plan; not 0 if it was stopped.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as made:
@@ -155,14 +156,14 @@ def run(folder: Path, out: Path, plan: Sequence[str], seconds: float) -> int:
 
 
 def watch(command: Sequence[str], environment: Mapping[str, str], here: Path, out: Path, seconds: float) -> int:
-    """Run a command and copy its results whenever there are new ones; end it when the time is up.
+    """Run a command and copy its results whenever they change; stop it when the time is up.
 
     Args:
         command: what to run.
         environment: its environment.
-        here: the folder that it writes results into.
+        here: the folder where it writes its results.
         out: the folder to copy them to.
-        seconds: how long it may take.
+        seconds: time limit.
 
     Returns:
         Its exit status.
@@ -176,14 +177,14 @@ def watch(command: Sequence[str], environment: Mapping[str, str], here: Path, ou
             except subprocess.TimeoutExpired:
                 copy_results(here, out)
                 if time.monotonic() >= end:
-                    print(f"the time is up: ending the plan after {seconds:.0f} s", flush=True)
+                    print(f"the time is up: stopping the plan after {seconds:.0f} s", flush=True)
                     end_process(process)
     copy_results(here, out)
     return process.returncode
 
 
 def end_process(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end, and end it where it does not."""
+    """Ask a process to end, and kill it if it does not."""
     process.terminate()
     try:
         process.wait(END_SECONDS)
@@ -193,7 +194,7 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
 
 
 def copy_results(here: Path, out: Path) -> None:
-    """Copy the results that are newer than their copies; each copy is whole or not there."""
+    """Copy the results that are newer than their copies, each atomically."""
     for name in RESULTS:
         source, copy = here / name, out / name
         if source.exists() and (not copy.exists() or source.stat().st_mtime_ns > copy.stat().st_mtime_ns):
@@ -203,7 +204,7 @@ def copy_results(here: Path, out: Path) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    """The plan itself, in a process of its own, where the wheels are found."""
+    """Run the plan itself, in a process of its own that finds the wheels."""
     import torch
 
     from verydeep.errors import Interrupted, UserError
@@ -228,22 +229,22 @@ def plan(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = made.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack", help="put into a folder all that has to travel")
+    packing = commands.add_parser("pack", help="collect everything to copy in a folder")
     packing.add_argument("data", type=Path, help="imagenette: train/CLASS/* and val/CLASS/*")
     packing.add_argument("folder", type=Path)
     packing.add_argument("--python", default="3.12", help="Python of the machine with the GPU [default: 3.12]")
-    running = commands.add_parser("run", help="run the plan on what was packed")
+    running = commands.add_parser("run", help="run the plan on the packed photographs")
     running.add_argument("folder", type=Path)
-    running.add_argument("out", type=Path, help="where the results go")
-    running.add_argument("--seconds", type=float, default=SECONDS, help="for all of it [default: %(default)s]")
-    inside = commands.add_parser("plan", help="what run starts")
+    running.add_argument("out", type=Path, help="where to copy the results")
+    running.add_argument("--seconds", type=float, default=SECONDS, help="time limit [default: %(default)s]")
+    inside = commands.add_parser("plan", help="started by run")
     inside.add_argument("data", type=Path)
     inside.add_argument("out", type=Path)
     for each in (running, inside):
         each.add_argument("--preset", default="imagenette-gpu", help="[default: %(default)s]")
         each.add_argument("--device", default="cuda", help="[default: %(default)s]")
         each.add_argument("--precision", default="bf16", help="[default: %(default)s]")
-        each.add_argument("--workers", type=int, default=8, help="reading processes [default: %(default)s]")
+        each.add_argument("--workers", type=int, default=8, help="reading workers [default: %(default)s]")
         each.add_argument("--tables", nargs="*", default=[], help="table3 to table7 [default: all]")
     return made
 

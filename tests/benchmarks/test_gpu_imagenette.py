@@ -1,4 +1,4 @@
-"""What is packed is what is unpacked, and results are kept whatever happens to the plan."""
+"""Packed photographs are unpacked unchanged, and results are kept whatever happens to the plan."""
 
 import os
 import sys
