@@ -310,7 +310,7 @@ def test_a_plan_that_is_killed_at_random_moments_ends_the_same(photographs, tmp_
     preset_file.write_text(TINY.format(controls="false", epochs=2))
 
     def run(out, lines=None):
-        """Run the plan, or kill it after so many lines of what it says; gives its exit status."""
+        """Run the plan, or kill it after this many lines of output, and return its exit status."""
         words = [sys.executable, "-c", KILLED, photographs, out, preset_file]
         with subprocess.Popen(words, env=one_thread(), stderr=subprocess.PIPE, text=True) as process:
             for number, _ in enumerate(process.stderr):

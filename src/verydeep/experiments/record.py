@@ -221,7 +221,7 @@ def preset_data(chosen: Preset) -> dict[str, Any]:
 
 
 def _protocol(experiment: Experiment, row: Row) -> str:
-    """How a row is measured, in pixels."""
+    """Describe how a row is measured, with Q in pixels."""
     each = (
         protocol(row.method, [experiment.preset.scale(q) for q in tested.scales], experiment.flip)
         for tested in row.nets

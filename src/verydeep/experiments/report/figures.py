@@ -49,7 +49,7 @@ def curve_figures(found: Measurements) -> tuple[Figure, ...]:
         )
 
     return (
-        Figure("curves", measured + across, panels("error, %", lambda curve: curve.validation_error, 100)),
+        Figure("curves", measured + across, panels(_ERROR, lambda curve: curve.validation_error, 100)),
         Figure("loss", "Training loss" + across, panels("loss", lambda curve: curve.loss, 1)),
     )
 

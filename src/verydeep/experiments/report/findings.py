@@ -28,18 +28,22 @@ def findings_section(findings: Sequence[Finding], border: Border) -> Section:
         (
             f"{each.claim.says} (Sect. {each.claim.section})",
             Cell(each.verdict, strong=True, tone=_TONES[each.verdict]),
-            each.says.removeprefix(each.verdict).removeprefix(":").strip(),
+            _sentence_case(each.says.removeprefix(each.verdict).removeprefix(":").strip()),
         )
         for each in findings
     )
     blocks = (
         Paragraph(_NOTE),
         Grid("", columns, rows),
-        Paragraph(f"{border.says[:1].upper()}{border.says[1:]}."),
+        Paragraph(f"{_sentence_case(border.says)}."),
     )
     figures = (Paragraph(_FIGURES_NOTE), _figures(findings, border), _seeds(findings, border))
     compared = any(True for _ in _all(findings, border))
     return Section("The paper's findings", (*blocks, *figures) if compared else blocks)
+
+
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def verdicts(findings: Sequence[Finding]) -> str:
@@ -52,7 +56,7 @@ def _figures(findings: Sequence[Finding], border: Border) -> Grid:
     columns = (
         Column("claim", False),
         Column("comparison", False),
-        Column("decides", False),
+        Column("decides"),
         Column("seeds"),
         Column("reduction of top-1 error, points"),
         Column("95% interval"),

@@ -115,7 +115,7 @@ def _headline(row: Row, found: Measurements) -> str:
     top1, top5 = found.error(row), found.error(row, 5)
     if top1 is None or top5 is None:
         return ""
-    text = f"Lowest error: {net_name(row)} ({found.rows[row.key].protocol}), top-1 {percent(top1)}% "
+    text = f"Lowest top-1 error: {net_name(row)} ({found.rows[row.key].protocol}), {percent(top1)}% "
     text += f"(95% interval {interval(top1)}), top-5 {percent(top5)}%."
     paper = row.printed
     if paper.top1 is not None and paper.top5 is not None:
