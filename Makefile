@@ -14,8 +14,7 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt $(wildcard src/veryde
 	@test ! -e src/verydeep/engine/_unbuilt.txt || sed 's/^/The engine was not built: /' src/verydeep/engine/_unbuilt.txt
 	touch $@
 
-# The paper's experiments on handwritten digits: 22 trainings, Tables 3 to 7, a report. It fails where the nets did not
-# learn.
+# The paper's experiments on handwritten digits: 22 trainings, Tables 3 to 7, a report. Fails if the nets did not learn.
 quickstart: $(VENV)/installed
 	$(BIN)/verydeep reproduce --data digits --preset digits --out runs/quickstart
 	@$(BIN)/python .ci/quickstart.py runs/quickstart/results.json
@@ -24,7 +23,7 @@ test: $(VENV)/installed
 	$(BIN)/pytest --numprocesses 2
 	VERYDEEP_ENGINE=off $(BIN)/pytest --numprocesses 2 tests/test_network.py tests/training/test_step.py
 
-# The tests of the engine's native code, with assertions in it, under the address and the undefined behaviour sanitizer.
+# The tests of the engine's native code, compiled with assertions and the address and undefined-behaviour sanitizers.
 SANITIZED := build/sanitized
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 PROCESSOR_avx512 := -march=x86-64-v4
@@ -51,15 +50,15 @@ check: $(VENV)/installed
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/pages.py
 
-# The sdist and the wheel, in dist/; the wheel is used from a fresh environment.
+# Builds the sdist and the wheel in dist/, and uses the wheel from a fresh environment.
 package: $(VENV)/installed
 	$(BIN)/python .ci/package.py
 
-# The tests with every supported Python and torch (docs/versions.md); not a part of CI, since it installs gigabytes.
+# The tests with every supported Python and torch (docs/versions.md). Not part of CI, because it installs gigabytes.
 versions: $(VENV)/installed
 	$(BIN)/python .ci/versions.py $(VERSIONS)
 
-# PyTorch's tools on a small net of ours, in an environment of their own: a table, and an error where one disagrees.
+# PyTorch's tools on a small net, in a separate environment. Prints a table; fails if a tool disagrees.
 PARITY := build/parity
 
 parity: $(PARITY)/installed

@@ -1,9 +1,9 @@
-"""Compiles the convolution engine: a library for each kind of processor, plain C++ that is called through ctypes.
+"""Compile the convolution engine: one library for each kind of processor, in plain C++ and called through ctypes.
 
-The libraries use neither Python nor torch, so one wheel serves every Python and every torch (`py3-none-PLATFORM`).
-They are optional: where one does not compile, the package installs all the same and keeps the reason in
-`verydeep/engine/_unbuilt.txt`. With VERYDEEP_BUILD=strict the compiler's warnings are errors, and an error fails
-the build.
+The libraries use neither Python nor torch, so one wheel works with every Python and every torch
+(`py3-none-PLATFORM`). They are optional: if one does not compile, the package is installed without it, and the
+reason is kept in `verydeep/engine/_unbuilt.txt`. With VERYDEEP_BUILD=strict, compiler warnings are errors, and an
+error fails the build.
 """
 
 import os
@@ -19,7 +19,7 @@ from setuptools.errors import BaseError, CCompilerError, OptionError
 
 MODE = os.environ.get("VERYDEEP_BUILD") or "optional"
 if MODE not in ("optional", "strict"):
-    raise OptionError(f"VERYDEEP_BUILD is {MODE!r}; it may be 'optional' or 'strict'")
+    raise OptionError(f"VERYDEEP_BUILD is {MODE!r}; use 'optional' or 'strict'")
 
 NATIVE = Path("src/verydeep/engine/native")
 NOTE = Path("verydeep/engine/_unbuilt.txt")
@@ -34,7 +34,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, without the arguments of the compiler."""
+    """Say what went wrong, without the compiler's arguments."""
     cause = error.args[0] if error.args else error
     if isinstance(cause, subprocess.CalledProcessError):
         return f"{cause.cmd[0]} ended with exit status {cause.returncode}"
@@ -42,32 +42,32 @@ def reason(error: Exception) -> str:
 
 
 class Libraries(build_ext):
-    """Shared libraries, compiled side by side, whose names say nothing of the Python that builds them."""
+    """Shared libraries, compiled in parallel, whose names do not contain the version of Python."""
 
     def finalize_options(self) -> None:
-        """Compile on all cores, unless told otherwise."""
+        """Compile on all cores, unless another number is set."""
         super().finalize_options()
         self.parallel = self.parallel or True
         self.failures: list[str] = []
 
     def run(self) -> None:
-        """Compile into the folder that the package will be imported from."""
+        """Compile into the folder from which the package will be imported."""
         self.root = Path("src" if self.inplace or self.editable_mode else self.build_lib)
         super().run()
 
     def get_ext_filename(self, fullname: str) -> str:
-        """From `verydeep.engine._plain` to `verydeep/engine/_plain.so`."""
+        """Turn `verydeep.engine._plain` into `verydeep/engine/_plain.so`."""
         return str(Path(*fullname.split("."))) + SUFFIX
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile and link in folders of its own: all libraries come from one file."""
+        """Compile and link in a separate folder, since all libraries have the same source file."""
         file = self.get_ext_filename(ext.name)
         try:
             temporary = str(Path(self.build_temp, ext.name))
             objects = self.compiler.compile(ext.sources, temporary, extra_postargs=ext.extra_compile_args)
             self.compiler.link_shared_object(objects, self.get_ext_fullpath(ext.name), target_lang="c++")
         except (BaseError, CCompilerError, OSError) as error:
-            # What an earlier build left is not what the sources say now.
+            # A library from an earlier build would not match the sources.
             for folder in (self.root, Path(self.build_lib)):
                 (folder / file).unlink(missing_ok=True)
             if MODE == "strict":
@@ -75,21 +75,23 @@ class Libraries(build_ext):
             self.failures.append(f"{Path(file).name}: {reason(error)}")
 
     def build_extensions(self) -> None:
-        """Compile all of them, and leave a note about those that failed."""
+        """Compile all libraries, and write a note about those that failed."""
         super().build_extensions()
         note = self.root / NOTE
         note.unlink(missing_ok=True)
         if self.failures:
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text("\n".join(sorted(self.failures)) + "\n", encoding="utf-8")
-            self.warn(f"verydeep installs without fast convolutions that did not compile:\n{note.read_text()}")
+            self.warn(
+                f"libraries of fast convolutions did not compile; verydeep works without them:\n{note.read_text()}"
+            )
 
 
 class Wheel(bdist_wheel):
     """A wheel for one platform and any Python."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """Only the platform is what setuptools would say."""
+        """Return setuptools' platform, but any Python and no ABI."""
         return "py3", "none", super().get_tag()[2]
 
 

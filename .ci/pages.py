@@ -1,4 +1,4 @@
-"""Whether the pages of each experiment in results/ follow from the data beside them."""
+"""Check that the pages of each experiment in results/ match the data next to them."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(folders: Sequence[Path]) -> str | None:
-    """A line about each page that does not follow, and each folder that cannot be read; or None."""
+    """Return one line per page that does not match, and per folder that cannot be read; None if there are none."""
     lines = []
     for folder in folders:
         try:
@@ -21,7 +21,7 @@ def main(folders: Sequence[Path]) -> str | None:
             lines.append(f"pages: {error}")
         else:
             remedy = f"make it with: verydeep report {folder}"
-            lines += [f"pages: {path} does not follow from its data; {remedy}" for path in stale]
+            lines += [f"pages: {path} does not match its data; {remedy}" for path in stale]
     return "\n".join(lines) or None
 
 

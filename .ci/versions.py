@@ -1,7 +1,7 @@
 """Run the tests with every supported pair of Python and torch: `make versions`.
 
-One wheel, built once, is installed into an environment for each pair. The environments stay in build/versions for
-the next time; a torch with CUDA takes some gigabytes. The tests are those of this checkout, but for the slow ones.
+One wheel, built once, is installed into one environment per pair. The environments stay in build/versions for the
+next time; a torch with CUDA takes some gigabytes. The tests are those of this checkout, except the slow ones.
 Interpreters are found as python3.11, python3.12, ... on the PATH.
 """
 
@@ -20,20 +20,20 @@ TABLE = ROOT / "docs" / "versions.md"
 
 
 def supported() -> list[tuple[str, str]]:
-    """Pairs of Python and torch, from the table of docs/versions.md."""
+    """Return the pairs of Python and torch in the table of docs/versions.md."""
     row = r"^\| (3\.\d+)(?:\.\d+)? \| (\d+\.\d+\.\d+) \|"
     return re.findall(row, TABLE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def run(*command: str | Path, output: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a command in the checkout, where the engine is required."""
+    """Run a command in the checkout, with a strict build of the engine."""
     print("+", *command, flush=True)
     words, variables = [str(word) for word in command], os.environ | {"VERYDEEP_BUILD": "strict"}
     return subprocess.run(words, cwd=ROOT, env=variables, check=False, text=True, capture_output=output)
 
 
 def environment(python: str, torch: str, wheel: Path) -> Path | None:
-    """The programs of an environment with this Python, this torch and the wheel; None if that cannot be had."""
+    """Return the bin folder of an environment with this Python, torch and wheel; None if it cannot be made."""
     folder = PLACE / f"python{python}-torch{torch}"
     pip = folder / "bin" / "pip"
     if not pip.exists() and run(f"python{python}", "-m", "venv", folder).returncode:
@@ -46,12 +46,12 @@ def environment(python: str, torch: str, wheel: Path) -> Path | None:
 
 
 def tested(python: str, torch: str, wheel: Path) -> tuple[bool, str]:
-    """Whether the tests pass with this pair, and a line about it."""
+    """Return whether the tests pass with this pair, and one line about it."""
     pair = f"Python {python}, torch {torch}"
     if shutil.which(f"python{python}") is None or run(f"python{python}", "--version", output=True).returncode:
-        return False, f"{pair}: python{python} does not run here; install it, or with pyenv set PYENV_VERSION"
+        return False, f"{pair}: python{python} does not run; install it, or set PYENV_VERSION if you use pyenv"
     if (programs := environment(python, torch, wheel)) is None:
-        return False, f"{pair}: cannot be installed here"
+        return False, f"{pair}: cannot be installed"
     shown = run(programs / "verydeep", "engine", "--json", output=True)
     paths = {row["path"] for row in json.loads(shown.stdout)} if shown.returncode == 0 else set()
     if "winograd" not in paths:
@@ -64,12 +64,13 @@ def tested(python: str, torch: str, wheel: Path) -> tuple[bool, str]:
 
 
 def main() -> int:
-    """Test the pairs given as PYTHON=TORCH, or all supported ones."""
+    """Test the pairs given as PYTHON=TORCH, or all supported pairs; return the exit code."""
     known = supported()
     pairs = [tuple(word.split("=")) for word in sys.argv[1:]] or known
     for pair in pairs:
         if pair not in known:
-            sys.exit(f"versions: {'='.join(pair)} is none of {', '.join(map('='.join, known))} ({TABLE.name})")
+            some = ", ".join(map("=".join, known))
+            sys.exit(f"versions: {'='.join(pair)} is not supported; use one of {some} ({TABLE.name})")
     dist = PLACE / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     if run(sys.executable, "-m", "build", "--outdir", dist, ROOT).returncode:

@@ -1,11 +1,11 @@
-"""Claim: beside one process that computes, nets keep half of their speed, and alone they lose 3% at most for it.
+"""Claim: nets keep at least half of their speed beside one busy process, and lose at most 3% when they run alone.
 
-Trains a net A on digits by `verydeep train` itself, and runs D at 224 with one image and with eight, each in
-a process that lives through the whole benchmark and is stopped (SIGSTOP) but for its turns: alone, beside one
-process that does nothing but compute, and beside two. With the Python of an environment that holds another
-version, that one's processes take turns with them. A turn in which anybody else used a tenth of a core is taken
-again, four times at most. Prints images a second, the medians over all turns, and their ratios, and writes them as
-JSON. Linux only.
+The script trains a net A on digits with `verydeep train`, and runs D at 224 with one image and with eight. Each of
+these is a process that lives throughout the benchmark and is stopped (SIGSTOP) outside its turns. It runs alone,
+beside one process that only computes, and beside two. If `--before` names the Python of an environment with
+another version, the processes of both versions take turns. A turn is repeated, at most four times, if other
+processes used a tenth of a core during it. Prints the median images per second over all turns, and their ratios,
+and writes them as JSON. Linux only.
 
     python benchmarks/busy.py --before ../before/.venv/bin/python
 """
@@ -29,7 +29,7 @@ TRAINING = [
     "--no-flip", "--initialisation", "glorot", "--batch", "64", "--epochs", "100000", "--patience", "100000",
     "--device", "cpu",
 ]  # fmt: skip
-"""A net A on digits, without an end."""
+"""Flags to train a net A on digits without end."""
 
 TESTING = """
 import sys, torch, verydeep
@@ -43,23 +43,23 @@ with torch.no_grad():
 """
 
 WORK = {"training, A": 64, "testing, D, 1 image": 1, "testing, D, 8 images": 8}
-"""What is computed, and the images of each line that it writes."""
+"""What is computed, and the number of images per line that the process writes."""
 
 OTHERS = {"alone": 0, "beside one": 1, "beside two": 2}
-"""Processes that compute at the same time."""
+"""Number of busy processes at the same time."""
 
 IDLE, BUSY = 0.97, 0.5
-"""Bounds: of the other version's speed, alone; of its own speed alone, beside one."""
+"""Bounds: speed alone, relative to the other version; speed beside one busy process, relative to alone."""
 
 LEAD = 1.0
-"""Seconds of a turn before it counts: threads that sleep spin again after half a second of calm."""
+"""Seconds at the start of a turn that do not count: sleeping threads spin again after half a second of calm."""
 
 FOREIGN = 0.1
-"""Cores' worth of what others compute, from which on a turn is taken again."""
+"""Cores used by other processes from which on a turn is repeated."""
 
 
 class Computing:
-    """A process that computes while it has its turn, and writes a line for each pass or iteration."""
+    """A process that computes during its turns, and writes one line per pass or iteration."""
 
     def __init__(self, python: str, work: str, folder: Path) -> None:
         self.images = WORK[work]
@@ -71,7 +71,7 @@ class Computing:
             command = [python, "-c", TESTING, str(self.images)]
             self.lines = folder / "lines"
             output = self.lines.open("w")
-        ours = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # not even where the caller has set them
+        ours = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # even if the caller has set them
         environment = {name: value for name, value in os.environ.items() if name not in ours}
         errors = folder / "errors"
         self.process = subprocess.Popen(command, stdout=output, stderr=errors.open("w"), env=environment)
@@ -81,7 +81,7 @@ class Computing:
         self.process.send_signal(signal.SIGSTOP)
 
     def end_of_pass(self) -> tuple[float, int]:
-        """Wait for the end of a pass: when it was, and how many have ended since this was asked last."""
+        """Wait for the end of a pass; return its time, and how many passes have ended since the last call."""
         passes, last = self._new_lines(), 0
         while not last:
             if self.process.poll() is not None:
@@ -96,7 +96,7 @@ class Computing:
         return self._reading.read().count(b"\n") if self._reading else 0
 
     def turn(self, seconds: float, lead: float) -> float:
-        """Images a second during some time, after a time in which it finds out how the machine is."""
+        """Return images per second over some seconds, after a lead in which the process adapts to the machine."""
         self.process.send_signal(signal.SIGCONT)
         time.sleep(lead)
         start, _ = self.end_of_pass()
@@ -106,13 +106,13 @@ class Computing:
         return passes * self.images / (end - start)
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         self.process.kill()
         self.process.wait()
 
 
 def cores_used(pid: int | None = None) -> float:
-    """Seconds of cores that a process has used, or all of the system have."""
+    """Return the core seconds used by a process, or by the whole system."""
     tick = os.sysconf("SC_CLK_TCK")
     if pid is None:
         user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text().splitlines()[0].split()[1:8]
@@ -123,7 +123,7 @@ def cores_used(pid: int | None = None) -> float:
 
 @contextmanager
 def others(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """So many processes that compute."""
+    """Run this many busy processes."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield running
@@ -134,9 +134,9 @@ def others(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def turn(computing: Computing, count: int, seconds: float, lead: float) -> tuple[float, float]:
-    """Images a second beside others, and how many cores were used by anybody else."""
+    """Return images per second beside busy processes, and how many cores other processes used."""
     with others(count) as running:
-        time.sleep(0.1)  # they have started
+        time.sleep(0.1)  # until they have started
         ours = [computing.process.pid, *(process.pid for process in running)]
         foreign, start = cores_used() - sum(map(cores_used, ours)), time.perf_counter()
         speed = computing.turn(seconds, lead)
@@ -147,7 +147,7 @@ def turn(computing: Computing, count: int, seconds: float, lead: float) -> tuple
 def measure(
     work: str, versions: Mapping[str, str], rounds: int, seconds: float, lead: float
 ) -> tuple[dict[str, dict[str, list[float]]], int]:
-    """Images a second of each version beside each number of others, and how many turns were taken again."""
+    """Return images per second by version and number of busy processes, and how many turns were repeated."""
     speeds: dict[str, dict[str, list[float]]] = {version: {name: [] for name in OTHERS} for version in versions}
     again = 0
     with ExitStack() as stack:
@@ -170,9 +170,9 @@ def measure(
 
 def main() -> int:
     parser = options(__doc__, "busy")
-    parser.add_argument("--before", metavar="PYTHON", help="of an environment with another version")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of a turn")
+    parser.add_argument("--before", metavar="PYTHON", help="Python of an environment with another version")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each kind [default: %(default)s]")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn [default: %(default)s]")
     arguments = parser.parse_args()
     times = (1, 0.2, 0.1) if arguments.smoke else (arguments.rounds, arguments.seconds, LEAD)
     versions = {"before": arguments.before} if arguments.before else {}
@@ -190,13 +190,13 @@ def main() -> int:
         details[work] = {"images a second": speeds, "medians": medians, "turns taken again": again}
         now, unit = medians["now"], "of the speed"
         beside = round(now["beside one"] / now["alone"], 3)
-        text = f"{work}: speed beside one process that computes over that alone"
+        text = f"{work}: speed beside one busy process, relative to running alone"
         peers = {f"{version}, {name}": round(each[name] / each["alone"], 3)
                  for version, each in medians.items() for name in ("beside one", "beside two")}  # fmt: skip
         claims.append(Claim(text, beside, unit, {"at least": BUSY}, peers))
         if "before" in medians:
             alone = round(now["alone"] / medians["before"]["alone"], 3)
-            text = f"{work}: speed alone over that of the version before"
+            text = f"{work}: speed alone, relative to the previous version"
             claims.append(Claim(text, alone, unit, {"at least": IDLE}))
     return record(destination(arguments), claims, details={"rounds": times[0], "seconds": times[1], **details})
 

@@ -1,14 +1,15 @@
-"""What a benchmark claims, what it measured, and the one form in which results are kept.
+"""Claims and observations of benchmarks, and the one format in which results are stored.
 
-A claim has a bound and holds or does not; an observation has none. `record` prints both, writes them as JSON and
-gives the exit status: 0 where every claim holds, else 1. `read` takes nothing but that form:
+A claim has a bound and holds or fails; an observation has no bound. `record` prints both, writes them as JSON and
+returns the exit status: 0 if every claim holds, otherwise 1. `read` accepts only this format:
 
     {"claims": [{"claim", "measured", "unit", "bound": {"at most": x} or {"at least": x}, "peers", "holds"}],
      "observations": [{"observation", "measured", "unit", "peers"}],
      "command", "machine": {"processor", "family", "model", "cores", "memory_gib", "system"},
      "versions": {name: version}, "date", "details": {...}}
 
-"peers" has what was measured beside each peer, by its name, in the unit of the claim. What is not known is null.
+"peers" maps the name of each peer to what was measured against it, in the unit of the claim. Unknown values are
+null.
 """
 
 import argparse
@@ -36,17 +37,17 @@ _strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class Claim:
-    """A number that has to keep to a bound.
+    """A number that must not exceed, or fall below, a bound.
 
     Args:
-        claim: what was measured, beside whom and how, so that it can be understood without the script.
+        claim: what was measured, against what and how; understandable without the script.
         measured: a finite number, in `unit`.
-        unit: "times", "GiB", ...; or what it is a ratio of.
+        unit: "times", "GiB", ...; or what the number is a ratio of.
         bound: {"at most": x} or {"at least": x}, in the same unit; the bound itself is allowed.
-        peers: what was measured beside each peer, in the same unit, where `measured` is the worst or one of them.
+        peers: what was measured against each peer, in the same unit, if `measured` is the worst or one of them.
 
     Raises:
-        ValueError: for a bound of another form, or a number that is not finite.
+        ValueError: if the bound has another form, or a number is not finite.
     """
 
     claim: str
@@ -58,21 +59,19 @@ class Claim:
 
     def __post_init__(self) -> None:
         if len(self.bound) != 1 or not self.bound.keys() <= {"at most", "at least"}:
-            raise ValueError(
-                f"{self.claim}: its bound is {self.bound}; give {{'at most': x}} or {{'at least': x}}"
-            )
+            raise ValueError(f"{self.claim}: its bound is {self.bound}; use {{'at most': x}} or {{'at least': x}}")
         _check_finite(self.claim, self.measured, *self.bound.values(), *self.peers.values())
 
     @property
     def holds(self) -> bool:
-        """Whether the number keeps to the bound."""
+        """Whether the number is within the bound."""
         ((kind, bound),) = self.bound.items()
         return self.measured <= bound if kind == "at most" else self.measured >= bound
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A number that was measured and that nothing is claimed of; arguments as those of `Claim`."""
+    """A measured number without a claim; the arguments are those of `Claim`."""
 
     observation: str
     measured: float
@@ -86,14 +85,14 @@ class Observation:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a benchmark ran on; None is what is not known."""
+    """The machine that a benchmark ran on; unknown values are None."""
 
     processor: str | None = None
     family: int | None = None
-    """Of the processor, as /proc/cpuinfo numbers it; so is the model."""
+    """Family of the processor as in /proc/cpuinfo, and likewise the model."""
     model: int | None = None
     cores: int | None = None
-    """That the benchmark may use."""
+    """Number of cores that the benchmark may use."""
     memory_gib: float | None = None
     system: str | None = None
     __pydantic_config__ = _strict
@@ -111,7 +110,7 @@ class Record:
     date: str | None
     """Year, month and day in UTC: 2026-11-26."""
     details: Mapping[str, Any]
-    """Whatever else was measured; "notes" is a list of sentences that the page of results shows."""
+    """Anything else that was measured; "notes" is a list of sentences that the results page shows."""
     __pydantic_config__ = _strict
 
     @property
@@ -120,7 +119,7 @@ class Record:
         return all(claim.holds for claim in self.claims)
 
     def as_json(self) -> str:
-        """The form above, with a line end."""
+        """Return the record in the format above, with a newline at the end."""
         found = asdict(self)
         found["claims"] = [asdict(claim) | {"holds": claim.holds} for claim in self.claims]
         return json.dumps(found, indent=1, allow_nan=False) + "\n"
@@ -134,17 +133,17 @@ def record(
     versions: Mapping[str, str] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> int:
-    """Print claims and observations and write them with all that is needed to judge them.
+    """Print claims and observations, and write them with everything needed to judge them.
 
     Args:
-        file: the JSON file to write; None for none.
-        claims: what is claimed.
-        observations: what is only measured.
-        versions: of the peers, by name; those of Python, torch, numpy and verydeep are added.
-        details: anything else as JSON takes it: the single measurements, sizes, settings.
+        file: the JSON file to write, or None.
+        claims: the claims.
+        observations: the observations.
+        versions: versions of the peers, by name; those of Python, torch, numpy and verydeep are added.
+        details: anything else that JSON can represent: single measurements, sizes, settings.
 
     Returns:
-        The exit status: 0 where all claims hold, also where there are none; else 1.
+        The exit status: 0 if all claims hold, or there are none; otherwise 1.
     """
     ours = {name: version(name) for name in ("torch", "numpy", "verydeep")}
     found = Record(
@@ -164,23 +163,24 @@ def record(
 
 
 def read(file: Path) -> Record:
-    """A record off its file.
+    """Read a record from its file.
 
     Raises:
-        ValueError: where it has another form, or says of a claim that it holds and the numbers say that it does
-            not (or the other way round).
+        ValueError: if it has another format, or "holds" of a claim contradicts its numbers.
     """
     found = json.loads(file.read_text(encoding="utf-8"))
     said = [claim.pop("holds", None) for claim in found["claims"]]
     result = TypeAdapter(Record).validate_json(json.dumps(found))
     for claim, holds in zip(result.claims, said, strict=True):
         if claim.holds is not holds:
-            raise ValueError(f"{file}: holds is {holds} of {claim.claim!r}, by its numbers it is {claim.holds}")
+            raise ValueError(
+                f"{file}: 'holds' is {holds} for {claim.claim!r}, but by its numbers it is {claim.holds}"
+            )
     return result
 
 
 def table(found: Record) -> str:
-    """For people: each claim with its ratio, its bound and its peers; then the observations."""
+    """Return text that lists each claim with its number, bound and peers, then the observations."""
     lines = []
     for claim in found.claims:
         ((kind, bound),) = claim.bound.items()
@@ -194,17 +194,17 @@ def table(found: Record) -> str:
 
 
 def options(about: str | None, name: str) -> argparse.ArgumentParser:
-    """A parser with what all benchmarks take: `--smoke` and `--json`.
+    """Make a parser with the options of all benchmarks: `--smoke` and `--json`.
 
     Args:
-        about: what the help says: the script's docstring.
-        name: of its file in results/.
+        about: text for the help: the script's docstring.
+        name: name of its file in results/.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--smoke",
         action="store_true",
-        help="the same with sizes that take seconds: to see whether it works, its numbers say nothing",
+        help="use sizes that take seconds, to see whether the script works; the numbers mean nothing",
     )
     parser.add_argument(
         "--json", type=Path, help=f"the file to write [default: results/{name}.json; none with --smoke]"
@@ -214,20 +214,20 @@ def options(about: str | None, name: str) -> argparse.ArgumentParser:
 
 
 def destination(arguments: argparse.Namespace) -> Path | None:
-    """The file to write, of a parser of `options`."""
+    """Return the file to write, from the arguments of a parser made by `options`."""
     given: Path | None = arguments.json
     return given or (None if arguments.smoke else RESULTS / f"{arguments.name}.json")
 
 
 def command(words: Sequence[str]) -> str:
-    """The command without the places of this machine: the script below the project, names for absolute paths."""
+    """Return the command without paths of this machine: the script's path in the project, and names for others."""
     script, *rest = words
     names = [Path(word).name if Path(word).is_absolute() else word for word in rest]
     return shlex.join(["python", f"benchmarks/{Path(script).name}", *names])
 
 
 def machine() -> Machine:
-    """This machine."""
+    """Describe this machine."""
     known = _cpuinfo()
     family, model = known.get("cpu family"), known.get("model")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -245,7 +245,7 @@ def machine() -> Machine:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What /proc/cpuinfo says of the first processor; nothing on other systems than Linux."""
+    """Return what /proc/cpuinfo says about the first processor; empty on systems other than Linux."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().split("\n\n")[0].splitlines() if file.exists() else []
     pairs = [line.split(":", 1) for line in lines if ":" in line]
@@ -254,7 +254,7 @@ def _cpuinfo() -> dict[str, str]:
 
 def _check_finite(what: str, *numbers: float) -> None:
     if not all(math.isfinite(number) for number in numbers):
-        raise ValueError(f"{what}: among its numbers {numbers} one is not finite")
+        raise ValueError(f"{what}: one of its numbers {numbers} is not finite")
 
 
 def _peers(peers: Mapping[str, float]) -> list[str]:

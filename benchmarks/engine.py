@@ -1,14 +1,14 @@
-"""Nets in float32 on two threads: verydeep beside other runtimes, in testing, dense testing and training.
+"""verydeep compared with other runtimes, in testing, dense testing and training: float32, two threads.
 
-Claims: D at 224 takes at most half the time of the fastest other runtime at batch 8, and at most 0.7 times at
-batch 1. This was measured on Zen 5; on other processors the claim is that no other runtime is faster. Whole
-images take at most 0.4 times as long as with PyTorch, training steps of D 0.5 and of a miniature 0.7 times. And
-none of these takes more memory than PyTorch.
+Claims: D at 224 takes at most half the time of the fastest other runtime at batch 8, and at most 0.7 of it at
+batch 1. This was measured on Zen 5; on other processors the claim is that no other runtime is faster. Whole images
+take at most 0.4 of PyTorch's time, training steps of D at most 0.5 and of a miniature at most 0.7. None of these
+takes more memory than PyTorch.
 
 The peers are PyTorch itself (the same net in plain torch: channels last, NCHW, compiled with freezing), and the
-net as ONNX in ONNX Runtime, OpenVINO, MNN and ncnn, each installed from PyPI into an environment of its own.
-OpenVINO in bfloat16 is measured, too, but is no peer of a claim. All run in turn, several rounds, each in a
-process of its own; the times are medians, and each one's error against float64 stands beside.
+net as ONNX in ONNX Runtime, OpenVINO, MNN and ncnn, each installed from PyPI in a separate environment. OpenVINO
+in bfloat16 is also measured, but is not a peer of a claim. All run in turn for several rounds, each in a separate
+process. Times are medians; the error of each against float64 is also recorded.
 
     python benchmarks/engine.py --environments ~/.cache/verydeep/peers
 """
@@ -39,15 +39,15 @@ PARTS = ("inference", "dense", "training")
 
 Row = dict[str, Any]
 Table = dict[str, Any]
-"""One comparison: "what" is a part, "net" one of `NETS`, "size" how many images or of which size, "unit"; and
-"results", for each runtime {"ms", "error", "peak_mib", "version"} as far as it says so, or {"failed"}."""
+"""One comparison: "what" is a part, "net" a key of `NETS`, "size" the number of images or their size, "unit" that
+of the times. "results" has for each runtime {"ms", "error", "peak_mib", "version"}, if known, or {"failed"}."""
 
 ZEN_5 = 26
-"""The family of processors on which the claims beside all runtimes were measured."""
+"""The family of processors on which the claims against all runtimes were measured."""
 
 
 def bound(table: Table, here: Machine) -> float:
-    """The most that verydeep may take, over the fastest other in float32."""
+    """Return the largest allowed time of verydeep, relative to the fastest other runtime in float32."""
     match table["what"]:
         case "inference" if here.family != ZEN_5:
             return 1.0
@@ -60,23 +60,24 @@ def bound(table: Table, here: Machine) -> float:
 
 
 def ratios(results: Mapping[str, Row], what: str = "ms", ours: str = "verydeep") -> dict[str, float]:
-    """Ours over each other's, of those that have it."""
+    """Return our value relative to that of each other runtime that has one."""
     known = {name: row[what] for name, row in results.items() if row.get(what)}
     return {name: round(known[ours] / value, 3) for name, value in known.items() if ours in known and name != ours}
 
 
 def claims(tables: Mapping[str, Table], here: Machine) -> list[Claim]:
-    """What is claimed of some comparisons."""
+    """Make the claims of some comparisons."""
     found = []
     memory: dict[str, float] = {}
     for table in tables.values():
         others = {name: ratio for name, ratio in ratios(table["results"]).items() if "bf16" not in name}
         if not others:
             raise ValueError(f"{title(table)}: verydeep, or all others, failed: {table['results']}")
-        whom = f"the fastest of {len(others)} others in float32" if len(others) > 1 else next(iter(others))
+        several = f"the fastest of {len(others)} other runtimes in float32"
+        whom = several if len(others) > 1 else next(iter(others))
         found.append(
             Claim(
-                f"{title(table)}: time over that of {whom}",
+                f"{title(table)}: time relative to {whom}",
                 max(others.values()),
                 "of its time",
                 {"at most": bound(table, here)},
@@ -88,15 +89,13 @@ def claims(tables: Mapping[str, Table], here: Machine) -> list[Claim]:
                 memory[title(table)] = ratio
     if memory:
         parts = ", ".join(dict.fromkeys(table["what"] for table in tables.values()))
-        text = (
-            f"peak memory over that of PyTorch, channels last: the largest of {len(memory)} comparisons ({parts})"
-        )
+        text = f"peak memory relative to PyTorch, channels last: largest of {len(memory)} comparisons ({parts})"
         found.append(Claim(text, max(memory.values()), "of its memory", {"at most": 1.0}, memory))
     return found
 
 
 def title(table: Table) -> str:
-    """Of a comparison, for people."""
+    """Return the title of a comparison."""
     net, size = NETS[table["net"]].title, table["size"]
     match table["what"]:
         case "inference":
@@ -108,7 +107,7 @@ def title(table: Table) -> str:
 
 
 def environment(folder: Path, packages: list[str]) -> Path:
-    """Python of an environment with these packages; made where it is not there."""
+    """Return the Python of an environment with these packages, created if it does not exist."""
     root = folder / packages[0].lower()
     python = root / "bin" / "python"
     if not python.exists():
@@ -118,7 +117,7 @@ def environment(folder: Path, packages: list[str]) -> Path:
 
 
 def one(python: Path, script: str, *words: object) -> Row:
-    """What a process prints last: JSON."""
+    """Run a script, and return the JSON in its last line."""
     done = subprocess.run([python, HERE / script, *map(str, words)], capture_output=True, text=True, check=False)
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1]}
@@ -127,7 +126,7 @@ def one(python: Path, script: str, *words: object) -> Row:
 
 
 def in_turn(runs: Mapping[str, tuple[Any, ...]], rounds: int) -> dict[str, Row]:
-    """Each runtime's last row with the median of its milliseconds over some rounds, A B A B."""
+    """Run all runtimes in turn, and return each one's last row with its median time over the rounds."""
     found: dict[str, list[Row]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, (python, script, *words) in runs.items():
@@ -144,7 +143,7 @@ def in_turn(runs: Mapping[str, tuple[Any, ...]], rounds: int) -> dict[str, Row]:
 
 
 def other_runtimes(folder: Path, net: str, batches: list[int]) -> dict[str, Path]:
-    """Python of each; the net lies in the folder as they take it."""
+    """Prepare the net for the other runtimes in a folder, and return the Python of each."""
     folder.mkdir(parents=True, exist_ok=True)
     if not all((folder / f"D-{batch}.onnx").exists() for batch in batches):
         words = [str(batch) for batch in batches]
@@ -156,7 +155,7 @@ def other_runtimes(folder: Path, net: str, batches: list[int]) -> dict[str, Path
 
 
 def compare(arguments: Any, parts: tuple[str, ...]) -> dict[str, Table]:
-    """Measure some parts."""
+    """Measure the given parts."""
     python = Path(sys.executable)
     tables: dict[str, Table] = {}
 
@@ -177,26 +176,26 @@ def compare(arguments: Any, parts: tuple[str, ...]) -> dict[str, Table]:
         for batch in batches:
             runs = by_torch(OURS, "inference", net, batch)
             runs |= {name: (it, "engine_peers.py", name, folder, batch) for name, it in others.items()}
-            measure("inference", net, batch, "milliseconds an image", runs)
+            measure("inference", net, batch, "milliseconds per image", runs)
     if "dense" in parts:
         for size in ["96x64"] if arguments.smoke else ["448x336", "683x512"]:
-            measure("dense", net, size, "milliseconds an image", by_torch(OURS[:2], "dense", net, size))
+            measure("dense", net, size, "milliseconds per image", by_torch(OURS[:2], "dense", net, size))
     if "training" in parts:
         for which, batch, steps in [(net, 2, 2)] if arguments.smoke else [("D", 16, 3), ("A-miniature", 64, 25)]:
             runs = by_torch(OURS[:2], "training", which, batch, steps)
-            measure("training", which, batch, "milliseconds a step", runs)
+            measure("training", which, batch, "milliseconds per step", runs)
     return tables
 
 
 def earlier(file: Path | None) -> dict[str, Table]:
-    """The comparisons of a file, to which one part is added."""
+    """Read the comparisons of a file to which one part will be added."""
     if file is None or not file.exists():
         return {}
     there = read(file)
     same = there.machine == machine() and there.versions["torch"] == version("torch")
     if not same:
         sys.exit(
-            f"engine.py: {file} was measured on another machine or with another torch; measure all parts, or give "
+            f"engine.py: {file} was measured on another machine or with another torch; measure all parts, or name "
             "another file with --json"
         )
     found: dict[str, Table] = there.details["comparisons"]
@@ -205,9 +204,14 @@ def earlier(file: Path | None) -> dict[str, Table]:
 
 def main() -> int:
     parser = options(__doc__, "engine")
-    parser.add_argument("--environments", type=Path, default=Path("build/peers"), help="folder of the peers'")
+    parser.add_argument(
+        "--environments",
+        type=Path,
+        default=Path("build/peers"),
+        help="folder for the peers' environments [default: %(default)s]",
+    )
     parser.add_argument("--rounds", type=int, help="[default: 3; 1 with --smoke]")
-    parser.add_argument("--only", choices=PARTS, help="measure this part; the file keeps the others")
+    parser.add_argument("--only", choices=PARTS, help="measure only this part; the file keeps the others")
     arguments = parser.parse_args()
     arguments.rounds = arguments.rounds or (1 if arguments.smoke else 3)
     file = destination(arguments)

@@ -1,11 +1,11 @@
-"""The engine's float32 beside float64, by torch.
+"""Accuracy of the engine in float32, compared with torch in float64.
 
-Claims: the relative L2 error of every 3x3 layer's output is at most 5e-6, of every weight's gradient 2e-5, of
-the scores of a net 2e-5. On noise and on photographs with random weights, whole and of odd sizes, and on
-photographs with the weights of a training. A layer is compared with float64 on the same input, the same
-upstream gradient (that of the loss) and the same decisions of ReLU and pooling: where rounding decides these
-otherwise, the gradient of any float32 jumps. The peer is torch in float32, whose error at the scores stands
-beside.
+Claims: the relative L2 error is at most 5e-6 for the output of every 3x3 layer, 2e-5 for the gradient of every
+weight, and 2e-5 for the scores of a net. These hold on noise and on photographs (whole ones, of odd sizes) with
+random weights, and on photographs with trained weights. A layer is compared with float64 on the same input, the
+same upstream gradient (that of the loss) and the same decisions of ReLU and pooling: if rounding changes one of
+these decisions, any float32 gradient jumps. The peer is torch in float32, whose error in the scores is also
+recorded.
 
     python benchmarks/engine_accuracy.py --photographs FOLDER --run runs/d --data IMAGENETTE
 """
@@ -30,19 +30,19 @@ from verydeep.engine import native, operators
 from verydeep.photographs.rescaling import rescale
 
 MOST = {
-    "layer": ("relative error, against float64, of a 3x3 layer's output", 5e-6),
-    "weight gradient": ("relative error, against float64, of a weight's or bias's gradient", 2e-5),
-    "scores": ("relative error, against float64, of a net's scores", 2e-5),
+    "layer": ("relative error of a 3x3 layer's output", 5e-6),
+    "weight gradient": ("relative error of a weight's or bias's gradient", 2e-5),
+    "scores": ("relative error of a net's scores", 2e-5),
 }
 
 
 def error(found: Tensor, exact: Tensor) -> float:
-    """Relative, by the L2 norm."""
+    """Return the relative error in the L2 norm."""
     return float((found.double() - exact).norm() / exact.norm())
 
 
 def random_net(name: str, **sizes: Any) -> nn.Module:
-    """Weights that keep the signal's size."""
+    """Make a net with random weights that preserve the size of the signal."""
     net = verydeep.ConvNet(name, **sizes).eval()
     torch.manual_seed(0)
     with torch.no_grad():
@@ -57,12 +57,12 @@ def noise(count: int, height: int, width: int) -> Tensor:
 
 
 def whole(path: Path, scale: int) -> Tensor:
-    """A photograph, its smallest side `scale` pixels."""
+    """Read a photograph, with its smallest side `scale` pixels."""
     return torch.from_numpy(rescale(path, scale)).permute(2, 0, 1)[None]
 
 
 def rest(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Class scores from the last pooling's output."""
+    """Compute the class scores from the output of the last pooling."""
     for name in ("fc6", "fc7", "fc8"):
         x = F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
         x = x if name == "fc8" else F.relu(x)
@@ -70,14 +70,14 @@ def rest(weights: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 def gradients(gradient: Tensor, x: Tensor, weight: Tensor, y: Tensor, winners: Tensor, pool: bool) -> list[Tensor]:
-    """Of weights and bias in float64, by torch; y and winners say what ReLU and pooling decided.
+    """Compute the gradients of weights and bias with torch in float64, for given decisions of ReLU and pooling.
 
     Args:
-        gradient: that of the layer's output.
+        gradient: gradient of the layer's output.
         x: the layer's input.
         weight: its weights.
         y: its output, after ReLU and pooling.
-        winners: of each pooling, which of its four pixels was the largest, row by row; 4 where none was above 0.
+        winners: for each pooling, which of its four pixels was the largest, row by row; 4 if none was above 0.
         pool: whether a pooling follows.
     """
     gradient, x = gradient.double(), x.double()
@@ -95,7 +95,7 @@ def gradients(gradient: Tensor, x: Tensor, weight: Tensor, y: Tensor, winners: T
 
 
 def measure(net: nn.Module, images: Tensor) -> dict[str, Any]:
-    """Largest errors of a net on some images, and at which layer."""
+    """Return the largest errors of a net on some images, and the layers where they occur."""
     weights = {name: tensor.detach() for name, tensor in net.state_dict().items()}
     kept, layers, of_weights = [], {}, {}
     with torch.no_grad():
@@ -134,7 +134,7 @@ def measure(net: nn.Module, images: Tensor) -> dict[str, Any]:
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Name, net and images of each."""
+    """Generate the name, net and images of each case."""
     if arguments.smoke:
         small = random_net("D", classes=10, crop=32, width=0.125, fully_connected=16)
         yield "D at an eighth of its channels, random weights, noise 2 x 37 x 50", small, noise(2, 37, 50)
@@ -159,9 +159,9 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, nn.Module, Tenso
 
 def main() -> int:
     parser = options(__doc__, "engine_accuracy")
-    parser.add_argument("--photographs", type=Path, help="a folder of photographs")
-    parser.add_argument("--run", help="a run or weight file whose weights are tried, too")
-    parser.add_argument("--data", type=Path, help="that run's data set, a folder; its images are of one size")
+    parser.add_argument("--photographs", type=Path, help="folder of photographs")
+    parser.add_argument("--run", help="run or weight file whose weights are also measured")
+    parser.add_argument("--data", type=Path, help="folder of that run's data set; its images have one size")
     arguments = parser.parse_args()
     if arguments.run and arguments.data is None:
         parser.error("--run needs --data, the folder of its data set")
@@ -173,7 +173,7 @@ def main() -> int:
         print(name, json.dumps(results[name]), flush=True)
     claims = [
         Claim(
-            f"{text} in float32, the largest of {len(results)} cases",
+            f"{text} in float32 against float64, largest of {len(results)} cases",
             max(result[what] for result in results.values()),
             "of the norm",
             {"at most": most},
@@ -181,7 +181,8 @@ def main() -> int:
         for what, (text, most) in MOST.items()
     ]
     theirs = max(result["scores by torch"] for result in results.values())
-    observations = [Observation(f"{MOST['scores'][0]} by torch in float32", theirs, "of the norm")]
+    text = f"{MOST['scores'][0]} by torch in float32 against float64"
+    observations = [Observation(text, theirs, "of the norm")]
     details = {"library": library.name, "cases": results}
     return record(destination(arguments), claims, observations, details=details)
 

@@ -1,6 +1,6 @@
-"""Gives the net of benchmarks/engine.py to other runtimes: D-BATCH.onnx in a folder that has its weights.
+"""Export the net of benchmarks/engine.py for other runtimes: D-BATCH.onnx, in a folder that has its weights.
 
-Needs torch, onnx and onnxscript alone, in an environment of its own.
+This needs only torch, onnx and onnxscript, in a separate environment.
 
     python benchmarks/engine_export.py FOLDER BATCH...
 """
@@ -24,7 +24,7 @@ def main() -> None:
             folder / f"D-{batch}.onnx",
             input_names=["images"],
             output_names=["scores"],
-            external_data=False,  # pnnx reads no other file
+            external_data=False,  # pnnx reads only one file
         )
 
 

@@ -1,10 +1,11 @@
-"""Where the time of net D goes, layer by layer: the engine beside torch's channels-last convolutions.
+"""Time of each layer of net D: the engine compared with torch's channels-last convolutions.
 
-Nothing is claimed here; benchmarks/engine.py has the claims on whole nets. Each layer with its ReLU and
-pooling, at 224 and a mini-batch of 8, two threads, both sides in turn, medians: testing (2 images at a time
-through the first two blocks and 4 through the third, as a net computes them), and in training the forward pass,
-the weights' and the input's gradient. "products" is the rate of the matrix products as if all of the time were
-theirs, beside what the processor was found to do; the rest of the time are transforms and memory.
+Nothing is claimed here; benchmarks/engine.py has the claims on whole nets. Each layer is measured with its ReLU
+and pooling, at 224 with a mini-batch of 8 on two threads, both sides in turn; times are medians. Measured are
+testing (2 images at a time through the first two blocks and 4 through the third, as in a net), and in training the
+forward pass and the gradients of weights and input. "products" is the rate of the matrix products as if they took
+all of the time, to be compared with "limits", the rates that torch reached; the rest of the time goes to
+transforms and memory.
 
     python benchmarks/engine_layers.py
 """
@@ -31,13 +32,13 @@ Row = dict[str, float]
 
 
 def in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> Row:
-    """Median milliseconds of each."""
+    """Run all functions in turn, and return the median milliseconds of each."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            if number:  # the first makes its scratch
+            if number:  # the first run allocates scratch memory
                 found[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(taken) for name, taken in found.items()}
 
@@ -48,20 +49,20 @@ def by_torch(x: Tensor, weight: Tensor, bias: Tensor, pool: bool) -> Tensor:
 
 
 def points(side: int) -> int:
-    """Points of the tiles along a side of a map: 6 of each, and 4 of a last one of up to two outputs."""
+    """Return the points of all tiles along a side of a map: 6 per tile, 4 for a last one of up to two outputs."""
     return 6 * (side // 4) + (0, 4, 4, 6)[side % 4]
 
 
 def convolution(weight: Tensor, bias: Tensor, images: int, side: int, pool: bool, rounds: int) -> Row:
-    """Milliseconds an image of one 3x3 layer, by what is computed and by whom.
+    """Measure the milliseconds per image of one 3x3 layer, by what is computed and by whom.
 
     Args:
-        weight: as it lies in a net.
+        weight: the layer's weights, as a net stores them.
         bias: its bias.
-        images: how many at once.
-        side: of the maps that come in.
+        images: number of images at once.
+        side: side of its input maps in pixels.
         pool: whether a pooling follows.
-        rounds: of each.
+        rounds: number of measurements.
     """
     outputs, inputs = weight.shape[:2]
     x = torch.randn(images, inputs, side, side).contiguous(memory_format=torch.channels_last)
@@ -94,7 +95,7 @@ def convolution(weight: Tensor, bias: Tensor, images: int, side: int, pool: bool
 
 
 def fully_connected(weight: Tensor, bias: Tensor, rounds: int) -> Row:
-    """Milliseconds an image of a fully connected layer at one position, and how fast its weights are read."""
+    """Measure the milliseconds per image of a fully connected layer at one position, and its reading rate."""
     outputs, inputs, side = weight.shape[:3]
     x = torch.randn(BATCH, inputs, side, side)
     rows, matrix = x.flatten(1), weight.contiguous().view(outputs, -1)
@@ -111,7 +112,7 @@ def fully_connected(weight: Tensor, bias: Tensor, rounds: int) -> Row:
 
 
 def attainable(rounds: int, side: int, values: int) -> Row:
-    """GFLOP/s of a matrix product of torch, and GB/s of reading, as the limits of this machine."""
+    """Measure GFLOP/s of torch's matrix product and GB/s of reading memory, as the limits of this machine."""
     a, b, long = torch.randn(side, side), torch.randn(side, side), torch.randn(values)
     taken = in_turn({"product": lambda: a @ b, "reading": long.sum}, rounds)
     return {
@@ -149,10 +150,12 @@ def main() -> int:
     worst = max(rows, key=lambda name: rows[name]["engine / torch"])
     observations = [
         Observation(
-            f"{what}, all layers, each apart: the engine's time over torch's", round(ratio, 3), "of its time"
+            f"{what}, all layers, one by one: the engine's time relative to torch's",
+            round(ratio, 3),
+            "of its time",
         ),
         Observation(
-            f"{what}, {worst}, the layer with the largest ratio: the engine's time over torch's",
+            f"{what}, {worst}, the layer with the largest ratio: the engine's time relative to torch's",
             rows[worst]["engine / torch"],
             "of its time",
         ),

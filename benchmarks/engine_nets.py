@@ -1,11 +1,11 @@
-"""The nets of benchmarks/engine.py, by the names that its parts are called with."""
+"""The nets of benchmarks/engine.py, by the names that its scripts use."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Net:
-    """A net of Table 1 at a size: arguments of `verydeep.ConvNet`, and how results call it."""
+    """A net of Table 1 with its sizes: arguments of `verydeep.ConvNet`, and its title in results."""
 
     title: str
     name: str

@@ -1,4 +1,4 @@
-"""One measurement of benchmarks/engine.py with another runtime, in its own environment; prints JSON."""
+"""Make one measurement of benchmarks/engine.py with another runtime, in its own environment, and print JSON."""
 
 import json
 import statistics
@@ -18,7 +18,7 @@ x = np.load(FOLDER / f"images-{BATCH}.npy")
 THREADS = 2
 
 Run = Callable[[], Any]
-"""A pass: class scores as a numpy array."""
+"""A pass, which returns class scores as a numpy array."""
 
 
 def onnx_runtime() -> Run:
@@ -74,7 +74,7 @@ def mnn() -> Run:
 def ncnn() -> Run:
     import ncnn as runtime
 
-    parameters = FOLDER / "D_1.ncnn.param"  # ncnn has no batches: one image after the other
+    parameters = FOLDER / "D_1.ncnn.param"  # ncnn has no batches: one image after another
     if not parameters.exists():
         words: list[Any] = [Path(sys.executable).parent / "pnnx", "D-1.onnx", "inputshape=[1,3,224,224]", "fp16=0"]
         subprocess.run(words, check=True, capture_output=True, cwd=FOLDER)

@@ -1,10 +1,10 @@
-"""Where the time of a pass of net D goes, by layer and phase: values of the tiles, products, outputs, weights.
+"""Time of a pass of net D by layer and phase: transforms of values, products, outputs and weights.
 
-Nothing is claimed here and there are no peers; benchmarks/engine.py has both. Compiles the engine with timers
-in it into a copy of the package and takes passes at 224 with one image and with eight, two threads. A phase is
-the time of all threads divided by their number; "all" is by the clock, so that what is missing are threads that
-wait. Before and after the library's call lies "outside": Python, the mean colour, the scores. Medians in
-milliseconds an image.
+Nothing is claimed here and there are no peers; benchmarks/engine.py has both. The script compiles the engine with
+timers into a copy of the package, and measures passes at 224 with one image and with eight, on two threads. The
+time of a phase is the sum over all threads divided by their number. "all" is elapsed time; the difference is the
+time that threads wait. "outside" is the time outside the library's call: Python, the mean colour, the scores. All
+are medians in milliseconds per image.
 
     python benchmarks/engine_phases.py
 """
@@ -24,14 +24,14 @@ from typing import Any
 from claims import Observation, destination, options, record
 
 THREADS = 2
-LAYERS = 64  # as in native/phases.hpp, and the phases in its order
+LAYERS = 64  # as in native/phases.hpp, with the phases in the same order
 PHASES = ("values", "products", "outputs", "weights", "conv1_1", "all")
 FLAGS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
     "avx2": ["-mavx2", "-mfma"],
     "plain": [],
 }
-"""For each library beside `COMMON`, as the package is built."""
+"""Compiler flags of each library besides `COMMON`, as in setup.py."""
 
 COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=fast"]
 
@@ -39,7 +39,7 @@ Row = dict[str, float]
 
 
 def timed_package(folder: Path, smoke: bool) -> str:
-    """Copy the package to a folder, its library for this machine with timers; gives the library's name."""
+    """Copy the package to a folder, compile this machine's library with timers, and return the library's name."""
     import verydeep
     from verydeep.engine import native
 
@@ -55,13 +55,13 @@ def timed_package(folder: Path, smoke: bool) -> str:
 
 
 def passes(file: Path, batch: int, rounds: int, smoke: bool) -> dict[str, Row]:
-    """Median milliseconds an image by layer and phase, and of a whole pass; where the timed package is loaded.
+    """Return median milliseconds per image by layer and phase, and of a whole pass, in the timed package.
 
     Args:
         file: the timed library.
-        batch: images at once.
-        rounds: passes that count.
-        smoke: whether with a small net.
+        batch: number of images at once.
+        rounds: number of measured passes.
+        smoke: whether to use a small net.
     """
     import torch
 
@@ -83,7 +83,7 @@ def passes(file: Path, batch: int, rounds: int, smoke: bool) -> dict[str, Row]:
             net(images)
             taken = time.perf_counter() - start
             library.verydeep_phases(found)
-            if number >= 2:  # the first ones make scratch and workspace
+            if number >= 2:  # the first passes allocate scratch memory and workspace
                 whole.append(1e3 * taken)
                 tables.append(list(found))
     rows: dict[str, Row] = {}
@@ -101,7 +101,7 @@ def passes(file: Path, batch: int, rounds: int, smoke: bool) -> dict[str, Row]:
 
 
 def by_child(folder: Path, name: str, batch: int, rounds: int, smoke: bool) -> dict[str, Row]:
-    """`passes` in a process that finds the timed package before the installed one."""
+    """Run `passes` in a process that finds the timed package before the installed one."""
     (file,) = (folder / "verydeep" / "engine").glob(f"_{name}.*")
     environment = os.environ | {"PYTHONPATH": str(folder)}
     words = [sys.executable, __file__, "--passes", str(file), str(batch), str(rounds), *["--smoke"] * smoke]
@@ -119,7 +119,7 @@ def show(rows: dict[str, Row]) -> None:
 def main() -> int:
     parser = options(__doc__, "engine_phases")
     parser.add_argument("--rounds", type=int, help="[default: 11; 1 with --smoke]")
-    parser.add_argument("--passes", nargs=3, metavar=("LIBRARY", "BATCH", "ROUNDS"), help="a part of this script")
+    parser.add_argument("--passes", nargs=3, metavar=("LIBRARY", "BATCH", "ROUNDS"), help="for this script itself")
     arguments = parser.parse_args()
     if arguments.passes:
         file, batch, number = arguments.passes
@@ -133,7 +133,7 @@ def main() -> int:
         name = details["library"] = timed_package(Path(folder), arguments.smoke)
         for batch in (1,) if arguments.smoke else (1, 8):
             rows = by_child(Path(folder), name, batch, rounds, arguments.smoke)
-            print(f"\n{batch} image{'s' if batch > 1 else ''}, milliseconds an image")
+            print(f"\n{batch} image{'s' if batch > 1 else ''}, milliseconds per image")
             show(rows)
             details[f"batch {batch}, milliseconds an image"] = rows
             call = rows["the library's call"]

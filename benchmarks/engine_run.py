@@ -1,13 +1,13 @@
-"""One measurement of benchmarks/engine.py with torch, in a process of its own; prints JSON.
+"""Make one measurement of benchmarks/engine.py with torch, in a separate process, and print JSON.
 
     python benchmarks/engine_run.py inference WHO NET BATCH
     python benchmarks/engine_run.py dense WHO NET WIDTHxHEIGHT
     python benchmarks/engine_run.py training WHO NET BATCH STEPS
     python benchmarks/engine_run.py weights FOLDER NET BATCH...
 
-WHO is verydeep, or one of these with the same net in plain torch: "PyTorch, channels last", "PyTorch, NCHW",
-"torch.compile, frozen". The last form writes what other runtimes are given: the net's weights, images of each
-batch, and exact scores.
+WHO is verydeep, or one of these, which run the same net in plain torch: "PyTorch, channels last", "PyTorch, NCHW",
+"torch.compile, frozen". The last form writes the files for other runtimes: the net's weights, images for each
+batch size, and exact scores.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Both read where their libraries are loaded.
+# torch reads this variable when it is imported.
 if "torch.compile, frozen" in sys.argv:
     os.environ["TORCHINDUCTOR_FREEZING"] = "1"
 
@@ -38,7 +38,7 @@ THREADS = 2
 
 
 def new_net(which: str) -> nn.Module:
-    """Random weights that keep the signal's size, the same ones in each process."""
+    """Make a net with random weights that preserve the size of the signal, and are the same in each process."""
     sizes = NETS[which]
     net = verydeep.ConvNet(
         sizes.name,
@@ -58,7 +58,7 @@ def new_net(which: str) -> nn.Module:
 
 
 def built(who: str, net: nn.Module, dense: bool = False) -> nn.Module:
-    """The net as somebody runs it."""
+    """Return the net as a runtime uses it."""
     if who == "verydeep":
         return net
     layout = torch.contiguous_format if "NCHW" in who else torch.channels_last
@@ -66,25 +66,25 @@ def built(who: str, net: nn.Module, dense: bool = False) -> nn.Module:
 
 
 def images(count: int, height: int, width: int) -> Tensor:
-    """Noise of all pixel values, uint8."""
+    """Make images of noise with all pixel values, uint8."""
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, height, width), dtype=np.uint8))
 
 
 def peak(reset: bool = False) -> int | None:
-    """Largest memory of this process in MiB, since it was reset; None where the system does not say."""
+    """Return the peak memory of this process in MiB since the last reset; None if the system does not say."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     if reset:
         gc.collect()
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-            libc.malloc_trim(0)  # what making the net left is not the pass's
+            libc.malloc_trim(0)  # memory left over from building the net does not count
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def milliseconds(run: Callable[[], object], times: int) -> float:
-    """Median of some calls, after two that are not counted."""
+    """Return the median milliseconds of some calls, after two that are not counted."""
     peak(reset=True)
     run()
     run()
@@ -97,26 +97,26 @@ def milliseconds(run: Callable[[], object], times: int) -> float:
 
 
 def testing(who: str, which: str, x: Tensor, dense: bool) -> dict[str, Any]:
-    """Milliseconds an image, relative error of the first one's scores against float64, memory in MiB."""
+    """Measure milliseconds per image, the relative error of the first image's scores against float64, and MiB."""
     net = built(who, new_net(which), dense).eval()
     run = torch.compile(net) if "compile" in who else net
     with torch.no_grad():
         taken, most = milliseconds(lambda: run(x), 5), peak()
         scores = run(x[:1])
-    exact = exact_scores(new_net(which), x[:1], dense)  # afterwards, since it takes memory of its own
+    exact = exact_scores(new_net(which), x[:1], dense)  # afterwards, since it takes memory itself
     error = float((scores - exact).norm() / exact.norm())
     return {"ms": taken / len(x), "error": error, "peak_mib": most, "version": torch.__version__}
 
 
 def exact_scores(net: nn.Module, x: Tensor, dense: bool) -> Tensor:
-    """In float64, by torch alone."""
+    """Compute the scores with torch in float64."""
     with torch.no_grad():
         scores: Tensor = plain_torch(net.state_dict(), dense).eval().double()(x)
         return scores
 
 
 def training(who: str, which: str, count: int, steps: int) -> dict[str, Any]:
-    """Milliseconds of a step of gradient descent with momentum, and memory in MiB."""
+    """Measure milliseconds per step of gradient descent with momentum, and memory in MiB."""
     net = built(who, new_net(which)).train()
     sizes = NETS[which]
     x, labels = images(count, sizes.crop, sizes.crop), torch.arange(count) % 10
@@ -131,7 +131,7 @@ def training(who: str, which: str, count: int, steps: int) -> dict[str, Any]:
 
 
 def write_weights(folder: Path, which: str, batches: list[int]) -> None:
-    """What engine_export.py and engine_peers.py read."""
+    """Write the files that engine_export.py and engine_peers.py read."""
     net, side = new_net(which).eval(), NETS[which].crop
     for batch in batches:
         np.save(folder / f"images-{batch}.npy", images(batch, side, side).float().numpy())
@@ -154,7 +154,7 @@ def main() -> None:
         case "training":
             print(json.dumps(training(who, which, int(rest[0]), int(rest[1]))))
         case _:
-            sys.exit(f"engine_run.py: {what!r} is not known; it may be weights, inference, dense or training")
+            sys.exit(f"engine_run.py: {what!r} is unknown; use weights, inference, dense or training")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Claim: this version takes at most 1.02 times as long as another one, in testing and in training.
 
-The peer is verydeep itself, of another version, in an environment whose Python is given. Each version has a
-process that lives through the whole benchmark and computes only when it is asked to. They take turns; a turn has a
-second of the same work before it counts, since threads that the other's work has put to sleep spin again after
-half a second of calm. One process may find its weights in better memory than another and keep a gain of 5% in a
-pass of one image, so there are several pairs of processes. Prints medians over all passes and their ratios, and
-writes them as JSON.
+The peer is another version of verydeep, in an environment whose Python is given. Each version has a process that
+computes only when told to, and the two take turns. The first second of a turn does not count, since threads that
+the other's work has put to sleep spin again after half a second of calm. A process may happen to get better memory
+for its weights, which gains up to 5% in passes of one image for as long as it lives. So there are several pairs of
+processes. Prints medians over all passes and their ratios, and writes them as JSON.
 
     python benchmarks/engine_versions.py --before ../before/.venv/bin/python
 """
@@ -72,7 +71,8 @@ for line in sys.stdin:
         taken.append(time.perf_counter() - start)
     print(json.dumps(taken), flush=True)
 """
-"""For each line that it reads it computes one work for some seconds, and writes the seconds of each pass."""
+"""Program of each process: for each line that it reads, it computes one work for some seconds, and writes the
+seconds of each pass."""
 
 NET = '("D",), {}'
 SMOKE = '("D",), {"classes": 10, "crop": 32, "width": 0.1, "fully_connected": 8}'
@@ -84,7 +84,7 @@ WORKS = (
 
 MOST = 1.02
 LEAD = 1.0
-"""Seconds of a turn before it counts."""
+"""Seconds at the start of a turn that do not count."""
 
 
 class Version:
@@ -100,10 +100,10 @@ class Version:
         self._to: IO[str] = process.stdin
         self._from: IO[str] = process.stdout
         if self._from.readline().strip() != "ready":
-            raise RuntimeError(f"{python}: the other version does not run; see its message above")
+            raise RuntimeError(f"{python} cannot run verydeep; see its message above")
 
     def turn(self, work: str, seconds: float) -> list[float]:
-        """Seconds of each pass."""
+        """Compute for some seconds, and return the seconds of each pass."""
         print(json.dumps([work, seconds]), file=self._to, flush=True)
         found: list[float] = json.loads(self._from.readline())
         return found
@@ -111,13 +111,15 @@ class Version:
 
 def main() -> int:
     parser = options(__doc__, "engine_versions")
-    parser.add_argument("--before", metavar="PYTHON", help="of an environment with the other version")
-    parser.add_argument("--pairs", type=int, default=5, help="of processes, one after the other")
-    parser.add_argument("--rounds", type=int, default=3, help="of each pair")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--before", metavar="PYTHON", help="Python of an environment with the other version")
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="pairs of processes, one after another [default: %(default)s]"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="turns per pair and work [default: %(default)s]")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn [default: %(default)s]")
     arguments = parser.parse_args()
     if not arguments.before and not arguments.smoke:
-        parser.error("give the Python of an environment with the other version: --before PYTHON")
+        parser.error("--before PYTHON is missing: the Python of an environment with the other version")
     rounds, seconds, lead = (1, 0.0, 0.0) if arguments.smoke else (arguments.rounds, arguments.seconds, LEAD)
     net, works = (SMOKE, WORKS[:1]) if arguments.smoke else (NET, WORKS)
     pythons = {"before": arguments.before or sys.executable, "now": sys.executable}
@@ -137,7 +139,7 @@ def main() -> int:
         ratio = round(medians["now"] / medians["before"], 3)
         print(f"{work}: {medians['before']:.2f} ms before, {medians['now']:.2f} now, {ratio:.3f}", flush=True)
         claims.append(
-            Claim(f"{work}: time over that of the version before", ratio, "of its time", {"at most": MOST})
+            Claim(f"{work}: time relative to the previous version", ratio, "of its time", {"at most": MOST})
         )
         details[work] = {
             "milliseconds, medians": {name: round(value, 3) for name, value in medians.items()},

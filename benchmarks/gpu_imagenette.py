@@ -1,18 +1,17 @@
-"""The paper's experiments on imagenette, on a GPU without network access: one command, under nine minutes.
+"""Run the paper's experiments on imagenette, on a GPU without a network, in one command of under nine minutes.
 
     python benchmarks/gpu_imagenette.py pack IMAGENETTE FOLDER
     python benchmarks/gpu_imagenette.py run FOLDER OUT
 
-`pack` runs on a machine with network access. It collects in FOLDER everything to copy: the photographs, in two
-halves below 64 MiB each, so that they can be copied one at a time; and the wheels of this package and of those
-dependencies that machines set up for PyTorch usually lack.
+`pack`, on a machine with a network, puts everything that has to be copied into FOLDER: the photographs in two
+halves below 64 MiB each, so that they can be copied one after the other, and the wheels of this package and of
+those dependencies that machines set up for PyTorch usually lack. `run`, on the machine with the GPU, needs FOLDER,
+this script, and a Python with torch, numpy, Pillow, safetensors, scikit-learn, scipy, jaxtyping and rich. It
+unpacks everything into a temporary folder and runs the plan with the preset imagenette-gpu. After each step it
+copies the results so far to OUT: results.json (with the curves of the trainings), times.json and
+outcomes.safetensors. So at most one step is lost if it is killed.
 
-`run` runs on the machine with the GPU. It needs FOLDER, this script, and a Python with torch, numpy, Pillow,
-safetensors, scikit-learn, scipy, jaxtyping and rich. It unpacks into a temporary folder and runs the plan with the
-preset imagenette-gpu. After each step it copies the results so far to OUT: results.json (with the training
-curves), times.json and outcomes.safetensors. If it is interrupted, at most one step is lost.
-
-So far it has been tested only on CPUs with few photographs, not on a GPU.
+So far this has been run only on CPUs with few photographs, not on a GPU.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HALVES = ("photographs-1.zip", "photographs-2.zip")
 LARGEST = 64 * 2**20
-"""Upper limit of the size of a half, in bytes."""
+"""Size in bytes that a half has to stay below."""
 
 WHEELS = "wheels"
 LACKING = (
@@ -42,11 +41,11 @@ LACKING = (
     "simplejpeg",
     "tomli_w",
 )
-"""Dependencies beyond those listed for `run`, packed in the versions installed where `pack` runs."""
+"""Dependencies of this package besides those that `run` expects; packed in the versions installed for `pack`."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 SECONDS = 520.0
-"""Default time limit of `run`: nine minutes, less starting and ending."""
+"""Default time limit of `run`: nine minutes, minus the time to start and to end."""
 END_SECONDS = 10.0
 """Time for the plan to end by itself when its time is up."""
 LOOK_SECONDS = 1.0
@@ -58,11 +57,11 @@ def pack(data: Path, folder: Path) -> None:
     """Pack the photographs of a data set into two archives, with the same bytes every time.
 
     Args:
-        data: a folder with train/CLASS/* and val/CLASS/*.
-        folder: where to write the archives.
+        data: folder with train/CLASS/* and val/CLASS/*.
+        folder: folder for the archives.
 
     Raises:
-        SystemExit: with one line, if there is no such data set or a half is too large.
+        SystemExit: if there is no such data set, or a half would be too large; with a line that says so.
     """
     from verydeep.datasets.dataset import open_dataset
     from verydeep.errors import UserError
@@ -77,7 +76,7 @@ def pack(data: Path, folder: Path) -> None:
     packed = 0
     archives = [zipfile.ZipFile(folder / name, "w", zipfile.ZIP_STORED) for name in HALVES]
     for file in files:
-        # Uncompressed, since JPEG does not compress further; without times, so that the archives are reproducible.
+        # Compression does not make JPEG files smaller. Without times, the same files give the same bytes.
         entry = zipfile.ZipInfo(file.relative_to(data).as_posix())
         archives[2 * packed >= whole].writestr(entry, file.read_bytes())
         packed += file.stat().st_size
@@ -87,16 +86,16 @@ def pack(data: Path, folder: Path) -> None:
         size = (folder / name).stat().st_size
         if size >= LARGEST:
             raise SystemExit(
-                f"{folder / name} has {size / 2**20:.1f} MiB; it must be smaller than {LARGEST / 2**20:.0f} MiB; "
+                f"{folder / name} has {size / 2**20:.1f} MiB and must have less than {LARGEST / 2**20:.0f}; "
                 "use fewer or smaller photographs"
             )
         print(f"{folder / name}: {size / 2**20:.1f} MiB")
 
 
 def pack_wheels(folder: Path, python: str) -> None:
-    """Collect the wheels of this package and its dependencies for one version of Python on x86-64 Linux."""
+    """Put the wheels of this package and its dependencies into a folder, for one Python on x86-64 Linux."""
     wheels = folder / WHEELS
-    shutil.rmtree(wheels, ignore_errors=True)  # two versions of one package would stop the installation
+    shutil.rmtree(wheels, ignore_errors=True)  # with two versions of one package the installation would fail
     pip = [sys.executable, "-m", "pip"]
     subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT], check=True)
     platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
@@ -111,20 +110,20 @@ def unpack(folder: Path, data: Path) -> None:
     """Unpack the photographs from both halves.
 
     Raises:
-        SystemExit: with one line that names a missing or damaged half.
+        SystemExit: if a half is missing or damaged; with a line that names it.
     """
     for name in HALVES:
         try:
             with zipfile.ZipFile(folder / name) as archive:
-                archive.extractall(data)  # extractall never writes outside the folder
+                archive.extractall(data)  # never writes outside the folder
         except (OSError, zipfile.BadZipFile) as error:
             raise SystemExit(
-                f"cannot read {folder / name}: {error}; make it with pack; both halves are needed"
+                f"cannot read {folder / name}: {error}; make it with pack, and copy both halves"
             ) from error
 
 
 def install(folder: Path, site: Path) -> Mapping[str, str]:
-    """Install the packed wheels, if there are any, and return an environment in which they are found."""
+    """Install the packed wheels, if there are any, and return an environment in which Python finds them."""
     wheels = sorted((folder / WHEELS).glob("*.whl"))
     if not wheels:
         return os.environ
@@ -134,16 +133,16 @@ def install(folder: Path, site: Path) -> Mapping[str, str]:
 
 
 def run(folder: Path, out: Path, plan: Sequence[str], seconds: float) -> int:
-    """Unpack, then run the plan until it is finished or the time is up.
+    """Unpack, and run the plan until it is done or the time is up.
 
     Args:
-        folder: the output of `pack`.
-        out: where to copy the results, after each step and at the end.
-        plan: arguments of the plan other than data and folder.
+        folder: folder made by `pack`.
+        out: folder for the results, which are copied there after each step and at the end.
+        plan: arguments of the plan besides its data and folder.
         seconds: time limit for everything.
 
     Returns:
-        The exit status of the plan; not 0 if it was stopped.
+        The exit status of the plan; not 0 if it was terminated.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as made:
@@ -156,14 +155,14 @@ def run(folder: Path, out: Path, plan: Sequence[str], seconds: float) -> int:
 
 
 def watch(command: Sequence[str], environment: Mapping[str, str], here: Path, out: Path, seconds: float) -> int:
-    """Run a command and copy its results whenever they change; stop it when the time is up.
+    """Run a command, copy its results whenever there are new ones, and terminate it when the time is up.
 
     Args:
-        command: what to run.
+        command: the command.
         environment: its environment.
-        here: the folder where it writes its results.
-        out: the folder to copy them to.
-        seconds: time limit.
+        here: folder to which it writes results.
+        out: folder to which they are copied.
+        seconds: its time limit.
 
     Returns:
         Its exit status.
@@ -177,7 +176,7 @@ def watch(command: Sequence[str], environment: Mapping[str, str], here: Path, ou
             except subprocess.TimeoutExpired:
                 copy_results(here, out)
                 if time.monotonic() >= end:
-                    print(f"the time is up: stopping the plan after {seconds:.0f} s", flush=True)
+                    print(f"the time is up: ending the plan after {seconds:.0f} s", flush=True)
                     end_process(process)
     copy_results(here, out)
     return process.returncode
@@ -194,7 +193,7 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
 
 
 def copy_results(here: Path, out: Path) -> None:
-    """Copy the results that are newer than their copies, each atomically."""
+    """Copy the results that are newer than their copies; each copy is complete or absent."""
     for name in RESULTS:
         source, copy = here / name, out / name
         if source.exists() and (not copy.exists() or source.stat().st_mtime_ns > copy.stat().st_mtime_ns):
@@ -204,7 +203,7 @@ def copy_results(here: Path, out: Path) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    """Run the plan itself, in a process of its own that finds the wheels."""
+    """Run the plan itself, in a separate process that finds the wheels."""
     import torch
 
     from verydeep.errors import Interrupted, UserError
@@ -229,22 +228,22 @@ def plan(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = made.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack", help="collect everything to copy in a folder")
+    packing = commands.add_parser("pack", help="put everything that has to be copied into a folder")
     packing.add_argument("data", type=Path, help="imagenette: train/CLASS/* and val/CLASS/*")
     packing.add_argument("folder", type=Path)
     packing.add_argument("--python", default="3.12", help="Python of the machine with the GPU [default: 3.12]")
-    running = commands.add_parser("run", help="run the plan on the packed photographs")
+    running = commands.add_parser("run", help="unpack the folder and run the plan")
     running.add_argument("folder", type=Path)
-    running.add_argument("out", type=Path, help="where to copy the results")
+    running.add_argument("out", type=Path, help="folder for the results")
     running.add_argument("--seconds", type=float, default=SECONDS, help="time limit [default: %(default)s]")
-    inside = commands.add_parser("plan", help="started by run")
+    inside = commands.add_parser("plan", help="used by run itself")
     inside.add_argument("data", type=Path)
     inside.add_argument("out", type=Path)
     for each in (running, inside):
         each.add_argument("--preset", default="imagenette-gpu", help="[default: %(default)s]")
         each.add_argument("--device", default="cuda", help="[default: %(default)s]")
         each.add_argument("--precision", default="bf16", help="[default: %(default)s]")
-        each.add_argument("--workers", type=int, default=8, help="reading workers [default: %(default)s]")
+        each.add_argument("--workers", type=int, default=8, help="loader workers [default: %(default)s]")
         each.add_argument("--tables", nargs="*", default=[], help="table3 to table7 [default: all]")
     return made
 

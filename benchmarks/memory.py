@@ -1,8 +1,8 @@
-"""Memory of a training step of E at 224: activation checkpointing (`net.recompute`) beside keeping all maps.
+"""Memory of a training step of E at 224, with activation checkpointing (`net.recompute`) and keeping all maps.
 
-Claims: 32 images at once need at most 24 GB either way, and at most 0.9 times as much with recomputation as
-without. Each step is one of gradient descent with momentum on random images, in a process of its own, both in
-turn, several rounds; medians of the peak of resident memory.
+Claims: 32 images at once need at most 24 GB either way, and with recomputation at most 0.9 of the memory without.
+Each step is one of gradient descent with momentum on random images, in a separate process. The two ways take turns
+for several rounds; results are medians of the peak resident memory.
 
     python benchmarks/memory.py --micro-batch 32
 """
@@ -27,7 +27,7 @@ GIB_OF_24_GB = 24e9 / 2**30
 def step(
     sizes: dict[str, int | float], images: int, recompute: bool, results: "Queue[tuple[float, float]]"
 ) -> None:
-    """One iteration; puts peak GiB and seconds."""
+    """Run one iteration, and put its peak memory in GiB and its seconds into the queue."""
     net = verydeep.ConvNet("E", **sizes).train()  # type: ignore[arg-type]
     net.recompute = recompute
     optimiser = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
@@ -72,7 +72,7 @@ def main() -> int:
     claims = [
         Claim(f"{what}: peak memory", max(found.values()), "GiB", {"at most": round(GIB_OF_24_GB, 2)}, found),
         Claim(
-            f"{what}: peak memory with recomputation over that without",
+            f"{what}: peak memory with recomputation, relative to without",
             round(recomputing / keeping, 3),
             "of the memory",
             {"at most": 0.9},
@@ -80,7 +80,7 @@ def main() -> int:
     ]
     ratio = round(times["recomputing"] / times["keeping all maps"], 3)
     observations = [
-        Observation(f"{what}, the first: its time with recomputation over that without", ratio, "of the time")
+        Observation(f"{what}: time of the first with recomputation, relative to without", ratio, "of the time")
     ]
     details = {"rounds": rounds, "sizes": sizes, "peak, GiB": peaks, "seconds": seconds}
     return record(destination(arguments), claims, observations, details=details)

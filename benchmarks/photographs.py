@@ -1,4 +1,4 @@
-"""Photographs for smoke runs, where a benchmark is given none."""
+"""Photographs for smoke runs of benchmarks without a folder of photographs."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def write_photographs(folder: Path, count: int, height: int, width: int) -> None:
-    """Smooth scenes with some grain as JPEG: 0.jpg, 1.jpg, ... of a given size in pixels."""
+    """Write smooth scenes with some grain as JPEG files: 0.jpg, 1.jpg, ..., of a given size in pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         random = np.random.default_rng(number)

@@ -1,6 +1,6 @@
-"""A net of the paper in plain torch, as most people would write it: the peer that nets are measured beside.
+"""A net of the paper in plain torch, as most people would write it: the peer for measurements.
 
-It needs torch alone and takes the weights of a `verydeep.ConvNet` by their names, so that both compute the same.
+It needs only torch, and uses the weights of a `verydeep.ConvNet` by name, so that both compute the same.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Centred(nn.Module):
-    """Pixels less the mean colour, in the precision of the net and laid out in memory as it wants them."""
+    """Subtract the mean colour; the result has the precision and memory layout of the net."""
 
     mean: Tensor
 
@@ -21,12 +21,12 @@ class Centred(nn.Module):
         self.register_buffer("mean", mean.detach().clone().view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in 0..255 to the same shape."""
+        """Subtract the mean colour from images (N, 3, H, W) in 0..255; the shape stays."""
         return (images.to(self.mean.dtype) - self.mean).contiguous(memory_format=self.layout)
 
 
 def pooled(weights: Mapping[str, Tensor]) -> dict[str, bool]:
-    """The convolutional layers of a net, in order, each with whether a pooling follows: the last of its block."""
+    """Return the names of a net's convolutional layers in order, and whether a pooling follows each."""
     names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
     return {
         name: name.partition("_")[0] != following.partition("_")[0]
@@ -38,16 +38,16 @@ def pooled(weights: Mapping[str, Tensor]) -> dict[str, bool]:
 def plain_torch(
     weights: Mapping[str, Tensor], dense: bool = False, layout: torch.memory_format = torch.contiguous_format
 ) -> nn.Sequential:
-    """A net without local response normalisation, ready for training; `eval()` turns its dropout off.
+    """Build a net without local response normalisation, in training mode; `eval()` turns its dropout off.
 
     Args:
         weights: state dict of a `verydeep.ConvNet`; copied.
-        dense: whether it takes images larger than the crop: fc6 to fc8 are convolutions then and scores are
-            averaged over positions, else they are matrix products.
-        layout: in which weights, pixels and maps lie in memory.
+        dense: whether the net accepts images larger than the crop: then fc6 to fc8 are convolutions, and scores
+            are averaged over positions; otherwise they are matrix products.
+        layout: memory layout of weights, pixels and maps.
 
     Returns:
-        From images (N, 3, H, W) in 0..255 to class scores (N, classes).
+        A net from images (N, 3, H, W) in 0..255 to class scores (N, classes).
     """
     layers: list[nn.Module] = [Centred(weights["mean"], layout)]
 

@@ -1,12 +1,12 @@
-"""Two ranks on two cores beside one rank on one core (Sect. 3.3): how many times as fast they train.
+"""Training speed of two ranks on two cores, compared with one rank on one core (Sect. 3.3).
 
-Claims: at least 1.8 times as fast with A at crop 64, and at least 1.6 times with a quarter of its channels,
-whose iterations are so short that every message and every memory access counts.
+Claims: at least 1.8 times as fast with A at crop 64, and at least 1.6 times with a quarter of its channels, whose
+iterations are so short that every message and every memory access counts.
 
-Runs `verydeep train` itself, reading included, on photographs in a folder of classes, 1024 or so an epoch: one
-process pinned to one core, then two under torchrun on two cores, in turn, several rounds. The peer is the
-machine itself: two single trainings that know nothing of one another, at the same time. A speed is the median
-of the epochs after the first, a ratio that of the medians of the rounds.
+The script runs `verydeep train` itself, including reading, on photographs in a folder of classes, about 1024 per
+epoch. One process pinned to one core and two under torchrun on two cores take turns for several rounds. The peer
+is the machine itself: two independent trainings at the same time. A speed is the median over the epochs after the
+first, and a ratio is that of the medians over the rounds.
 
     python benchmarks/ranks.py photographs
 """
@@ -36,14 +36,14 @@ SMOKE = {
         1.0,
     )
 }
-"""Each net's recipe, and the least ratio."""
+"""The recipe of each net, and the lower bound of the ratio."""
 
 TRAINING, VALIDATION = 1024, 20
-"""Images, over all classes."""
+"""Number of images, over all classes."""
 
 
 def some_images(data: Path, folder: Path) -> str:
-    """The same data set with few images of each class."""
+    """Make a data set with few images of each class, as links, and return its folder."""
     for split, wanted in (("train", TRAINING), ("val", VALIDATION)):
         classes = sorted((data / split).absolute().iterdir())
         for images in classes:
@@ -61,7 +61,7 @@ def smoke_images(folder: Path) -> str:
 
 
 def start(data: str, recipe: Sequence[str], folder: str, cores: set[int]) -> "subprocess.Popen[bytes]":
-    """Start a training from scratch with a rank on each of some cores."""
+    """Start a training from scratch with one rank on each of these cores."""
     launcher = [sys.executable, "-m"]
     if len(cores) > 1:
         launcher += ["torch.distributed.run", "--nproc-per-node", str(len(cores)), "-m"]
@@ -75,7 +75,7 @@ def start(data: str, recipe: Sequence[str], folder: str, cores: set[int]) -> "su
 
 
 def images_per_second(data: str, recipe: Sequence[str], places: Sequence[set[int]]) -> float:
-    """Train in one process group or several at once, each on its cores; the speeds off the logs, added."""
+    """Train in one or several process groups at once, each on its cores; return the sum of their logged speeds."""
     with ExitStack() as stack:
         folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in places]
         running = [start(data, recipe, folder, cores) for folder, cores in zip(folders, places, strict=True)]
@@ -96,17 +96,17 @@ def main() -> int:
     arguments = parser.parse_args()
     rounds = arguments.rounds or (1 if arguments.smoke else 3)
     if arguments.data is None and not arguments.smoke:
-        parser.error("give a folder of photographs with train/CLASS/* and val/CLASS/*")
+        parser.error("the data is missing: a folder of photographs with train/CLASS/* and val/CLASS/*")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) < 2:
-        parser.error(f"this needs two cores that a process can be pinned to; here are {len(cores)}")
+        parser.error(f"this needs two cores to which a process can be pinned; this machine has {len(cores)}")
     one, two = cores[:2]
     ways = {"one rank": [{one}], "two ranks": [{one, two}], "two trainings apart": [{one}, {two}]}
     claims, observations, found = [], [], {}
     with tempfile.TemporaryDirectory() as folder:
         nets = SMOKE if arguments.smoke else NETS
         data = smoke_images(Path(folder)) if arguments.smoke else some_images(arguments.data, Path(folder))
-        if not arguments.smoke:  # so that all find the photographs in memory
+        if not arguments.smoke:  # so that the photographs are in the file cache for all
             images_per_second(data, [*nets.values()][-1][0], [{one}])
         for name, (recipe, least) in nets.items():
             speeds: dict[str, list[float]] = {way: [] for way in ways}
@@ -117,9 +117,9 @@ def main() -> int:
             medians = {way: statistics.median(measured) for way, measured in speeds.items()}
             ratio = round(medians["two ranks"] / medians["one rank"], 3)
             apart = round(medians["two trainings apart"] / medians["one rank"], 3)
-            text = f"training {name}: speed of two ranks on two cores over that of one rank on one"
+            text = f"training {name}: speed of two ranks on two cores, relative to one rank on one core"
             claims.append(Claim(text, ratio, "times", {"at least": least}))
-            text = f"training {name}: speed of two trainings apart, one a core, over that of one alone"
+            text = f"training {name}: speed of two separate trainings, one per core, relative to one alone"
             observations.append(Observation(text, apart, "times"))
             found[name] = {"recipe": recipe, "images a second": speeds}
     return record(destination(arguments), claims, observations, details={"rounds": rounds, "nets": found})

@@ -1,10 +1,9 @@
-"""Reading training images: `verydeep.photographs.rescaling` beside Pillow, on one core.
+"""Speed of reading training images: `verydeep.photographs.rescaling` compared with Pillow, on one core.
 
-One image of training is: read the file, decode it, rescale it to a shortest side S drawn from [256; 512], cut a
-random crop of 224 (Sect. 3.1). Claim: this is at least 1.9 times as fast as with Pillow, that decodes the
-image, rescales all of it and then crops. The peers do the same draws in rounds that alternate: Pillow with the
-whole image, and Pillow with the crop's part alone (its `box`), of which nothing is claimed. Medians of the
-rounds' ratios.
+A training image is read from its file, decoded, rescaled to a shortest side S drawn from [256; 512], and cropped
+at random to 224 (Sect. 3.1). Claim: this is at least 1.9 times as fast as Pillow, which decodes the image,
+rescales all of it and then crops. The peers take turns on the same draws: Pillow on the whole image, and Pillow on
+only the crop's region (its `box`), about which nothing is claimed. Results are medians of the ratios per round.
 
     python benchmarks/reading.py PHOTOGRAPHS
 """
@@ -65,12 +64,12 @@ WAYS = {"Pillow, whole": pillow_whole, "Pillow, box": pillow_box, "verydeep": ve
 
 
 def measure(paths: Sequence[Path], rounds: int) -> tuple[dict[str, list[float]], float]:
-    """Give the images a second of each way and round, and the mean difference from Pillow in grey levels."""
+    """Measure images per second for each way and round, and the mean difference from Pillow in grey levels."""
     random = np.random.default_rng(0)
     draws = [
         (path, int(random.integers(SMALLEST, LARGEST + 1)), (random.random(), random.random())) for path in paths
     ]
-    # Reading all once warms the file cache, and tells how far the fastest is from the plainest.
+    # Reading everything once warms the file cache, and shows how much our pixels differ from Pillow's.
     difference = statistics.fmean(
         np.abs(pillow_whole(*draw).astype(int) - verydeep(*draw)).mean() for draw in draws
     )
@@ -91,7 +90,9 @@ def photographs_in(folder: Path) -> list[Path]:
 
 def main() -> int:
     parser = options(__doc__, "reading")
-    parser.add_argument("folder", type=Path, nargs="?", help="photographs, full-size ones of ILSVRC for the claim")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="folder of photographs; for the claim, full-size ones of ILSVRC"
+    )
     parser.add_argument("--rounds", type=int, help="[default: 15; 2 with --smoke]")
     arguments = parser.parse_args()
     rounds = arguments.rounds or (2 if arguments.smoke else 15)
@@ -100,7 +101,7 @@ def main() -> int:
             arguments.folder = Path(made)
             write_photographs(arguments.folder, 4, 300, 400)
         if arguments.folder is None or not (paths := photographs_in(arguments.folder)):
-            parser.error(f"no photographs in {arguments.folder}; give a folder of JPEG, PNG or WebP files")
+            parser.error(f"no photographs in {arguments.folder}; name a folder of JPEG, PNG or WebP files")
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         speeds, difference = measure(paths, rounds)
@@ -113,15 +114,12 @@ def main() -> int:
         )
         for name in ("Pillow, whole", "Pillow, box")
     )
-    what = (
-        f"reading training images, S in [{SMALLEST}; {LARGEST}], crop {CROP}, one core: speed over that of Pillow"
-    )
-    claims = [Claim(f"{what} that rescales the whole image", whole, "times", {"at least": LEAST})]
+    sizes = f"S in [{SMALLEST}; {LARGEST}], crop {CROP}"
+    what = f"reading training images, {sizes}, one core: speed relative to Pillow"
+    claims = [Claim(f"{what} rescaling the whole image", whole, "times", {"at least": LEAST})]
     observations = [
-        Observation(f"{what} that rescales the crop's part alone", box, "times"),
-        Observation(
-            "mean difference from Pillow that rescales the whole image", round(difference, 4), "grey levels"
-        ),
+        Observation(f"{what} rescaling only the crop's region", box, "times"),
+        Observation("mean difference from Pillow rescaling the whole image", round(difference, 4), "grey levels"),
     ]
     details = {
         "photographs": len(paths),

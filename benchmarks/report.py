@@ -1,8 +1,8 @@
-"""Makes results/README.md from the results/*.json that benchmarks write.
+"""Make results/README.md from the results/*.json that benchmarks write.
 
     python benchmarks/report.py
 
-A test fails while the page is not what the files say.
+A test fails if the page does not match the files.
 """
 
 from collections.abc import Mapping
@@ -15,65 +15,62 @@ PAGE = RESULTS / "README.md"
 HEAD = """\
 # Measured results
 
-`python benchmarks/report.py` makes this page from the JSON files beside it; change those, not the page. Each file
-is one run of one script in `benchmarks/`, whose docstring says what is measured and how. Speeds and memory are
-ratios of two sides measured in turn in one run; absolute ones drift from machine to machine and from hour to hour.
-AMD's processors of family 26 are Zen 5, those of family 25 and model 17 are Zen 4.
+`python benchmarks/report.py` makes this page from the JSON files next to it. Each file is one run of one script in
+`benchmarks/`, whose docstring says what is measured and how. Each section below is one file.
+
+- A **claim** has a bound that a test checks. An **observation** was measured, but nothing is claimed about it.
+- Speeds and memory are ratios of two sides that were measured in turn, in the same run. Absolute values drift from
+  machine to machine and from hour to hour.
+- AMD's processors of family 26 are Zen 5; those of family 25 and model 17 are Zen 4.
 """
 
 TAIL = """\
 ## Trainings
 
-[Miniatures of A and D on imagenette](imagenette/README.md): recipes, logs, and errors by all protocols of testing.
+[Miniatures of A and D on imagenette](imagenette/README.md): recipes, logs, and errors by every test protocol.
 """
 
 
 def page(records: Mapping[str, Record]) -> str:
-    """The page, in Markdown.
+    """Return the page, in Markdown.
 
     Args:
-        records: by the name of their files.
+        records: by file name.
     """
-    parts = [HEAD, "## Claims\n", _claims(records), "## Observations\n"]
-    parts += ["Measured, and nothing is claimed of them.\n", _observations(records)]
-    parts += ["## How it was measured\n", _runs(records), TAIL]
-    return "\n".join(parts)
+    return "\n".join([HEAD, *(_section(name, found) for name, found in records.items()), TAIL])
 
 
 def records(folder: Path = RESULTS) -> dict[str, Record]:
-    """All records of a folder by the name of their files, in their order."""
+    """Return all records of a folder by file name, in alphabetical order."""
     return {file.name: read(file) for file in sorted(folder.glob("*.json"))}
 
 
-def _claims(records: Mapping[str, Record]) -> str:
-    rows = ["| claim | measured | bound | holds | beside each | on | data |", "|---|--:|--:|---|---|---|---|"]
-    for name, found in records.items():
-        for claim in found.claims:
-            ((kind, bound),) = claim.bound.items()
-            holds = "yes" if claim.holds else "**no**"
-            cells = [claim.claim, f"{claim.measured:.3g} {claim.unit}", f"{kind} {bound:g}", holds]
-            rows.append(_row(*cells, _peers(claim.peers), _processor(found.machine), f"[{name}]({name})"))
-    return "\n".join(rows) + "\n"
+def _section(name: str, found: Record) -> str:
+    """Return the section of a file: how it was measured, the numbers, and those of each peer."""
+    rows = ["| claim | measured | bound | holds |", "|---|--:|--:|---|"] if found.claims else []
+    for claim in found.claims:
+        ((kind, bound),) = claim.bound.items()
+        holds = "yes" if claim.holds else "**no**"
+        rows.append(_row(claim.claim, f"{claim.measured:.3g} {claim.unit}", f"{kind} {bound:g}", holds))
+    if found.claims and found.observations:
+        rows.append("")
+    rows += ["| observation | measured |", "|---|--:|"] if found.observations else []
+    rows += [_row(seen.observation, f"{seen.measured:.3g} {seen.unit}") for seen in found.observations]
+    peers = [_peers(claim.claim, claim.unit, claim.peers) for claim in found.claims]
+    peers += [_peers(seen.observation, seen.unit, seen.peers) for seen in found.observations]
+    table = "\n".join(rows) + "\n"
+    return "\n".join([f"## [{name}]({name})\n", _run(found), table, *(each for each in peers if each)])
 
 
-def _observations(records: Mapping[str, Record]) -> str:
-    rows = ["| observation | measured | beside each | on | data |", "|---|--:|---|---|---|"]
-    for name, found in records.items():
-        for seen in found.observations:
-            cells = [seen.observation, f"{seen.measured:.3g} {seen.unit}"]
-            rows.append(_row(*cells, _peers(seen.peers), _processor(found.machine), f"[{name}]({name})"))
-    return "\n".join(rows) + "\n"
-
-
-def _runs(records: Mapping[str, Record]) -> str:
-    rows = []
-    for name, found in records.items():
-        command = f"`{found.command}`" if found.command else "a command that was not kept"
-        versions = ", ".join(f"{what} {number}" for what, number in found.versions.items() if number)
-        facts = [_machine(found.machine), *([found.date] if found.date else []), *([versions] if versions else [])]
-        rows.append(f"- [{name}]({name}): {command}; {'; '.join(facts)}.")
-        rows += [f"  - {note}" for note in found.details.get("notes", [])]
-    return "\n".join(rows) + "\n"
+def _run(found: Record) -> str:
+    """Return how it was measured, as a list."""
+    lines = [f"- Command: `{found.command}`" if found.command else "- Command: not kept"]
+    lines.append(f"- Machine: {_machine(found.machine)}")
+    lines += [f"- Date: {found.date}"] if found.date else []
+    versions = ", ".join(f"{what} {number}" for what, number in found.versions.items() if number)
+    lines += [f"- Versions: {versions}"] if versions else []
+    lines += [f"- {note}" for note in found.details.get("notes", [])]
+    return "\n".join(lines) + "\n"
 
 
 def _processor(machine: Machine) -> str:
@@ -94,8 +91,12 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _peers(peers: Mapping[str, float]) -> str:
-    return "; ".join(f"{name}: {value:.3g}" for name, value in peers.items())
+def _peers(what: str, unit: str, peers: Mapping[str, float]) -> str:
+    """Return a table of the peers, or of the other cases of the same measurement; empty if there are none."""
+    if not peers:
+        return ""
+    rows = [f'All cases of "{what}":\n', f"| case | {unit} |", "|---|--:|"]
+    return "\n".join(rows + [_row(name, f"{value:.3g}") for name, value in peers.items()]) + "\n"
 
 
 if __name__ == "__main__":

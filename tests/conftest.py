@@ -1,11 +1,11 @@
-"""While tests run, every shape and type that a signature of verydeep states is checked."""
+"""Check every shape and type in the signatures of verydeep while tests run."""
 
 import os
 
 import pytest
 from jaxtyping import install_import_hook
 
-# Test processes share the cores, and threads that wait for one another by spinning would slow all of them.
+# Test processes share the cores: threads that spin while they wait would slow all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 install_import_hook("verydeep", "beartype.beartype")
@@ -13,7 +13,7 @@ install_import_hook("verydeep", "beartype.beartype")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    """No test writes to the user's own cache folder."""
+    """A cache folder of its own for each test, so that none writes to the user's."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
@@ -21,8 +21,8 @@ def cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes, two training images each and one for validation."""
-    from synthetic import write  # imports verydeep, which has to be hooked first
+    """A data set of two classes, each with two training images and one for validation."""
+    from synthetic import write  # imports verydeep, so it must come after the hook
 
     root = tmp_path / "pets"
     for seed, name in enumerate(("train/cat/b.png", "train/cat/a.JPG", "train/Dog/1.jpeg", "train/Dog/2.WebP")):

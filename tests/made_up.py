@@ -1,4 +1,4 @@
-"""Made-up but plausible results of the whole plan, for tests and to look at a report:
+"""Made-up but plausible results of the whole plan, for tests and to view a report:
 
 python tests/made_up.py FOLDER
 """
@@ -39,7 +39,7 @@ def made_up(
     tables: tuple[str, ...] = tuple(TABLES),
     classes: tuple[str, ...] = CLASSES,
 ) -> tuple[Results, Times, Outcomes]:
-    """An experiment that is finished."""
+    """Return a finished experiment."""
     draw = np.random.default_rng(0)
     labels = np.arange(images) % len(classes)
     ease = draw.normal(0.6, 1.2, images)
@@ -137,7 +137,7 @@ def _times(trainings, rows, seeds) -> Times:
 
 
 def write(folder: Path, results: Results, times: Times, outcomes: Outcomes) -> Path:
-    """Put an experiment into a folder."""
+    """Write an experiment to a folder."""
     write_json(results, folder / RESULTS)
     write_json(times, folder / TIMES)
     write_outcomes(outcomes, folder / OUTCOMES)

@@ -1,4 +1,4 @@
-"""Photographs, folders and data sets that tests make."""
+"""Photographs, folders and data sets made for tests."""
 
 import struct
 import zlib
@@ -42,7 +42,7 @@ def memory(count=40, size=(5, 7)):
 
 
 def photo(height, width, seed=0):
-    """A smooth scene with edges and a little grain, as a photograph has."""
+    """A smooth scene with edges and a little grain, like a photograph."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     scene = np.stack([np.sin(9 * x + 3 * y), np.cos(7 * y - 2 * x), np.sin(5 * x * y + 1)], axis=-1) * 80 + 128
@@ -62,7 +62,7 @@ def chunk(name, body):
 
 
 def png(path, size, depth, colour, rows, before=b"", after=b"", interlace=0):
-    """Write out by hand a PNG of a kind that Pillow does not write; chunks before and after its pixels."""
+    """Write a PNG of a kind that Pillow cannot write, with chunks before and after its pixels."""
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlace)
     pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + pixels + after + chunk(b"IEND", b""))
@@ -70,7 +70,7 @@ def png(path, size, depth, colour, rows, before=b"", after=b"", interlace=0):
 
 
 def tiff(orientation, order="<", kind=3, before=()):
-    """EXIF that states an orientation, after some other tags."""
+    """EXIF with an orientation, after some other tags."""
     codes = {1: "B3x", 3: "H2x", 4: "I"}
     entries = [struct.pack(f"{order}HHIHH", tag, 3, 1, 7, 0) for tag in before]
     entries.append(struct.pack(f"{order}HHI{codes[kind]}", 0x0112, kind, 1, orientation))

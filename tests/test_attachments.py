@@ -1,4 +1,4 @@
-"""What people attach to a net, or put into it: the result is torch's, with the engine and without."""
+"""Whatever people attach to a net or put into it, the result is torch's, with the engine and without it."""
 
 import copy
 import functools
@@ -18,7 +18,7 @@ from verydeep.network import ConvNet, Dropout
 from verydeep.normalisation import LocalResponseNormalisation
 
 LAYERS = ("conv1_1", "relu1_1", "pool1", "conv3_1", "relu3_2", "pool5", "fc6", "relu6", "drop6", "fc7", "fc8")
-"""One of each kind, at the ends and in the middle of what the engine computes in one."""
+"""Layers of each kind, at the ends and in the middle of what the engine computes in one call."""
 
 
 @pytest.fixture(params=["engine", "off"], autouse=True)
@@ -42,7 +42,7 @@ def images():
 
 
 def layer_by_layer(net, images):
-    """What torch makes of the net's modules, called one after the other."""
+    """Scores by torch, calling the net's modules one after another."""
     x = images.float() - net.mean.view(-1, 1, 1)
     for module in net.children():
         x = module(x)
@@ -50,12 +50,12 @@ def layer_by_layer(net, images):
 
 
 def same(found, expected):
-    scale = float(expected.detach().abs().max())  # each score to rounding of the largest ones
+    scale = float(expected.detach().abs().max())  # scores agree up to rounding of the largest ones
     torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-4, atol=1e-4 * scale)
 
 
 def both(net, images):
-    """Scores without gradients and with them."""
+    """Scores without gradients, then with them."""
     with torch.no_grad():
         yield net(images)
     yield net(images)
@@ -69,7 +69,7 @@ def test_every_layer_is_a_module_of_its_name(net):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_forward_on_the_instance_is_called(net, images, layer):
-    """As accelerate's hooks do it."""
+    """accelerate's hooks do this."""
     module = net.get_submodule(layer)
     module.forward = functools.partial(lambda old, *inputs: 0.5 * old(*inputs), module.forward)
     expected = layer_by_layer(net, images)
@@ -235,7 +235,7 @@ def test_a_parametrized_weight_is_computed_once_a_pass(net, images, layer):
     parametrize.register_parametrization(net.get_submodule(layer), "weight", counted)
     for scores in both(net, images):
         counted.count, before = 0, counted.count
-        assert before in (1, 2)  # 2 with what registering has computed
+        assert before in (1, 2)  # 2 if registering has computed it once
         same(scores, expected)
     counted.count = 0
     net.features(images, ["fc8"])
@@ -269,7 +269,7 @@ def test_a_mode_that_looks_on_sees_torchs_own_operators(net, images, mode):
     ],
 )
 def test_a_replaced_function_of_torch_is_called(net, images, name, other, monkeypatch):
-    """As profilers do it that count operations."""
+    """Profilers that count operations do this."""
     monkeypatch.setattr(nn.functional, name, functools.partial(other, getattr(nn.functional, name)))
     expected = layer_by_layer(net, images)
     for scores in both(net, images):
@@ -286,7 +286,7 @@ def test_a_replaced_call_of_layers_is_made(net, images, kind, name, monkeypatch)
 
 
 class Doubling(torch.Tensor):
-    """A tensor whose convolutions give twice as much."""
+    """A tensor whose convolutions return twice the result."""
 
     @classmethod
     def __torch_function__(cls, function, types, arguments=(), named=None):
@@ -317,7 +317,7 @@ def test_make_fx_traces_torchs_own_operators(net, images):
 
 def test_a_hook_on_a_weight_meets_a_gradient_as_torch_lays_it_out(net, images):
     if not operators.available():
-        pytest.skip("torch's own convolution gives them with channels last where maps are so")
+        pytest.skip("torch's own convolution returns gradients with channels last if the maps have channels last")
     met = []
     for name in ("conv1_1", "conv3_1"):
         net.get_submodule(name).weight.register_hook(lambda gradient: met.append(gradient.view(-1)))
@@ -336,7 +336,7 @@ def test_what_is_replaced_in_a_class_is_called(net, images, kind, name, monkeypa
 
 
 def test_dropouts_are_torchs_to_those_who_look_for_them(net, images):
-    """Monte Carlo dropout as it is usually written."""
+    """This is how Monte Carlo dropout is usually written."""
     found = [module for module in net.modules() if isinstance(module, nn.Dropout)]
     assert found == [net.drop6, net.drop7]
     for module in found:
@@ -368,7 +368,7 @@ def test_a_compiled_layer_is_called(net, images):
     assert called
 
 
-# Parameters as torch keeps them
+# Parameters in torch's layout
 
 
 def test_parameters_and_their_gradients_are_contiguous(net, images):

@@ -1,4 +1,4 @@
-"""What setup.py promises: an engine that does not compile is no failure, unless the build is strict."""
+"""setup.py: an engine that does not compile is not a failure, unless the build is strict."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ BROKEN = "this is no C++;\n"
 
 @pytest.fixture
 def build(tmp_path):
-    """Compile a small source in place of the engine's; gives exit code, what was said, and the folder."""
+    """Return a function that compiles a source in place of the engine; it returns exit code, output, folder."""
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / name)
     engine = tmp_path / "src" / "verydeep" / "engine"
@@ -63,7 +63,7 @@ def test_what_does_not_compile_is_noted_and_no_failure(build, how):
     assert "_plain.so: " in note
     assert ("exit status 1" if how == "the source is broken" else "no-compiler") in note
     assert note in said
-    assert libraries(engine) == [], "a library of an earlier source is not what the sources say now"
+    assert libraries(engine) == [], "a library compiled from earlier sources was left"
     assert build(GOOD)[0] == 0
     assert not (engine / "_unbuilt.txt").exists()
 
@@ -86,4 +86,4 @@ def test_a_strict_build_passes_where_there_is_nothing_to_say(build):
 def test_an_unknown_mode_is_refused(build):
     code, said, _ = build(GOOD, VERYDEEP_BUILD="srtict")
     assert code != 0
-    assert "VERYDEEP_BUILD is 'srtict'; it may be 'optional' or 'strict'" in said
+    assert "VERYDEEP_BUILD is 'srtict'; use 'optional' or 'strict'" in said

@@ -1,4 +1,4 @@
-"""What decides whether a change lands does not pass by luck."""
+"""The checks that decide whether a change may land do not pass by luck."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ BEST = "D-jitter@256,384,512 + E-jitter@256,384,512 both"
     [
         ({"A@256 dense": 3, "D@256 dense": 5, BEST: 3}, ""),
         ({"A@256 dense": 90, "D@256 dense": 5, BEST: 3}, "A@256 dense has a top-1 error of 90.00%"),
-        ({"A@256 dense": 3, "D@256 dense": 5}, "both is not measured"),
+        ({"A@256 dense": 3, "D@256 dense": 5}, "both was not measured"),
     ],
 )
 def test_a_quickstart_whose_nets_did_not_learn_fails(tmp_path, wrong, complaint):

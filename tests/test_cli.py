@@ -188,7 +188,7 @@ def test_predict_waits_for_no_pipe(verydeep, folder):
     os.mkfifo("pipe.jpg")
     code, out, err = verydeep("predict", "a", "pipe.jpg")
     assert (code, out) == (2, "")
-    assert "pipe.jpg: is no regular file" in err
+    assert "pipe.jpg: is not a regular file" in err
 
 
 def test_a_start_that_came_to_nothing_does_not_stand_in_the_way(verydeep, folder):

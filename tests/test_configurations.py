@@ -1,4 +1,4 @@
-"""Table 1 and 2 as data."""
+"""Tables 1 and 2 as data."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def test_weight_layers_are_the_heads_of_table_1():
 
 
 def test_receptive_fields_of_stacks_are_those_of_section_2_3():
-    """Two 3x3 layers see 5x5 pixels, and B-5x5 sees at every pooling what B sees."""
+    """Two 3x3 layers see 5x5 pixels, and at every pooling B-5x5 sees as many pixels as B."""
     b, shallow = CONFIGURATIONS["B"].receptive_fields(), CONFIGURATIONS["B-5x5"].receptive_fields()
     assert (b["conv1_1"].size, b["conv1_2"].size, shallow["conv1_1"].size) == (3, 5, 5)
     assert all(b[f"pool{i}"] == shallow[f"pool{i}"] for i in range(1, 6))

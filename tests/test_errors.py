@@ -1,4 +1,4 @@
-"""What a user can put right is said in one line."""
+"""Errors that a user can fix are one line."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Sect. 2.1 and the map of Sect. 3.2."""
+"""Sect. 2.1, and the score map of Sect. 3.2."""
 
 import copy
 import subprocess
@@ -23,7 +23,7 @@ SMALL = {"classes": 7, "crop": 64, "width": 0.125, "fully_connected": 24}
 def net_of(name="D", seed=0, **sizes):
     torch.manual_seed(seed)
     net = ConvNet(name, **(SMALL | sizes)).eval()
-    for parameter in net.parameters():  # large enough that a wrong layer shows
+    for parameter in net.parameters():  # large enough to reveal a wrong layer
         nn.init.normal_(parameter, 0.0, (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.5)
     return net
 
@@ -41,7 +41,7 @@ def test_a_net_has_the_parameters_that_table_2_counts(name):
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_scores_equal_the_net_written_out(name):
-    """Against the layers written one by one, with linear layers over a flattened map and torch's own functions."""
+    """Compare with the layers written out with torch's functions and linear layers over a flattened map."""
     net, images = net_of(name), images_of(3, 3, 64, 64)
     x = images.double() - net.mean.double().view(1, 3, 1, 1)
     state = {key: value.double() for key, value in net.state_dict().items()}
@@ -56,7 +56,7 @@ def test_scores_equal_the_net_written_out(name):
     for layer in ("fc6", "fc7", "fc8"):
         x = F.linear(x, state[f"{layer}.weight"].flatten(1), state[f"{layer}.bias"])
         x = x if layer == "fc8" else x.relu()
-    expected = x.float()  # each score to rounding of the largest ones
+    expected = x.float()  # scores agree up to rounding of the largest ones
     torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -67,14 +67,14 @@ def test_one_crop_has_one_cell_and_its_score_is_the_plain_pass():
 
 
 def test_a_map_without_padding_holds_the_scores_of_the_crops_it_stands_for():
-    """With padding off, cell (i, j) sees exactly the crop at (32 i, 32 j) of the image: no border enters it."""
+    """Without padding, cell (i, j) sees exactly the crop at (32 i, 32 j) of the image, and no border."""
     net = net_of("A", crop=192).double()
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.padding = (0, 0)
     images = images_of(1, 3, 256, 320)
     with torch.no_grad():
-        # Unpadded, a crop shrinks to fewer cells than fc6 was made for: fc6 takes the size that is left.
+        # Without padding, a crop shrinks to fewer cells than fc6 expects, so fc6's kernel is cut to what is left.
         left = net.features(images[:, :, :192, :192], ["pool5"])["pool5"].shape[2]
         net.fc6.weight = nn.Parameter(net.fc6.weight[:, :, :left, :left].clone())
         scores = net.score_map(images)
@@ -228,10 +228,10 @@ def test_impossible_dropout_is_refused(dropout):
 
 
 def test_splitmix64_gives_its_published_numbers():
-    """The first outputs of the reference implementation for seed 1234567 (Vigna's splitmix64.c)."""
+    """Compare with the first outputs of the reference implementation for seed 1234567 (Vigna's splitmix64.c)."""
     seed, golden = 1234567, 0x9E3779B97F4A7C15
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    # The generator adds the golden ratio and scatters; `mix` multiplies a counter by it first.
+    # The generator adds the golden ratio before it hashes; `mix` multiplies a counter by the golden ratio.
     mask = 2**64 - 1
 
     def scatter(z):
@@ -249,7 +249,7 @@ def test_dropout_drops_its_ratio_and_keeps_the_mean():
     drop = Dropout(0.3, stream=1).train()
     out = drop(torch.ones(500, 200, 1, 1), torch.arange(500))
     dropped = (out == 0).float()
-    # Standard errors: 0.0014 over all, 0.02 a unit, 0.032 an image.
+    # Standard errors: 0.0014 overall, 0.02 per unit, 0.032 per image.
     assert abs(dropped.mean() - 0.3) < 0.006
     assert (dropped.mean((0, 2, 3)) - 0.3).abs().max() < 0.09
     assert (dropped.mean((1, 2, 3)) - 0.3).abs().max() < 0.15
@@ -307,7 +307,7 @@ def test_recomputation_gives_the_same_scores_and_gradients(name):
 
 
 def test_recomputation_keeps_less():
-    """Bytes that autograd keeps for the backward pass."""
+    """Count the bytes that autograd keeps for the backward pass."""
 
     def kept(recompute):
         net, total = net_of(crop=96).train(), 0
@@ -350,7 +350,7 @@ def test_an_empty_batch_passes_forward_and_backward():
 
 @pytest.mark.slow
 def test_a_compiled_net_gives_the_same_scores():
-    """In a process of its own: the checks of shapes that tests run with are not made for the compiler."""
+    """Run in a separate process, since the tests' shape checks do not work with the compiler."""
     code = """
 import torch, verydeep
 net = verydeep.ConvNet("A-LRN", classes=7, crop=64, width=0.125, fully_connected=24).train()
@@ -403,13 +403,13 @@ def test_a_net_computes_the_same_with_the_engine_and_without(name, height, monke
         gradients = torch.autograd.grad(trained.square().sum(), list(net.parameters()))
         results.append([tested, trained, *net.features(images, ["conv3_1", "pool4", "fc7"]).values(), *gradients])
     for number, (ours, torchs) in enumerate(zip(*results, strict=True)):
-        # Rounding may open a ReLU or exchange two pixels of a pooling, which moves a gradient by more than itself.
+        # Rounding may open a ReLU or swap two pixels of a pooling, which changes a gradient by much more.
         bound = 1e-4 if number < 5 else 2e-2
         assert ((ours - torchs).norm() / torchs.norm()).item() < bound
 
 
 def test_dropout_that_is_asked_for_in_testing_is_not_left_out():
-    """Monte Carlo dropout: the net tests, its dropout layers do not."""
+    """Monte Carlo dropout: the net is in evaluation mode, its dropout layers are in training mode."""
     torch.manual_seed(0)
     net = net_of().eval()
     images = images_of(2, 3, net.crop, net.crop)
@@ -421,7 +421,7 @@ def test_dropout_that_is_asked_for_in_testing_is_not_left_out():
 
 
 class Zero(nn.Conv2d):
-    """A convolution that another forward has been written for."""
+    """A convolution with another forward."""
 
     def forward(self, x):
         return 0 * super().forward(x)
@@ -484,7 +484,7 @@ def test_weights_that_a_hook_computes_are_those_used():
     net, images = net_of().train(), images_of(2, 3, 64, 64)
     mask = torch.zeros_like(net.conv2_1.weight)
     prune.custom_from_mask(net.conv2_1, "weight", mask)
-    for _ in range(2):  # the weight is computed anew in each pass
+    for _ in range(2):  # the weight is computed again in each pass
         net(images).sum().backward()
     with torch.no_grad():
         features = net.eval().features(images, ["conv2_1"])["conv2_1"]

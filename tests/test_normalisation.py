@@ -1,4 +1,4 @@
-"""Net A-LRN's normalisation."""
+"""The normalisation of net A-LRN."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_gradients_and_their_gradients_are_those_of_the_formula(channels, layout
     up = maps(2, channels, 3, 3, seed=1)
     expected = torch.autograd.grad(formula(a), a, up)[0]
     torch.testing.assert_close(torch.autograd.grad(normalise(a), a, up)[0], expected)
-    total = torch.autograd.grad(normalise(a).sum(), a)[0]  # a gradient that is one number for all
+    total = torch.autograd.grad(normalise(a).sum(), a)[0]  # a gradient expanded from a single number
     torch.testing.assert_close(total, torch.autograd.grad(formula(a).sum(), a)[0])
 
 
@@ -79,7 +79,7 @@ def test_the_result_lies_in_memory_as_its_input_does(layout):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types_are_computed_in_float32(dtype):
-    a = maps(1, 8, 4, 4, spread=5000).to(dtype)  # whose squares float16 does not hold
+    a = maps(1, 8, 4, 4, spread=5000).to(dtype)  # squares beyond the range of float16
     assert torch.equal(normalise(a), normalise(a.float()).to(dtype))
 
 

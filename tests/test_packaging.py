@@ -1,4 +1,4 @@
-"""What pyproject.toml says of the package is so: what it needs, and which versions were tested."""
+"""What pyproject.toml says about the package is true: its dependencies, and the versions that were tested."""
 
 import ast
 import re
@@ -13,12 +13,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 def distributions(requirements):
-    """Names of what is required, as PyPI compares them."""
+    """Names of requirements, normalised as PyPI does."""
     return {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in requirements}
 
 
 def imported():
-    """The packages that the sources import and that are neither Python's nor this one."""
+    """Names of all packages that the sources import, including Python's and this one."""
     for file in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

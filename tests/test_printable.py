@@ -1,4 +1,4 @@
-"""Text from outside is shown as one line, and does nothing to the terminal."""
+"""Text from outside is shown as one line, and the terminal does not interpret it."""
 
 import unicodedata
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from verydeep.printable import decoded, printable
 
 NAMES = st.binary(min_size=1).map(lambda name: name.decode("utf-8", "surrogateescape"))
-"""Names of files as Python has them, on Linux: any bytes."""
+"""File names as Python represents them on Linux: any bytes."""
 
 
 @pytest.mark.parametrize(

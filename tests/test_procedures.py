@@ -311,7 +311,7 @@ for call, words in [
     (lambda: verydeep.posteriors(net, dataset, [64.5]), "64.5"),
     (lambda: verydeep.posteriors(net, dataset, []), "at least one"),
     (lambda: verydeep.posteriors(net, dataset, method="sparse"), "'sparse'"),
-    (lambda: verydeep.posteriors(torch.nn.Linear(1, 1), dataset), "give a verydeep.ConvNet"),
+    (lambda: verydeep.posteriors(torch.nn.Linear(1, 1), dataset), "pass a verydeep.ConvNet"),
     (lambda: verydeep.posteriors(net, "digits"), "verydeep.open_dataset"),
     (lambda: verydeep.test(net, "digits", scales=64), "scales is 64"),
     (lambda: verydeep.test(net, "digits", method=None), "method is None"),
@@ -343,6 +343,7 @@ for call, words in [
     (lambda: verydeep.train("digits", {"net": "A"}, out="a"), "give a verydeep.Recipe"),
     (lambda: verydeep.train("digits", recipe, out="a", workers=-1), "workers is -1"),
     (lambda: verydeep.train("digits", recipe, out="a", micro_batch=1.5), "micro_batch is 1.5"),
+    (lambda: verydeep.train("digits", recipe, out="a", preset="huge"), "'huge'; choose one of small, paper"),
     (lambda: verydeep.load(5), "5"),
     (lambda: verydeep.open_dataset("digits", "test"), "'test'"),
 ]:

@@ -1,9 +1,12 @@
 """Reading processes: whatever happens to them, the training ends, and they end with it."""
 
+import gc
+import multiprocessing.queues
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import namedtuple
 
@@ -77,7 +80,7 @@ def without_files():
     [
         (die, r"a reading process has ended \(Killed\).*fewer --workers"),
         (lambda: os._exit(3), r"a reading process has ended \(exit code 3\).*fewer --workers"),
-        (without_files, "a reading process failed: .*Too many open files; try --workers 0"),
+        (without_files, r"a reading process failed: Too many open files \(.*ulimit -n\); try --workers 0"),
     ],
 )
 def test_a_process_that_ends_is_one_line_and_not_waited_for(happens, words):
@@ -153,6 +156,44 @@ def test_processes_that_cannot_be_started_are_one_line(monkeypatch):
     monkeypatch.setattr(os, "fork", lambda: refused(None))
     message = refusal(read, Numbers())
     assert "cannot start 1 reading processes: Resource temporarily unavailable" in message
+
+
+def test_an_error_between_two_starts_is_one_line_and_ends_the_process_that_was_started(monkeypatch):
+    """The finaliser of torch's iterator assumes that all have started, and printed a traceback."""
+    fork, unraisable = os.fork, []
+
+    def refused_once_started():
+        if processes:
+            raise OSError(24, "Too many open files")
+        if child := fork():
+            processes.add(child)
+        return child
+
+    monkeypatch.setattr(os, "fork", refused_once_started)
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    message = refusal(read, Numbers(), workers=2)
+    gc.collect()
+    assert "cannot start 2 reading processes: Too many open files (raise the limit with ulimit -n)" in message
+    assert len(processes) == 1
+    assert unraisable == []
+
+
+def test_torchs_advice_on_open_files_is_not_quoted(monkeypatch):
+    """It says which function to call, which is of no use on the command line."""
+
+    def too_many(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    def begin():
+        with read_ahead(Numbers(3, lambda: time.sleep(60)), batches(), 1, CPU) as found:
+            processes.add(int(next(found)[1]))
+            monkeypatch.setattr(tempfile, "NamedTemporaryFile", too_many)
+            monkeypatch.setattr(multiprocessing.queues.Queue, "get", too_many)
+            list(found)
+
+    message = refusal(begin)
+    assert "a reading process failed: Too many open files (raise the limit with ulimit -n); try" in message
+    assert "set_sharing_strategy" not in message
 
 
 def test_shared_memory_is_looked_at_before_the_start(monkeypatch, tmp_path):

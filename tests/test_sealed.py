@@ -1,4 +1,4 @@
-"""Files that carry a digest of their own content."""
+"""Files that contain a digest of their own content."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_a_changed_byte_before_a_last_line_is_found(lined, tmp_path_factory, at,
     changed = tmp_path_factory.getbasetemp() / "changed"
     changed.write_bytes(whole)
     try:
-        assert not check_last_line(changed)  # the line is not known for one any more
+        assert not check_last_line(changed)  # the line is no longer recognised as a digest
         assert whole[:390] == lined.read_bytes()[:390]
     except Damaged:
         pass
@@ -109,7 +109,7 @@ def test_files_from_before_there_were_digests_are_read(tmp_path):
 
 
 def test_a_file_that_another_program_wrote_anew_is_refused(sealed, tmp_path):
-    """Its digest was copied along, and cannot hold."""
+    """The digest was copied with the other metadata, and is no longer valid."""
     with safe_open(sealed, "np") as file:
         save_file(load_file(sealed), tmp_path / "again", file.metadata() | {"a": "b"})
     with pytest.raises(Damaged):

@@ -1,10 +1,11 @@
-"""The weight file: everything that a net needs travels with it, and files from elsewhere are hostile."""
+"""The weight file contains everything that a net needs, and files from elsewhere may be hostile."""
 
 import json
 import os
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from synthetic import refusal
 from verydeep import weights
 from verydeep.errors import UserError
 from verydeep.network import ConvNet
@@ -59,7 +61,7 @@ def test_a_net_comes_back_as_it_was(net, tmp_path):
 
 
 def test_a_bilinear_net_has_the_card_of_versions_that_know_no_other_filter(net, tmp_path):
-    """They refuse a field that they do not know, and rightly where it says something else."""
+    """Earlier versions refuse a field that they do not know, and rightly so if it names another filter."""
     for rescaling in ("bilinear", "bicubic"):
         net.card = replace(net.card, rescaling=rescaling)
         weights.save(net, tmp_path / weights.FILE_NAME)
@@ -117,7 +119,7 @@ def test_a_full_disk_is_refused_in_a_sentence_and_keeps_the_old_file(net, tmp_pa
         (lambda path: altered(path, card={"format": "verydeep-9"}), "format"),
         (lambda path: altered(path, card={"surprise": 1}), "surprise"),
         (lambda path: altered(path, card={"configuration": "VGG"}), "'VGG' is not known"),
-        (lambda path: altered(path, card={"classes": 10**12}), "names 3 classes for a net of"),
+        (lambda path: altered(path, card={"classes": 10**12}), "has 3 class names for a net with"),
         (lambda path: altered(path, card={"classes": 10**12, "class_names": None}), "fc8.bias has shape"),
         (lambda path: altered(path, card={"crop": 64}), "fc6.weight has shape"),
         (lambda path: altered(path, {"fc7.bias": torch.zeros(8, dtype=torch.int32)}), "fc7.bias is of type I32"),
@@ -134,8 +136,22 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_reason(net, tmp_path, mak
     assert "net.safetensors" in str(refusal.value)
 
 
+def test_a_flipped_bit_is_refused(net, tmp_path):
+    """A flipped bit of a weight would give another net, silently."""
+    path = tmp_path / "net.safetensors"
+    weights.save(net, path)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    tensors = 8 + int.from_bytes(whole[:8], "little")
+    for at in (*random.integers(0, tensors, 20), *random.integers(tensors, len(whole), 40)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << int(random.integers(8))
+        path.write_bytes(changed)
+        for read in (weights.load, weights.read_card):
+            assert "net.safetensors" in refusal(read, path)
+
+
 def test_a_file_of_the_first_version_is_read(net, tmp_path):
-    """Its card had the sizes beside the other fields."""
+    """In that version the sizes were fields of the card itself."""
     path = tmp_path / "net.safetensors"
     weights.save(net, path)
     sizes = {"configuration": "C", "classes": 3, "crop": 32, "width": 0.125, "fully_connected": 8, "dropout": 0.3}
@@ -147,7 +163,7 @@ def test_a_file_of_the_first_version_is_read(net, tmp_path):
     assert (loaded.card.training_scale, loaded.card.flip, loaded.classes) == ((37, 74), False, 3)
 
 
-# What save takes, and what it refuses before it touches a file
+# What save accepts, and what it refuses before it touches a file
 
 
 def test_wrapped_nets_are_saved_as_what_they_wrap(net, tmp_path):
@@ -169,7 +185,7 @@ def test_another_last_layer_is_saved_with_its_number_of_classes(net, tmp_path):
     assert (loaded.classes, loaded.class_names) == (5, None)
     images = torch.randint(0, 256, (2, 3, 40, 33), dtype=torch.uint8)
     assert torch.equal(loaded(images), net(images))
-    net.fc8 = nn.Conv2d(8, 3, 1)  # as many as before keep their names
+    net.fc8 = nn.Conv2d(8, 3, 1)  # the same number as before keeps the names
     assert net.class_names == ("cat", "dog", "über")
 
 
@@ -247,5 +263,5 @@ def test_what_load_would_refuse_is_refused_by_save_and_the_old_file_is_kept(net,
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no run directory"):
+    with pytest.raises(UserError, match="not a run directory"):
         weights.load(tmp_path)

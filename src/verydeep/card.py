@@ -1,7 +1,7 @@
-"""What is known about a net besides its numbers: which net it is, its classes, how it was trained.
+"""The metadata of a net: which net it is, its classes, and how it was trained.
 
-`ConvNet.card` holds it and `weights.py` writes it beside the numbers: testing needs to know at which scale a net
-was trained, and whether it has seen mirror images.
+`ConvNet.card` holds it, and `weights.py` writes it to the weight file: testing needs to know at which scale a net
+was trained, and whether on mirror images.
 """
 
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from verydeep.configurations import Architecture
 from verydeep.errors import UserError
 
 PREPROCESSING = "RGB in 0..255; the net subtracts its mean colour"
-"""What every net of this project takes."""
+"""The input of every net of this project."""
 
 Rescaling: TypeAlias = Literal["bilinear", "bicubic"]
-"""The filter that photographs are rescaled with, antialiased."""
+"""The filter for rescaling photographs, with antialiasing."""
 
 
 @dataclass(frozen=True)
@@ -22,38 +22,39 @@ class Card:
     """A net's card.
 
     Raises:
-        UserError: where it names another number of classes than the net has, or a filter that is not known.
+        UserError: if the number of class names is not that of the net's classes, the filter is unknown, or the
+            training scale is smaller than the crop or out of order.
     """
 
     architecture: Architecture
     class_names: tuple[str, ...] | None = None
-    """In the order of the class scores; None where only their number is known."""
+    """Names in the order of the class scores; None if only their number is known."""
     training_scale: tuple[int, int] | None = None
-    """Smin and Smax of the training images, in pixels of the smallest side (Sect. 3.1); None where not known."""
+    """Smin and Smax of the training images, in pixels of the smallest side (Sect. 3.1); None if unknown."""
     flip: bool = True
-    """Whether mirrored images were training images too."""
+    """Whether the net was also trained on mirror images."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the weights come from: recipe, data set, epochs, errors, versions."""
     rescaling: Rescaling = "bilinear"
-    """How the training images were rescaled; those that the net is tested on are rescaled in the same way."""
+    """How the training images were rescaled; test images are rescaled in the same way."""
 
     def __post_init__(self) -> None:
         names, classes = self.class_names, self.architecture.classes
         if names is not None and not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
-            raise UserError(f"class_names is {names!r}; give a tuple of names")
+            raise UserError(f"class_names is {names!r}; pass a tuple of names")
         if names is not None and len(names) != classes:
-            raise UserError(f"the card names {len(names)} classes for a net of {classes}")
+            raise UserError(f"the card has {len(names)} class names for a net with {classes} classes")
         if self.rescaling not in get_args(Rescaling):
             raise UserError(f"rescaling is {self.rescaling!r}; choose one of {', '.join(get_args(Rescaling))}")
         if self.training_scale is not None:
             low, high = self.training_scale
             if not self.architecture.crop <= low <= high:
                 raise UserError(
-                    f"training_scale is {self.training_scale}; give Smin and Smax in pixels, from the crop "
-                    f"({self.architecture.crop}) on"
+                    f"training_scale is {self.training_scale}; pass Smin and Smax in pixels, with the crop "
+                    f"({self.architecture.crop}) <= Smin <= Smax"
                 )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes' names, or "class 0", "class 1", ... where they are not known."""
+        """Names of the classes, or "class 0", "class 1", ... if they are unknown."""
         return self.class_names or tuple(f"class {number}" for number in range(self.architecture.classes))

@@ -1,7 +1,7 @@
-"""Sect. 2: the ConvNet configurations of Table 1 as data, and their sizes by arithmetic.
+"""Sect. 2: the ConvNet configurations of Table 1 as data, and sizes computed from them.
 
 Nothing here needs torch: a configuration is a list of layers, and parameters (Table 2), multiply-adds and
-receptive fields are sums over that list. `verydeep.network` builds the very same list.
+receptive fields are sums over that list. `verydeep.network` builds a net from the same list.
 """
 
 import operator
@@ -21,24 +21,24 @@ TABLE_1 = {
     "E": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 3-256 3-256 | 3-512 3-512 3-512 3-512 | 3-512 3-512 3-512 3-512",
     "B-5x5": "5-64 | 5-128 | 5-256 | 5-512 | 5-512",
 }
-"""Table 1, a column an entry: "k-n" is a k x k convolution of n channels with stride 1 and a ReLU, "LRN" a local
-response normalisation, and each "|" (and the end) a 2 x 2 max-pooling with stride 2. Then come, in all of
-them, FC-4096, FC-4096, FC-classes. B-5x5 is the shallow net of Sect. 4.1: B with each pair of 3 x 3 layers
-replaced by one 5 x 5 layer of the same receptive field."""
+"""Table 1, one entry per column. "k-n" is a k x k convolution with n channels, stride 1 and a ReLU; "LRN" is a
+local response normalisation; each "|", and the end, is a 2 x 2 max-pooling with stride 2. FC-4096, FC-4096 and
+FC-classes follow in all of them. B-5x5 is the shallow net of Sect. 4.1: B with each pair of 3 x 3 layers replaced
+by one 5 x 5 layer with the same receptive field."""
 
 POOLINGS = 5
 STRIDE: int = 2**POOLINGS
-"""Pixels of the image between two neighbouring cells of the score map."""
+"""Distance between neighbouring cells of the score map, in pixels of the image."""
 
 Kind = Literal["conv", "relu", "lrn", "pool", "dropout"]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer, in the field's names: conv3_2, relu3_2, lrn1_1, pool3, fc6, relu6, drop6.
+    """One layer, under its usual name: conv3_2, relu3_2, lrn1_1, pool3, fc6, relu6, drop6.
 
-    The fully connected layers are convolutions (Sect. 3.2): fc6 of the size of the last feature map,
-    fc7 and fc8 of 1 x 1. `padding` keeps the resolution in the convolutional part and is 0 in fc6 to fc8.
+    The fully connected layers are convolutions (Sect. 3.2): fc6 has a kernel of the size of the last feature map,
+    fc7 and fc8 one of 1 x 1. `padding` preserves the resolution in the convolutional part and is 0 in fc6 to fc8.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Layer:
 
     @property
     def parameters(self) -> int:
-        """Weights and biases."""
+        """Number of weights and biases."""
         return self.out_channels * (self.in_channels * self.kernel**2 + 1) if self.kind == "conv" else 0
 
     def multiply_adds(self, side: int) -> int:
-        """Multiply-adds for an output of side x side cells."""
+        """Return the number of multiply-adds for an output of side x side cells."""
         weights = self.kernel**2 * self.in_channels * self.out_channels
         return side**2 * weights if self.kind == "conv" else 0
 
@@ -74,7 +74,7 @@ class ReceptiveField:
 
 
 class Sizes(TypedDict, total=False):
-    """Sizes of an `Architecture` by name, those that were given."""
+    """Optional sizes of an `Architecture`, by name."""
 
     crop: int
     width: float
@@ -91,35 +91,35 @@ class Configuration:
 
     @property
     def weight_layers(self) -> int:
-        """Layers with weights, the number that the paper heads its columns with: 11 to 19."""
+        """Number of layers with weights, as at the head of Table 1's columns: 11 to 19."""
         return sum(word != "LRN" for word in self.column.replace("|", " ").split()) + 3
 
     def architecture(self, classes: int = 1000, **sizes: Unpack[Sizes]) -> "Architecture":
-        """A net of this column; see `Architecture` for the sizes and what is refused."""
+        """Return a net of this column; for sizes and errors see `Architecture`."""
         return Architecture(self.name, classes, **sizes)
 
     def parameters(self, classes: int = 1000) -> int:
-        """Number of parameters at full size, weights and biases (Table 2, exactly)."""
+        """Return the exact number of weights and biases at full size (Table 2)."""
         return self.architecture(classes).parameters()
 
     def multiply_adds(self, classes: int = 1000) -> int:
-        """Multiply-adds of all convolutional and fully connected layers at full size, for one crop."""
+        """Return the multiply-adds of all convolutional and fully connected layers at full size, for one crop."""
         return self.architecture(classes).multiply_adds()
 
     def receptive_fields(self) -> dict[str, ReceptiveField]:
-        """Receptive field of every layer by name at full size, in pixels of the image (Sect. 2.3)."""
+        """Return the receptive field of every layer at full size, by name, in pixels of the image (Sect. 2.3)."""
         return self.architecture().receptive_fields()
 
 
 CONFIGURATIONS = {name: Configuration(name, column) for name, column in TABLE_1.items()}
-"""Every net of the paper by its name."""
+"""Every net of the paper, by name."""
 
 
 def configuration(name: str) -> Configuration:
-    """Look a configuration up.
+    """Look up a configuration by its name.
 
     Raises:
-        UserError: for a name that is not in Table 1.
+        UserError: if the name is not in `TABLE_1`.
     """
     if not isinstance(name, str) or name not in CONFIGURATIONS:
         raise UserError(f"configuration {name!r} is not known; choose one of {', '.join(CONFIGURATIONS)}")
@@ -128,10 +128,10 @@ def configuration(name: str) -> Configuration:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A net of Table 1 at certain sizes: all that decides the shapes of its layers.
+    """A net of Table 1 with its sizes: everything that determines the shapes of its layers.
 
     Raises:
-        UserError: for an unknown configuration or a size out of its range.
+        UserError: if the configuration is unknown or a size is out of range.
     """
 
     configuration: str
@@ -139,9 +139,9 @@ class Architecture:
     classes: int = 1000
     """Channels of fc8."""
     crop: int = 224
-    """Side of the square training crop in pixels, a multiple of 32; the smallest image that the net takes."""
+    """Side of the square training crop in pixels, a multiple of 32, and of the smallest image the net accepts."""
     width: float = 1.0
-    """Multiplier of the channels of all convolutional layers."""
+    """Multiplier for the channels of all convolutional layers."""
     fully_connected: int = 4096
     """Channels of fc6 and fc7."""
     dropout: float = 0.5
@@ -194,16 +194,16 @@ class Architecture:
         return tuple(layers)
 
     def parameters(self) -> int:
-        """Number of parameters, weights and biases."""
+        """Return the number of weights and biases."""
         return sum(layer.parameters for layer in self.layers)
 
     def multiply_adds(self) -> int:
-        """Multiply-adds of all convolutional and fully connected layers for one crop."""
+        """Return the multiply-adds of all convolutional and fully connected layers for one crop."""
         sides = output_sides(self.layers, self.crop)
         return sum(layer.multiply_adds(side) for layer, side in zip(self.layers, sides, strict=True))
 
     def receptive_fields(self) -> dict[str, ReceptiveField]:
-        """Receptive field of every layer by name, in pixels of the image (Sect. 2.3)."""
+        """Return the receptive field of every layer by name, in pixels of the image (Sect. 2.3)."""
         size, stride = 1, 1
         fields = {}
         for layer in self.layers:
@@ -214,12 +214,12 @@ class Architecture:
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """Channels of a layer of Table 1 under a width multiplier: rounded half up, at least 1."""
+    """Multiply the channels of a layer of Table 1 by a width: rounded half up, at least 1."""
     return max(1, int(channels * width + 0.5))
 
 
 def output_sides(layers: Sequence[Layer], side: int) -> list[int]:
-    """Side of each layer's output for an image of `side`; a last row that fills no pooling window is dropped."""
+    """Return the side of each layer's output for an image of this side; poolings drop an incomplete window."""
     sides = []
     for layer in layers:
         side = (side + 2 * layer.padding - layer.kernel) // layer.stride + 1
@@ -228,7 +228,11 @@ def output_sides(layers: Sequence[Layer], side: int) -> list[int]:
 
 
 def whole_number(name: str, value: object) -> int:
-    """A size as Python's own integer; a `UserError` that names it for anything but a whole number."""
+    """Return a size as a Python integer.
+
+    Raises:
+        UserError: if it is not a whole number; the message says its name.
+    """
     try:
         if not isinstance(value, bool):
             return operator.index(value)  # type: ignore[arg-type]
@@ -238,7 +242,11 @@ def whole_number(name: str, value: object) -> int:
 
 
 def real_number(name: str, value: object) -> float:
-    """A size as Python's own float; a `UserError` that names it for anything but a number."""
+    """Return a size as a Python float.
+
+    Raises:
+        UserError: if it is not a number; the message says its name.
+    """
     if isinstance(value, bool) or not isinstance(value, SupportsFloat):
         raise UserError(f"{name} is {value!r}; it must be a number")
     return float(value)

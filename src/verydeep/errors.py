@@ -1,4 +1,4 @@
-"""What a user can put right: wrong arguments, wrong files, wrong folders; and what a user asked for: to stop."""
+"""Errors that a user can fix, such as wrong arguments and files, and the interruption that a user asked for."""
 
 import errno
 
@@ -6,11 +6,10 @@ from verydeep.printable import printable
 
 
 class UserError(ValueError):
-    """Something that the user can put right.
+    """An error that the user can fix.
 
-    The message names the thing, says what was given, what is allowed, and what to do. It is one printable line,
-    whatever the names in it. The command line prints it and leaves with exit code 2; it never shows a traceback
-    for it.
+    The message names the thing, what was given, what is allowed and what to do. It is one printable line, whatever
+    names it contains. The command line prints it without a traceback and exits with code 2.
     """
 
     def __str__(self) -> str:
@@ -18,10 +17,10 @@ class UserError(ValueError):
 
 
 class Interrupted(Exception):
-    """A long work that was asked to stop has saved and stopped.
+    """A long computation has saved its work and stopped at a signal.
 
     Attributes:
-        number: number of the signal that asked.
+        number: number of the signal.
     """
 
     def __init__(self, number: int, message: str) -> None:
@@ -32,16 +31,16 @@ class Interrupted(Exception):
 _ADVICE = {
     errno.EACCES: "change its permissions",
     errno.EPERM: "change its permissions",
-    errno.ENAMETOOLONG: "give a shorter one",
-    errno.ELOOP: "the link leads back to itself; remove it",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ELOOP: "the link points back to itself; remove it",
     errno.EMFILE: "raise the limit with ulimit -n",
     errno.ENFILE: "close other programs",
 }
-"""What to do, if the system's own words do not say it."""
+"""What to do, by error number, for errors whose own text does not say it."""
 
 
 def reason(error: Exception) -> str:
-    """Why the system refused something, in words, with what to do about it; without the name of the file."""
+    """Return why the system refused something and what to do about it, without the name of the file."""
     if not isinstance(error, OSError) or error.strerror is None:
         return (str(error).splitlines() or [type(error).__name__])[0]
     advice = _ADVICE.get(error.errno or 0)
@@ -49,6 +48,6 @@ def reason(error: Exception) -> str:
 
 
 def system_error(error: OSError) -> UserError:
-    """What the system refused, as one line that names the files."""
+    """Return a `UserError` for an error of the system, as one line that names the files."""
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     return UserError(": ".join([" and ".join(names), reason(error)] if names else [reason(error)]))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, synced, renamed; and the folder of what can be made again."""
+"""Files that are complete or absent (written aside, synced, renamed), what a path names, and the cache folder."""
 
 import errno
 import hashlib
@@ -16,17 +16,17 @@ from verydeep.errors import UserError, reason, system_error
 
 @contextmanager
 def written_aside(path: Path, within: Path | None = None) -> Iterator[Path]:
-    """Yield a path to write to; on success it takes the place of `path` at once, on failure it is removed.
+    """Yield a path to write to. On success that file atomically replaces `path`; on failure it is removed.
 
-    A process killed at any moment leaves either the old file or the new one, never a part of it. Missing
-    parent folders are made.
+    A process killed at any moment leaves either the old file or the new one, never a part of it. Missing parent
+    folders are created.
 
     Args:
         path: the file to write.
-        within: a folder that must be there: one that was removed meanwhile is not made anew.
+        within: a folder that must exist; if it was removed meanwhile it is not created again.
 
     Raises:
-        UserError: if the disk is full or the folder cannot be written; what `path` held is still there.
+        UserError: if the disk is full or the folder cannot be written to; the old content of `path` is kept.
     """
     if not path.name:
         raise UserError(f"cannot write {path}: it is a folder; give the name of a file")
@@ -45,29 +45,29 @@ def written_aside(path: Path, within: Path | None = None) -> Iterator[Path]:
         kept = "; the file that was there is kept" if os.path.exists(path) else ""
         raise UserError(f"cannot write {path}: {reason(error)}{kept}") from error
     finally:
-        with suppress(OSError):  # mostly it is gone; where it cannot be, there is nothing to say that was not said
+        with suppress(OSError):  # usually it is gone; if it cannot be removed, the error above has said why
             aside.unlink()
 
 
 ABANDONED_SECONDS = 3600.0
-"""A file that is being written is not left alone for so long."""
+"""Age in seconds after which an unfinished file counts as abandoned: nothing takes this long to write."""
 
 
 def remove_abandoned(folder: Path, *also: str) -> None:
-    """Remove files that were being written aside when their process was killed.
+    """Remove unfinished files of processes that were killed.
 
     Args:
-        folder: where to look.
-        also: patterns of names besides those of `written_aside`, in folders that are ours alone.
+        folder: the folder to search.
+        also: patterns of further names besides those of `written_aside`, for folders that only we write to.
     """
     for left in [left for pattern in (".*.[0-9]*.part", *also) for left in folder.glob(pattern)]:
-        with suppress(OSError):  # another process may remove it, too
+        with suppress(OSError):  # another process may have removed it
             if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
                 left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself survive a power failure, where the system can."""
+    """Make a renaming survive a power failure, if the system can."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -78,26 +78,26 @@ def _sync_folder(folder: Path) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file of this name, also by a link.
+    """Return whether there is a file, or a link to one, at this path.
 
     Raises:
-        UserError: if the system refuses to say: no permission, a name that is too long, a link to itself.
+        UserError: if the system cannot tell: no permission, a name that is too long, a link to itself.
     """
     return stat.S_ISREG(_mode(path))
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder of this name; raises as `is_file` does."""
+    """Return whether there is a folder at this path; errors are those of `is_file`."""
     return stat.S_ISDIR(_mode(path))
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything of this name; raises as `is_file` does."""
+    """Return whether there is anything at this path; errors are those of `is_file`."""
     return _mode(path) != 0
 
 
 def _mode(path: Path) -> int:
-    """`st_mode` of what has this name; 0 if nothing has."""
+    """Return `st_mode` of a path; 0 if there is nothing."""
     try:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -109,16 +109,16 @@ def _mode(path: Path) -> int:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        UserError: if it cannot be read, or its content is not JSON, too deep, or has numbers too long.
+        UserError: if it cannot be read, is not JSON, is nested too deeply, or has numbers that are too long.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -129,10 +129,10 @@ def read_json(path: Path) -> Any:
 
 
 def cache_folder() -> Path | None:
-    """The user's cache folder for what can be made again (XDG base directories); None where there is no home."""
+    """Return this package's folder in the user's cache (XDG base directories); None if there is no home."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        # A relative path is to be ignored, the specification says.
+        # The specification says to ignore a relative path.
         return (Path(given) if Path(given).is_absolute() else Path.home() / ".cache") / "verydeep"
     except RuntimeError:
         return None

@@ -1,7 +1,7 @@
-"""Sect. 2.1: the network of a configuration, always fully convolutional, fed with raw pixels.
+"""Sect. 2.1: the network of a configuration, always fully convolutional, with raw pixels as its input.
 
-Images are RGB in 0..255, (N, 3, H, W). The mean colour is a buffer of the network; fc6, fc7 and fc8 are
-convolutions, so that a net trained on crops is applied densely to whole images (Sect. 3.2) as it is.
+Images are RGB in 0..255, (N, 3, H, W). The mean colour is a buffer of the network. fc6, fc7 and fc8 are
+convolutions, so that a net trained on crops can be applied densely to whole images (Sect. 3.2) without change.
 """
 
 import warnings
@@ -33,19 +33,19 @@ from verydeep.torch_internals import (
 )
 
 ILSVRC_MEAN = (123.68, 116.779, 103.939)
-"""Mean RGB of the ILSVRC-2012 training set, as published with the authors' models; training replaces it by the
+"""Mean RGB of the ILSVRC-2012 training set, as published with the authors' models. Training replaces it with the
 mean of its own training set."""
 
 
 WANTED = "RGB images in 0..255, uint8 or floating point, of shape (N, 3, H, W)"
-"""What a net takes."""
+"""The input of a net, for messages."""
 
 
 class Dropout(nn.Dropout):
-    """Dropout whose mask is a function of a key an image, and of nothing else.
+    """Dropout whose mask depends only on a per-image key.
 
-    So a mask does not depend on the rank, the mini-batch or the worker that happens to meet the image, and a
-    recomputed layer (activation checkpointing) meets the same mask again.
+    So the mask does not depend on the rank, mini-batch or worker that processes the image, and a recomputed layer
+    (activation checkpointing) draws the same mask again.
     """
 
     def __init__(self, ratio: float, stream: int) -> None:
@@ -57,7 +57,8 @@ class Dropout(nn.Dropout):
     ) -> Float[Tensor, "N C h w"]:
         """Set each unit to zero with probability `p` and scale the others by 1 / (1 - p).
 
-        Without keys they are drawn from torch's generator: dropout alone may be training, in a net that is not.
+        If no keys are passed they are drawn from torch's generator, since the dropout may be in training mode in a
+        net that is not.
         """
         if not self.training or self.p == 0:
             return x
@@ -70,14 +71,14 @@ class Dropout(nn.Dropout):
 
 
 def new_keys(images: Tensor) -> Int64[Tensor, " N"]:
-    """A random integer an image."""
+    """Draw a random 64-bit integer per image."""
     return torch.randint(-(2**63), 2**63 - 1, (len(images),), device=images.device)
 
 
 def mix(x: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
-    """Scatter 64-bit integers: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+    """Hash 64-bit integers with the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
 
-    Integer arithmetic, so that it gives the same bits on every device.
+    This uses integer arithmetic only, so the bits are the same on every device.
     """
     x = x * -0x61C8864680B583EB
     x = (x ^ shifted_right(x, 30)) * -0x40A7B892E31B1A47
@@ -86,32 +87,32 @@ def mix(x: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
 
 
 def shifted_right(x: Int64[Tensor, "*shape"], bits: int) -> Int64[Tensor, "*shape"]:
-    """Logical shift; torch's own fills in the sign."""
+    """Shift right, filling with zeros; torch's own shift fills with the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 class ConvNet(nn.Module):
     """A net of Table 1.
 
-    Its weights are random: those that torch draws for a new `nn.Conv2d`. `verydeep.initialise` draws the paper's,
-    Glorot and Bengio's or He et al.'s.
+    A new net has the random weights that torch draws for a new `nn.Conv2d`. `verydeep.initialise` draws those of
+    the paper, of Glorot and Bengio or of He et al.
 
-    Every layer is a submodule under the field's name (`net.conv1_1`, `net.relu1_1`, `net.pool1`, `net.fc6`,
-    `net.drop6`), so that hooks, pruning, parametrizations and replaced layers act as in any net of torch.
+    Every layer is a submodule under its usual name (`net.conv1_1`, `net.relu1_1`, `net.pool1`, `net.fc6`,
+    `net.drop6`), so hooks, pruning, parametrizations and replaced layers work as in any torch module.
 
     Args:
         architecture: a configuration's name (A, A-LRN, B, C, D, E or B-5x5), or an `Architecture` with all sizes.
-        classes: their number, or their names in the order of the class scores; 1000 where not given.
-        sizes: `crop`, `width`, `fully_connected` and `dropout` of the `Architecture`, those that are not the
+        classes: the number of classes, or their names in the order of the class scores; 1000 by default.
+        sizes: `crop`, `width`, `fully_connected` and `dropout` of the `Architecture`, if they differ from the
             paper's.
 
     Attributes:
         mean: mean colour, RGB in 0..255, subtracted from every pixel; a buffer.
-        recompute: keep only the poolings' outputs for the backward pass and compute the rest again
+        recompute: whether to keep only the poolings' outputs for the backward pass and compute the rest again
             (activation checkpointing): less memory for about a third more time.
 
     Raises:
-        UserError: for an unknown configuration or a size out of its range.
+        UserError: if the configuration is unknown or a size is out of range.
     """
 
     mean: Tensor
@@ -124,7 +125,7 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(classes, str):
-            raise UserError(f"classes is {classes!r}; give their number, or a list of their names")
+            raise UserError(f"classes is {classes!r}; pass their number or a list of their names")
         names = tuple(classes) if isinstance(classes, Sequence) else None
         count = len(classes) if isinstance(classes, Sequence) else classes
         base = architecture if isinstance(architecture, Architecture) else Architecture(architecture)
@@ -139,12 +140,13 @@ class ConvNet(nn.Module):
 
     @property
     def card(self) -> Card:
-        """What is known of the net besides its numbers; may be set, to one of the same sizes.
+        """The net's metadata: architecture, class names, training scale, provenance.
 
-        Its classes are those of fc8 as it is, also where another layer was put in its place.
+        It can be set to a card of the same architecture. The number of classes is that of fc8, even if that layer
+        was replaced.
         """
         made, fc8 = self._card.architecture, self.get_submodule("fc8")
-        weight = own_parameter(fc8, "weight")  # one that is parametrized is not computed for this
+        weight = own_parameter(fc8, "weight")  # does not compute a weight that is parametrized
         classes = getattr(fc8, "out_channels", made.classes) if weight is None else len(weight)
         if classes == made.classes:
             return self._card
@@ -153,9 +155,9 @@ class ConvNet(nn.Module):
     @card.setter
     def card(self, card: Card) -> None:
         if not isinstance(card, Card):
-            raise UserError(f"the card is {card!r}; give a verydeep.Card")
+            raise UserError(f"the card is {card!r}; pass a verydeep.Card")
         if card.architecture != self.card.architecture:
-            raise UserError(f"the card is one of {card.architecture}; this net is {self.card.architecture}")
+            raise UserError(f"the card is for {card.architecture}; this net is {self.card.architecture}")
         self._card = card
 
     @property
@@ -175,7 +177,7 @@ class ConvNet(nn.Module):
 
     @property
     def crop(self) -> int:
-        """Side of the training crop in pixels; the smallest image that the net takes."""
+        """Side of the training crop in pixels, which is also the smallest image that the net accepts."""
         return self._card.architecture.crop
 
     @property
@@ -185,7 +187,7 @@ class ConvNet(nn.Module):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes in the order of the scores, or None where only their number is known."""
+        """Names of the classes in the order of the scores, or None if only their number is known."""
         return self.card.class_names
 
     def forward(
@@ -194,22 +196,22 @@ class ConvNet(nn.Module):
         keys: Int64[Tensor, " N"] | None = None,
         shift: Float[Tensor, "N 3"] | None = None,
     ) -> Float[Tensor, "N K"]:
-        """Class scores before the soft-max: the score map averaged over positions (Sect. 3.2).
+        """Return the class scores before the soft-max: the score map averaged over positions (Sect. 3.2).
 
         Args:
-            images: RGB in 0..255, uint8 or floating point; both sides at least `crop`. Values outside of 0..255
-                are taken as they are; where the first images of a net look as if they had been divided by 255,
+            images: RGB in 0..255, uint8 or floating point; both sides at least `crop`. Values outside 0..255 are
+                used as they are. If the first images that a net sees look as if they had been divided by 255,
                 normalised or centred, a warning says so.
-            keys: a random integer an image that its dropout masks follow from; drawn from torch's generator
-                where None. Only training uses them.
-            shift: added to all pixels of an image, RGB in 0..255: the colour shift of Sect. 3.1.
+            keys: a random integer per image, which determines its dropout masks; by default drawn from torch's
+                generator. Used only in training.
+            shift: the colour shift of Sect. 3.1, added to all pixels of an image: RGB, in units of 0..255.
 
         Raises:
-            UserError: for images of another shape or type.
+            UserError: if the images have another shape or type.
         """
         scores = self.score_map(images, keys, shift)
-        # Over one position it is the score itself, and a kernel that is not called spares its way into the caches,
-        # which are full of fc6's weights.
+        # The mean over one position is the score itself. Skipping that kernel saves loading its code into the
+        # caches, which are full of fc6's weights.
         return scores.flatten(1) if scores.shape[2:] == (1, 1) else scores.mean((2, 3))
 
     def score_map(
@@ -218,9 +220,9 @@ class ConvNet(nn.Module):
         keys: Int64[Tensor, " N"] | None = None,
         shift: Float[Tensor, "N 3"] | None = None,
     ) -> Float[Tensor, "N K h w"]:
-        """Class score map (Sect. 3.2): one cell for each crop-sized window, 32 pixels apart; 1 x 1 for one crop.
+        """Return the class score map (Sect. 3.2): one cell per crop-sized window, 32 pixels apart.
 
-        Takes and raises what `forward` does.
+        For one crop it is 1 x 1. Arguments and errors are those of `forward`.
         """
         x = self._centred(images, self.crop, shift)
         if keys is None:
@@ -235,21 +237,21 @@ class ConvNet(nn.Module):
         return x.contiguous()
 
     def features(self, images: Tensor, layers: Collection[str]) -> dict[str, Float[Tensor, "N _ _ _"]]:
-        """Outputs of the named layers: conv3_3, relu5_1, lrn1_1, pool4, fc7, drop7, ...
+        """Return the outputs of the named layers: conv3_3, relu5_1, lrn1_1, pool4, fc7, drop7, ...
 
-        Each is what that layer computes and stays so: nothing after it writes into it. Layers after the last
-        one asked for are not run; convolutional features may be taken of images smaller than the crop.
+        Each output is the layer's own: later layers do not write into it. Layers after the last requested one are
+        not run, so convolutional features can be computed from images smaller than the crop.
 
         Args:
-            images: as in `forward`; both sides at least 32, or `crop` where a layer from fc6 on is asked for.
-            layers: names of layers; the result has them in the order of the net.
+            images: as in `forward`; both sides at least 32, or `crop` if fc6 or a later layer is requested.
+            layers: names of the requested layers; the result has them in the order of the net.
 
         Raises:
-            UserError: for a name that the net has not, and for what `forward` refuses.
+            UserError: if the net has no layer of one of these names, or `forward` would raise one.
         """
         known = [layer.name for layer in self.layers]
         if isinstance(layers, str) or not isinstance(layers, Collection) or not layers:
-            raise UserError(f"layers is {layers!r}; it must be a list of names such as ['conv3_3', 'fc7']")
+            raise UserError(f"layers is {layers!r}; pass a list of names such as ['conv3_3', 'fc7']")
         if unknown := [name for name in layers if name not in known]:
             raise UserError(
                 f"net {self.configuration.name} has no layer {unknown[0]!r}; it has {', '.join(known)}"
@@ -264,13 +266,13 @@ class ConvNet(nn.Module):
         return found
 
     def lay_out(self) -> None:
-        """Put the weights into large pages of memory, which are read fastest; for weights from elsewhere."""
+        """Move the weights to huge pages, from which they are read fastest; for weights that were replaced."""
         for parameter in self.parameters():
             if parameter.ndim == 4:
                 parameter.data = engine.in_large_pages(parameter.data)
 
     def extra_repr(self) -> str:
-        """What `print(net)` shows."""
+        """Return what `print(net)` shows besides the layers."""
         made = self.architecture
         return (
             f"{made.configuration}, classes={made.classes}, crop={made.crop}, width={made.width}, "
@@ -278,7 +280,7 @@ class ConvNet(nn.Module):
         )
 
     def _blocks(self) -> Iterator[tuple[Layer, ...]]:
-        """The layers cut after each pooling, where the least has to be kept."""
+        """Divide the layers after each pooling, where the outputs to keep are smallest."""
         block: list[Layer] = []
         for layer in self.layers:
             block.append(layer)
@@ -288,7 +290,7 @@ class ConvNet(nn.Module):
         yield tuple(block)
 
     def _run(self, x: Tensor, layers: Sequence[Layer], keys: Tensor | None) -> Tensor:
-        """Output of some layers: by the engine where nobody can tell the difference, else as torch calls them."""
+        """Compute some layers: by the engine if nothing can tell the difference, otherwise as torch calls them."""
         if observed():
             x = x.contiguous()
             for layer in layers:
@@ -300,7 +302,7 @@ class ConvNet(nn.Module):
                 x = self._call(layers[at], x.contiguous(), keys)
                 at += 1
                 continue
-            # The engine takes as many convolutions at once as it can, and rectifies and pools on the way.
+            # The engine computes as many convolutions per call as it can, fused with ReLU and pooling.
             steps, ends = self._steps(layers, at)
             if number := engine.served(steps, x):
                 x = engine.convolutions(steps[:number], x)
@@ -310,7 +312,7 @@ class ConvNet(nn.Module):
                 at += 1 + steps[0].rectify
             elif steps:
                 x = by_torch(steps[0].layer, x, layers[at].fully_connected)
-                if steps[0].rectify:  # in place: what a convolution gives to an untouched ReLU nobody else sees
+                if steps[0].rectify:  # in place: nothing but the untouched ReLU sees the convolution's output
                     x = F.relu(x, inplace=True)
                 at += 1 + steps[0].rectify
             else:
@@ -319,7 +321,7 @@ class ConvNet(nn.Module):
         return x
 
     def _steps(self, layers: Sequence[Layer], at: int) -> tuple[list[engine.Step], list[int]]:
-        """The plain convolutions from a layer on, up to what is neither ReLU nor pooling; and where each ends."""
+        """Return consecutive plain convolutions with their ReLU and pooling, and the layer after each of them."""
         steps: list[engine.Step] = []
         ends: list[int] = []
         modules, end = self._modules, len(layers)
@@ -334,15 +336,15 @@ class ConvNet(nn.Module):
         return steps, ends
 
     def _drawn(self, x: Tensor) -> Int64[Tensor, " N"] | None:
-        """A key an image where dropout is active; drawing none elsewhere, vmap needs no `randomness`."""
+        """Draw a key per image if dropout is active. Otherwise draw none, so that vmap needs no `randomness`."""
         active = self.training and any(isinstance(m, Dropout) and m.training and m.p for m in self.children())
         return new_keys(x) if active else None
 
     def _call(self, layer: Layer, x: Tensor, keys: Tensor | None) -> Tensor:
-        """Output of one layer, called as any module of torch.
+        """Call one layer like any torch module.
 
-        What somebody has attached or put there meets maps laid out as torch lays them out, not with channels last:
-        `view` works, and so does code that reads strides (Opacus).
+        Replaced layers and hooks receive contiguous maps, not maps with channels last: `view` works, and so does
+        code that reads strides (Opacus).
         """
         module = self.get_submodule(layer.name)
         if not untouched(module, KINDS[layer.kind]):
@@ -351,19 +353,19 @@ class ConvNet(nn.Module):
         return y
 
     def _centred(self, images: Tensor, smallest: int, shift: Tensor | None = None) -> Tensor:
-        """Images less the mean colour, in the net's own precision."""
+        """Return the images minus the mean colour, in the net's own precision."""
         check_images(images, smallest)
         if not self._range_seen and images.is_floating_point() and looks_at_values(images):
-            self._range_seen = True  # once: later ones may come from an algorithm that walks through colours
+            self._range_seen = True  # only once: later images may come from an algorithm that optimises pixels
             warn_of_range(images)
         colour = self.mean if shift is None else self.mean - shift
         x = images.to(self.mean.dtype) - colour.view(-1, 3, 1, 1)
-        # vmap knows no layouts.
+        # vmap does not support memory formats.
         return x if transformed() else x.contiguous(memory_format=torch.channels_last)
 
 
 def new_module(layer: Layer, dropout: float, position: int) -> nn.Module:
-    """The module of a layer."""
+    """Build the module of a layer."""
     match layer.kind:
         case "conv":
             return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel, padding=layer.padding)
@@ -384,14 +386,14 @@ KINDS: dict[str, type[nn.Module]] = {
     "pool": nn.MaxPool2d,
     "dropout": Dropout,
 }
-"""The class of a layer's module by its kind."""
+"""The class of a layer's module, by kind."""
 
 
 remember(LocalResponseNormalisation, Dropout)
 
 
 def halves(module: nn.Module | None) -> bool:
-    """Whether this is an untouched 2 x 2 max-pooling with stride 2, as all of Table 1."""
+    """Return whether this is an untouched 2 x 2 max-pooling with stride 2, as all those of Table 1 are."""
     return (
         untouched(module, nn.MaxPool2d)
         and isinstance(module, nn.MaxPool2d)
@@ -403,12 +405,12 @@ def halves(module: nn.Module | None) -> bool:
 
 
 def idle(module: nn.Module | None) -> bool:
-    """Whether this is an untouched dropout that lets everything pass."""
+    """Return whether this is an untouched dropout that drops nothing."""
     return untouched(module, Dropout) and module is not None and not module.training
 
 
 def by_torch(convolution: nn.Conv2d, x: Tensor, fully_connected: bool) -> Tensor:
-    """Output of a plain convolution by torch; as a matrix product where its kernel covers all of its input."""
+    """Compute a plain convolution with torch, as a matrix product if the kernel covers the whole input."""
     if fully_connected and convolution.padding == (0, 0) and x.shape[2:] == convolution.weight.shape[2:]:
         return matrix_product(convolution, x)
     y: Tensor = convolution(x)
@@ -416,29 +418,31 @@ def by_torch(convolution: nn.Conv2d, x: Tensor, fully_connected: bool) -> Tensor
 
 
 def matrix_product(convolution: nn.Conv2d, x: Float[Tensor, "N C k k"]) -> Float[Tensor, "N D 1 1"]:
-    """A convolution whose kernel covers its whole input: a matrix product.
+    """Compute a convolution whose kernel covers its whole input as a matrix product.
 
-    The map is rearranged, which is small, and not the weights.
+    This rearranges the map, which is small, and not the weights.
     """
     return F.linear(x.flatten(1), convolution.weight.flatten(1), convolution.bias)[:, :, None, None]
 
 
 def check_images(images: object, smallest: int) -> None:
-    """Refuse what is not a batch of RGB images.
+    """Check that the input is a batch of RGB images.
 
     Args:
-        images: anything that was given as images.
-        smallest: least allowed height and width in pixels.
+        images: the input, which may be anything.
+        smallest: smallest allowed height and width in pixels.
 
     Raises:
-        UserError: says what was given and what is wanted.
+        UserError: if it is not; the message says what was given and what is needed.
     """
-    wanted = f"wanted are {WANTED}"
+    wanted = f"pass {WANTED}"
     if not isinstance(images, Tensor):
-        raise UserError(f"images are a {type(images).__name__}; {wanted}, as a torch tensor")
+        raise UserError(f"images are of type {type(images).__name__}; {wanted}, as a torch tensor")
     shape = tuple(images.shape)
     if images.ndim == 3 and 3 in shape:
-        raise UserError(f"images have shape {shape}, a single image; {wanted}: add a dimension with images[None]")
+        raise UserError(
+            f"images have shape {shape}, that of a single image; {wanted}: add a dimension with images[None]"
+        )
     if images.ndim != 4:
         raise UserError(f"images have shape {shape}; {wanted}")
     if shape[1] != 3:
@@ -454,25 +458,25 @@ def check_images(images: object, smallest: int) -> None:
 
 
 def looks_at_values(images: Tensor) -> bool:
-    """Whether values may be looked at: not on the meta device, in compilers, exports, traces and torch.func."""
+    """Return whether values can be read: not on the meta device, in compilers, exports, traces or torch.func."""
     if images.numel() == 0 or torch.compiler.is_compiling():
         return False
     return not (observed() or exporting() or transformed() or valueless(images))
 
 
 def warn_of_range(images: Tensor) -> None:
-    """Warn where images look as if they were not raw pixels.
+    """Warn if images do not look like raw pixels.
 
-    That is where all of them lie in -3..3, as after a division by 255 or a normalisation, and are not just black
-    and white; or below -100, as after a subtraction of the mean colour. A few values outside of 0..255 are pixels
-    that an algorithm has moved.
+    They do not if all values are in -3..3 and some are not whole numbers, as after a division by 255 or a
+    normalisation, or if a value is below -100, as after a subtraction of the mean colour. Values a little outside
+    0..255 come from algorithms that change pixels, and cause no warning.
     """
     low, high = (value.item() for value in torch.aminmax(images.detach()))
     divided = low >= -3 and high <= 3 and bool((images != images.round()).any())
     if divided or low < -100:
         what = "divided by 255 or normalised" if divided else "centred"
         warnings.warn(
-            f"image values lie in {low:.4g}..{high:.4g}, as if {what}. The net takes {WANTED}, and subtracts its "
+            f"image values are in {low:.4g}..{high:.4g}, as if {what}. The net takes {WANTED}, and subtracts its "
             "own mean colour. The values were used as they are; this warning appears once per net.",
             stacklevel=user_level(),
         )

@@ -1,7 +1,7 @@
-"""Local response normalisation, of net A-LRN (Sect. 2.1), with a gradient of its own.
+"""Local response normalisation, for net A-LRN (Sect. 2.1), with its own gradient.
 
-By autograd a normalisation would be 15 passes over memory and keep five maps, and the maps are the largest of the
-net. Here all passes but the first and the last stay in the processor's cache, and only the input is kept.
+With autograd a normalisation would take 15 passes over memory and keep five maps, the largest of the net. Here all
+passes but the first and the last stay in the processor's cache, and only the input is kept.
 """
 
 from typing import Any
@@ -19,20 +19,20 @@ K, N, ALPHA, BETA = 2.0, 5, 1e-4, 0.75
 MARGIN = N // 2
 
 CACHED = 2**18
-"""Units that a CPU works on at a time: a megabyte in float32."""
+"""Number of units that a CPU processes at a time: a megabyte in float32."""
 
 
 class LocalResponseNormalisation(nn.Module):
     """Krizhevsky et al. (2012), Sect. 3.3: b = a / (k + alpha * sum of a^2 over n neighbouring channels) ^ beta.
 
-    k = 2, n = 5, alpha = 1e-4, beta = 0.75. Alpha multiplies the plain sum, as written there; torch and Caffe
-    divide it by n.
+    k = 2, n = 5, alpha = 1e-4, beta = 0.75. Alpha multiplies the sum, as in their formula; torch and Caffe divide
+    it by n.
     """
 
     def forward(self, a: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         """Normalise each unit by its neighbours at the same position; channels beyond the ends count as 0.
 
-        Computed in float32 at least: the squares of a half type would overflow or lose their digits.
+        This computes in float32 or wider: the squares of half-precision numbers would overflow or lose digits.
         """
         wide = a.to(torch.promote_types(a.dtype, torch.float32))
         if written_down(wide):
@@ -44,7 +44,7 @@ class LocalResponseNormalisation(nn.Module):
 
 
 def written_down(a: Tensor) -> bool:
-    """Whether somebody follows the operators: a compiler, an export, a transform of torch.func, a counter."""
+    """Return whether something records the operators: a compiler, export, torch.func transform or counter."""
     return (
         torch.compiler.is_compiling()
         or exporting()
@@ -56,7 +56,7 @@ def written_down(a: Tensor) -> bool:
 
 
 def formula(a: Float[Tensor, "N C *rest"]) -> Float[Tensor, "N C *rest"]:
-    """The normalisation in operators that torch differentiates."""
+    """Compute the normalisation with operators that torch differentiates."""
     channels = a.shape[1]
     squares = F.pad(a.square(), (0, 0) * (a.ndim - 2) + (MARGIN, MARGIN))
     total = sum((squares[:, i : i + channels] for i in range(1, N)), squares[:, :channels])
@@ -65,15 +65,15 @@ def formula(a: Float[Tensor, "N C *rest"]) -> Float[Tensor, "N C *rest"]:
 
 
 class Normalisation(torch.autograd.Function):
-    """The normalisation of rows that hold the channels of one position each.
+    """The normalisation of rows, each of which holds the channels of one position.
 
-    Only sums, products and roots, which are rounded the same in every part of a vector: what a position gives
-    depends neither on the others nor on the number of threads.
+    It uses only sums, products and roots, which are rounded in the same way in every part of a vector. So the
+    result at a position depends neither on other positions nor on the number of threads.
     """
 
     @staticmethod
     def forward(ctx: Any, a: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
-        """Keep the input, and nothing else, for the backward pass."""
+        """Normalise the rows, and keep only the input for the backward pass."""
         ctx.save_for_backward(a)
         b = torch.empty_like(a, memory_format=torch.contiguous_format)
         rows = at_once(a)
@@ -84,9 +84,10 @@ class Normalisation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
-        """Of b = a s^-beta: g s^-beta - 2 alpha beta a * (sum of g a s^(-beta - 1) over the neighbours).
+        """Return the gradient of b = a s^-beta with respect to a.
 
-        A derivative of this derivative is torch's.
+        It is g s^-beta - 2 alpha beta a * (sum of g a s^(-beta - 1) over the neighbours). If this derivative will
+        be differentiated itself, torch computes it.
         """
         (a,) = ctx.saved_tensors
         if torch.is_grad_enabled():
@@ -104,20 +105,20 @@ class Normalisation(torch.autograd.Function):
 
 
 def at_once(a: Float[Tensor, "R C"]) -> int:
-    """Rows to work on at a time; all of them where no cache has to hold them."""
+    """Return the number of rows to process at a time: on a CPU as many as fit in the cache, otherwise all."""
     return max(1, CACHED // a.shape[1] if a.is_cpu else len(a))
 
 
 def inverse_root(a: Float[Tensor, "R C"]) -> Float[Tensor, " _"]:
-    """s^-1/2, laid out as `neighbours` gives it."""
+    """Return s^-1/2 in the layout of `neighbours`."""
     return neighbours(a.square()).mul_(ALPHA).add_(K).rsqrt_()
 
 
 def neighbours(x: Float[Tensor, "R C"]) -> Float[Tensor, " _"]:
-    """Sums over neighbouring channels, to be read by `within`.
+    """Return the sums over neighbouring channels, to be read with `within`.
 
-    With zeros between the rows all of them are one long row, whatever the number of channels; a sum over a slice
-    of eight channels would take longer to set up than to compute.
+    With zeros between them, all rows form one long row, whatever the number of channels. A sum over a slice of
+    eight channels would take longer to set up than to compute.
     """
     rows, channels = x.shape
     across = channels + 2 * MARGIN
@@ -130,7 +131,7 @@ def neighbours(x: Float[Tensor, "R C"]) -> Float[Tensor, " _"]:
 
 
 def within(line: Float[Tensor, " _"], like: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
-    """The channels of each row in a line that has zeros, or what is not wanted, between the rows."""
+    """Return the channels of each row in a long row that has zeros or unused values between them."""
     rows, channels = like.shape
     across = channels + 2 * MARGIN
     return line[: rows * across].view(rows, across)[:, :channels]

@@ -1,5 +1,6 @@
 """Mini-batches read ahead by other processes, which end with the training however it ends."""
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -17,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from verydeep.errors import UserError, reason
-from verydeep.torch_internals import abandon
+from verydeep.torch_internals import abandon, abandon_unfinished
 
 T = TypeVar("T")
 
@@ -102,6 +103,7 @@ def _begun(
     try:
         return iter(loader)
     except OSError as error:
+        abandon_unfinished(error)
         raise UserError(
             f"cannot start {workers} reading processes: {reason(error)}; give fewer --workers, or 0"
         ) from error
@@ -119,6 +121,8 @@ def _fetched(batches: Iterator[T], started: "_Started") -> Iterator[T]:
                 raise started.loss() from error
             # Above its last line there may be the traceback of another process.
             line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            if (words := os.strerror(errno.EMFILE)) in line:  # torch adds advice to change code
+                line = reason(OSError(errno.EMFILE, words))
             raise UserError(f"a reading process failed: {line}; try --workers 0") from error
         yield batch
 

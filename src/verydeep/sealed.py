@@ -1,7 +1,7 @@
-"""Files that carry the SHA-256 of their own content, so that a changed bit is found when they are read.
+"""Files that contain the SHA-256 of their own content, so that a changed bit is found when they are read.
 
-Two kinds: arrays, in a safetensors file whose header holds the digest; and anything else, with the digest as its
-last line. Files from before there were digests are told apart, and are read without one.
+There are two kinds: arrays, in a safetensors file with the digest in its header; and anything else, with the
+digest as its last line. Files from versions without digests are recognised, and are read without a check.
 """
 
 import hashlib
@@ -37,27 +37,27 @@ _BLOCK = 2**20
 
 
 class Damaged(UserError):
-    """A file's content is not what was written."""
+    """The content of a file is not what was written."""
 
 
 # Arrays
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file with the digest of all its bytes, its own digits taken as zeros.
+    """Write a safetensors file with the digest of all its bytes, in which the digest's own digits count as zeros.
 
-    The header is written here and not by safetensors, which puts metadata in another order each time: equal
-    content gives equal bytes, and the digest lies where it can be found without parsing anything.
+    The header is written here and not by safetensors, which changes the order of metadata each time. So equal
+    content gives equal bytes, and the digest can be found without parsing.
 
     Args:
-        path: a file that nobody reads yet.
-        arrays: of the types in `_KINDS`.
-        metadata: what else the header holds.
+        path: a file that nothing else reads yet.
+        arrays: arrays by name, of the types in `_KINDS`.
+        metadata: further metadata for the header.
 
     Raises:
         OSError: if the system cannot write it.
     """
-    # Larger items first, so that each array lies at a multiple of its items' size.
+    # Larger items first, so that each array begins at a multiple of its items' size.
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
     fields: dict[str, object] = {"__metadata__": {SEAL: "0" * _DIGITS, **(metadata or {})}}
     end = 0
@@ -80,18 +80,17 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
 
 
 def check_arrays(path: Path, known: Collection[str] = ()) -> dict[str, str]:
-    """Refuse a safetensors file whose content is not what was written.
+    """Check that the content of a safetensors file is what was written.
 
     Args:
         path: the file.
-        known: metadata that a file may have which has no digest. Anything else would be a digest whose name
-            was damaged.
+        known: metadata that a file without a digest may have. Any other name would be that of a damaged digest.
 
     Returns:
         The metadata of its header, without the digest.
 
     Raises:
-        Damaged: if a bit has changed since, or the file is not a whole safetensors file.
+        Damaged: if a bit has changed, or the file is not a whole safetensors file.
         OSError: if it cannot be read.
     """
     with path.open("rb") as file:
@@ -111,13 +110,13 @@ def check_arrays(path: Path, known: Collection[str] = ()) -> dict[str, str]:
         del metadata[SEAL]
     elif strange := sorted(metadata.keys() - set(known)):
         if strange == [SEAL]:
-            raise Damaged(f"{path} was written anew by another program, so its digest ({SEAL}) does not hold")
-        raise Damaged(f"{path} is damaged or not of verydeep: its header holds {strange[0]!r}")
+            raise Damaged(f"{path} was rewritten by another program, so its digest ({SEAL}) is no longer valid")
+        raise Damaged(f"{path} is damaged or not a file of verydeep: its header holds {strange[0]!r}")
     return metadata
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file without other metadata; raises as `check_arrays` does."""
+    """Read the arrays of a safetensors file without other metadata; errors are those of `check_arrays`."""
     check_arrays(path)
     return dict(load_file(path))
 
@@ -126,7 +125,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 class SealingWriter:
-    """Writes to a file, and at the end the digest of what was written, as its last line."""
+    """Write to a file, then the digest of everything written as the last line."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest = file, hashlib.sha256()
@@ -137,22 +136,22 @@ class SealingWriter:
         return self._file.write(data)
 
     def flush(self) -> None:
-        """Hand over what was written to the system."""
+        """Pass everything written on to the system."""
         self._file.flush()
 
     def seal(self) -> None:
-        """Write the digest; nothing may follow."""
+        """Write the digest; nothing may be written after it."""
         self._file.write(_LAST + self._digest.hexdigest().encode() + b"\n")
 
 
 def check_last_line(path: Path) -> bool:
-    """Refuse a file whose last line is not the digest of what stands before it.
+    """Check that the digest in a file's last line is that of the content before it.
 
     Returns:
-        Whether it has one.
+        Whether the last line is a digest.
 
     Raises:
-        Damaged: if its content has changed since it was written.
+        Damaged: if the content has changed since it was written.
         OSError: if it cannot be read.
     """
     length = len(_LAST) + _DIGITS + 1

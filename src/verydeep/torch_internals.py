@@ -1,11 +1,12 @@
-"""The names of torch that are not public, each behind a function: new releases of torch are checked against these.
+"""The private names of torch that we use, each behind a function, so that they can be checked with new releases.
 
-All of them answer one question: would somebody notice if a layer were not called the way torch calls it?
+Most of them answer one question: would anything notice if a layer were not called the way torch calls it?
 """
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -14,23 +15,25 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from torch.nn.modules import module as modules
 from torch.utils._device import DeviceContext
+from torch.utils.data import dataloader
 
 FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Conv2d, nn.ReLU, nn.MaxPool2d)}
 CONVOLVE, CALL, CALL_IMPL = nn.Conv2d._conv_forward, nn.Module.__call__, nn.Module._call_impl
 CONV2D, RELU, MAX_POOL2D = F.conv2d, F.relu, F.max_pool2d
-"""As they were at import; programs that watch or change all layers replace them, profilers for example."""
+"""Functions of torch as they were at import. Programs that observe or change all layers, such as profilers,
+replace them."""
 
 EXPORTING = "_is_exporting_flag" if hasattr(torch.compiler, "_is_exporting_flag") else "_is_compiling_flag"
-"""Name of the flag that an export sets. torch.compiler.is_exporting() is it from torch 2.12 on, and was true while
-compiling before. Torch 2.6 has neither; there an export that is not strict sets the flag of the compiler, and
+"""Name of the flag that an export sets. torch.compiler.is_exporting() returns it from torch 2.12 on; before that
+it was also true while compiling. Torch 2.6 has neither; there a non-strict export sets the compiler's flag, which
 torch.compile does not."""
 
 
 def untouched(module: nn.Module | None, kind: type[nn.Module]) -> bool:
-    """Whether to call this module does what its class does, and nothing else.
+    """Return whether calling this module does what its class does, and nothing else.
 
-    False for a subclass (a parametrized layer is one), for a layer with a hook of any kind, with a forward of its
-    own on the instance, or with a forward or a call that was compiled or replaced in its class.
+    This is False for a subclass (a parametrized layer is one), and for a layer with a hook of any kind, with a
+    forward set on the instance, or whose forward or call was compiled or replaced in its class.
     """
     if type(module) is not kind:
         return False
@@ -50,7 +53,7 @@ def untouched(module: nn.Module | None, kind: type[nn.Module]) -> bool:
 
 
 def untouched_convolution(module: nn.Module | None) -> bool:
-    """`untouched` for a Conv2d, whose weight and bias are parameters, or plain tensors in their place."""
+    """Return whether a Conv2d is `untouched`, and its weight and bias are parameters or plain tensors."""
     if not untouched(module, nn.Conv2d):
         return False
     assert module is not None
@@ -64,10 +67,10 @@ def untouched_convolution(module: nn.Module | None) -> bool:
 
 
 def observed() -> bool:
-    """Whether something looks on at every call of a layer or of an operator: then each has to be torch's own.
+    """Return whether something observes every call of a layer or operator, so that each has to be torch's own.
 
     That is a hook on all modules, a replaced function of `torch.nn.functional`, or a mode of `torch.overrides` or
-    `torch.utils._python_dispatch` (a counter of operations, for example; not a default device).
+    `torch.utils._python_dispatch` (such as an operation counter, but not a default device).
     """
     hooks = (
         modules._global_forward_hooks
@@ -86,33 +89,33 @@ def observed() -> bool:
 
 
 def plain(x: Tensor) -> bool:
-    """Whether this is torch's own tensor, and not one of a subclass, which may define each operator anew."""
+    """Return whether this is torch's own tensor, not one of a subclass that may redefine operators."""
     return type(x) is Tensor or type(x) is nn.Parameter
 
 
 def exporting() -> bool:
-    """Whether what is computed is being written down for others, who have no operators of this package."""
+    """Return whether the computation is being exported or traced, for use without this package's operators."""
     return getattr(torch.compiler, EXPORTING) or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def transformed() -> bool:
-    """Whether vmap, grad or another transform of torch.func is at work."""
+    """Return whether vmap, grad or another transform of torch.func is active."""
     active: bool = torch._C._are_functorch_transforms_active()
     return active
 
 
 def forward_mode() -> bool:
-    """Whether derivatives are computed in forward mode."""
+    """Return whether derivatives are being computed in forward mode."""
     return torch.autograd.forward_ad._current_level >= 0
 
 
 def valueless(tensor: Tensor) -> bool:
-    """Whether a tensor has a shape but no values to look at."""
+    """Return whether a tensor has a shape but no values."""
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
 def user_level() -> int:
-    """The `stacklevel` at which the caller's warning names the line of a user, beyond this package and torch."""
+    """Return the `stacklevel` with which a warning points to user code, outside this package and torch."""
     ours = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
@@ -121,19 +124,20 @@ def user_level() -> int:
 
 
 def wrapped(net: nn.Module) -> nn.Module | None:
-    """The module inside of `torch.compile`, DataParallel, DistributedDataParallel or AveragedModel; else None."""
+    """Return the module inside torch.compile, DataParallel, DistributedDataParallel or AveragedModel, or None."""
     return net._modules.get("_orig_mod") or net._modules.get("module")
 
 
 def own_parameter(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter that a module holds itself; None for one that is computed (parametrized, pruned)."""
+    """Return a module's own parameter; None if it is computed (parametrized, pruned)."""
     return module._parameters.get(name)
 
 
 def abandon(iterator: Iterator[Any]) -> None:
-    """Let torch forget the processes of a DataLoader's iterator: it neither reports their end nor waits for it.
+    """Make torch forget the workers of a DataLoader's iterator: it neither reports their end nor waits for it.
 
-    Asked to end, they may not answer; and if one was killed while it held a lock, torch would wait for that lock.
+    Workers may ignore a request to end, and if one was killed while it held a lock, torch would wait for that
+    lock.
     """
     if getattr(iterator, "_worker_pids_set", False):
         torch._C._remove_worker_pids(id(iterator))
@@ -143,6 +147,14 @@ def abandon(iterator: Iterator[Any]) -> None:
         done.set()
 
 
+def abandon_unfinished(error: BaseException) -> None:
+    """Let torch forget the DataLoader iterator that an error kept from being made; its finaliser would fail."""
+    for frame, _ in walk_tb(error.__traceback__):
+        unfinished = frame.f_locals.get("self")
+        if isinstance(unfinished, dataloader._MultiProcessingDataLoaderIter):
+            abandon(unfinished)
+
+
 def remember(*kinds: type[nn.Module]) -> None:
-    """Count the forward of these classes as it is now as theirs, for `untouched`."""
+    """Record the current forward of these classes as their own, for `untouched`."""
     FORWARDS.update({kind: kind.forward for kind in kinds})

@@ -1,7 +1,7 @@
 """The weight file: parameters, configuration, preprocessing, classes and provenance in one safetensors file.
 
-Loading never executes code. What a net needs to be used rightly travels with it: the mean colour is one of its
-tensors, and the `Card` in the file's header says which net it is, which classes it knows and how it was trained.
+Loading never executes code. The file contains everything needed to use the net correctly: the mean colour is one
+of its tensors, and the `Card` in its header says which net it is, its classes and how it was trained.
 """
 
 import json
@@ -29,20 +29,20 @@ FILE_NAME = "weights.safetensors"
 """Name of the weight file in a run directory."""
 
 FORMAT, EARLIER_FORMAT = "verydeep-2", "verydeep-1"
-"""What is written, and what is read besides: there the sizes were fields of the card itself."""
+"""The format that is written, and an earlier one that can be read, with the sizes as fields of the card itself."""
 
 CARD = "verydeep"
 """Name of the card in the header's metadata."""
 
 FLOATS = ("F32", "F16", "BF16", "F64")
-"""Types of tensors that are read, by safetensors' names; written is the first."""
+"""Types of tensors that can be read, by safetensors' names; the first is the one that is written."""
 
 
 def convolutional_net(net: object) -> ConvNet:
-    """The `ConvNet` that was given, also where torch.compile, DataParallel or AveragedModel wrap it.
+    """Return the `ConvNet` itself, without wrappers of torch.compile, DataParallel or AveragedModel.
 
     Raises:
-        UserError: for anything else.
+        UserError: if there is none.
     """
     inner = net
     while isinstance(inner, nn.Module) and not isinstance(inner, ConvNet):
@@ -50,25 +50,28 @@ def convolutional_net(net: object) -> ConvNet:
     if not isinstance(inner, ConvNet):
         kind = type(net).__name__
         raise UserError(
-            f"the net is of type {kind}; give a verydeep.ConvNet, or the path of a run or a weight file"
+            f"the net is of type {kind}; pass a verydeep.ConvNet, or the path of a run or a weight file"
         )
     return inner
 
 
 def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a weight file, whole or not at all; what `load` would refuse is refused before a file is touched.
+    """Write a weight file, completely or not at all.
+
+    A net that `load` would refuse is refused before a file is touched.
 
     Args:
-        net: a `ConvNet`, also one wrapped by torch.compile, DataParallel or AveragedModel; its parameters are
-            stored as float32, and its card with them.
-        path: the file, `.safetensors` by custom; replaced if it exists.
+        net: a `ConvNet`, possibly wrapped by torch.compile, DataParallel or AveragedModel; its parameters are
+            stored as float32, together with its card.
+        path: the file, by convention `.safetensors`; replaced if it exists.
 
     Raises:
-        UserError: if the net's tensors are not those of its architecture (a layer was replaced by one of another
-            shape, pruned, parametrized, has no bias), if one is not finite, or if the file cannot be written.
+        UserError: if the net is not a `ConvNet`, if its tensors are not those of its architecture (a layer was
+            pruned, parametrized, replaced by one of another shape, or has no bias), if a layer computes something
+            else, if a tensor is not finite, or if the file cannot be written.
     """
     if not isinstance(path, str | os.PathLike):
-        raise UserError(f"the path is {path!r}; give that of the file to write")
+        raise UserError(f"the path is {path!r}; pass the path of the file to write")
     content = Content.of(net)
     with written_aside(Path(path)) as aside:
         content.write(aside)
@@ -76,33 +79,33 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """What a weight file holds."""
+    """The content of a weight file."""
 
     arrays: dict[str, np.ndarray]
-    """Parameters and mean colour, float32; they share their memory with the net."""
+    """Parameters and mean colour, in float32; they share memory with a net in float32 on the CPU."""
     header: str
-    """The card, as the file's header holds it."""
+    """The card, as it is written to the file's header."""
 
     @classmethod
     def of(cls, net: nn.Module) -> "Content":
-        """The content of a net's weight file; takes and refuses what `save` does."""
+        """Return the content of a net's weight file; the net and the errors are those of `save`."""
         inner = convolutional_net(net)
         tensors = inner.state_dict()
         shapes_found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if complaint := misfit(inner.card.architecture, shapes_found):
             raise UserError(
                 f"cannot save the net: {complaint}. Make pruning permanent (torch.nn.utils.prune.remove) and "
-                "remove parametrizations (torch.nn.utils.parametrize.remove_parametrizations); what has other "
-                "layers can be kept with torch.save"
+                "remove parametrizations (torch.nn.utils.parametrize.remove_parametrizations); save a net with "
+                "other layers with torch.save"
             )
         if layer := other_layer(inner):
             raise UserError(
-                f"cannot save the net: {layer}. A weight file holds numbers and a card, so that load would make "
-                "another net of it; what has other layers can be kept with torch.save"
+                f"cannot save the net: {layer}. A weight file contains only tensors and a card, so load would "
+                "build another net from it; save this net with torch.save"
             )
         if strange := next((name for name, tensor in tensors.items() if type(tensor) is not Tensor), None):
             raise UserError(
-                f"cannot save the net: {strange} is a {type(tensors[strange]).__name__}; give whole, plain tensors"
+                f"cannot save the net: {strange} is a {type(tensors[strange]).__name__}; use whole, plain tensors"
             )
         if empty := next((name for name, tensor in tensors.items() if tensor.is_meta), None):
             raise UserError(f"cannot save the net: {empty} is on the meta device and has no values")
@@ -114,10 +117,10 @@ class Content:
         return cls({name: tensor.numpy() for name, tensor in own.items()}, header(inner.card))
 
     def write(self, path: Path) -> None:
-        """Write the weight file, with its digest, to a path that nobody reads yet.
+        """Write the weight file, with its digest, to a path that nothing else reads yet.
 
         Raises:
-            OSError: if the system cannot.
+            OSError: if the system cannot write it.
         """
         write_arrays(path, self.arrays, {CARD: self.header})
 
@@ -129,8 +132,8 @@ def load(source: str | os.PathLike[str]) -> ConvNet:
         source: a run directory or a weight file.
 
     Raises:
-        UserError: where there is none, where it is damaged, or where the tensors are not those of the net that
-            its card names.
+        UserError: if there is no weight file, if it is damaged, if its tensors are not those of the net that its
+            card describes, or if a value is not finite.
     """
     path = weight_file(source)
     card = read_card(path)
@@ -139,14 +142,14 @@ def load(source: str | os.PathLike[str]) -> ConvNet:
         names = list(file.keys())
         complaint = misfit(card.architecture, {name: tuple(file.get_slice(name).get_shape()) for name in names})
         if complaint:
-            raise UserError(f"{path}: {complaint}; the file is not whole or was made by something else")
+            raise UserError(f"{path}: {complaint}; the file is incomplete, or another program made it")
         for name in names:
             if (kind := file.get_slice(name).get_dtype()) not in FLOATS:
                 raise UserError(f"{path}: tensor {name} is of type {kind}; weights are {', '.join(FLOATS)}")
         tensors = {name: file.get_tensor(name).float() for name in names}
     if bad := not_finite(tensors):
         raise UserError(f"{path}: tensor {bad} holds values that are not finite; its training has diverged")
-    with torch.device("meta"):  # no time for random weights that are replaced at once
+    with torch.device("meta"):  # saves drawing random weights that would be replaced at once
         net = ConvNet(card.architecture)
     net.card = card
     net.load_state_dict(tensors, assign=True)
@@ -156,7 +159,7 @@ def load(source: str | os.PathLike[str]) -> ConvNet:
 
 
 def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a net's weight file by its name."""
+    """Return the shape of every tensor of a net's weight file, by name."""
     wanted: dict[str, tuple[int, ...]] = {"mean": (3,)}
     for layer in architecture.layers:
         if layer.kind == "conv":
@@ -166,25 +169,25 @@ def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def misfit(architecture: Architecture, found: Mapping[str, tuple[int, ...]]) -> str:
-    """Which tensor does not fit the architecture first, by name, and how; empty where all of them fit."""
+    """Describe the first tensor, by name, that does not fit the architecture; empty if all of them fit."""
     wanted = shapes(architecture)
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             return (
-                f"tensor {name} has shape {found.get(name, 'none, it is missing')}; net "
-                f"{architecture.configuration} wants {wanted.get(name, 'no such tensor')}"
+                f"tensor {name} has shape {found.get(name, 'none (it is missing)')}; net "
+                f"{architecture.configuration} needs {wanted.get(name, 'no such tensor')}"
             )
     return ""
 
 
 def other_layer(net: ConvNet) -> str:
-    """Which layer computes something else than the one that `load` would make in its place; empty where none does.
+    """Describe a layer that differs from the one that `load` would build in its place; empty if there is none.
 
-    Dropouts do not count: they let everything pass in testing.
+    Dropouts do not count: they do nothing in testing.
     """
     if type(net).forward is not ConvNet.forward:
-        return f"{type(net).__name__} has a forward of its own"
-    with torch.device("meta"):  # to look at, without numbers
+        return f"{type(net).__name__} has its own forward"
+    with torch.device("meta"):  # only their settings are compared
         as_made = [new_module(layer, 0.0, position) for position, layer in enumerate(net.layers)]
     for layer, made in zip(net.layers, as_made, strict=True):
         module = net.get_submodule(layer.name)
@@ -194,35 +197,33 @@ def other_layer(net: ConvNet) -> str:
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """What a convolution or pooling computes besides its numbers."""
+    """Return the settings of a convolution or pooling that determine what it computes."""
     names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "ceil_mode")
     return {name: getattr(module, name, None) for name in names}
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str:
-    """Name of the first tensor that holds a value that is not finite, or empty."""
+    """Return the name of the first tensor with a value that is not finite; empty if there is none."""
     return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), "")
 
 
 def read_card(source: str | os.PathLike[str]) -> Card:
-    """The card of a run directory's or a weight file's net, without loading its parameters.
+    """Read the card of the net in a run directory or weight file, without loading its parameters.
 
-    The whole file is read to check its digest; files of version 0.3 and before have none.
+    This reads the whole file to check its digest; files from versions before 0.3 have none.
 
     Raises:
-        UserError: if there is none, if it is damaged, or if it is not a weight file of this project.
+        UserError: if there is no weight file, if it is damaged, or if verydeep did not write it.
     """
     path = weight_file(source)
     try:
-        metadata = check_arrays(path, known=(CARD, "format"))  # what PyTorch's other tools write besides
+        metadata = check_arrays(path, known=(CARD, "format"))  # PyTorch's other tools write "format"
     except Damaged as error:
-        raise UserError(f"{error}; train it again, or copy it again from where it came from") from error
+        raise UserError(f"{error}; copy it again from its source, or train the net again") from error
     except OSError as error:
         raise UserError(f"cannot read the weight file {path}: {reason(error)}") from error
     if CARD not in metadata:
-        raise UserError(
-            f"{path} is a safetensors file of another system: it has no card of verydeep in its header"
-        )
+        raise UserError(f"{path} is a safetensors file from another system: its header has no card of verydeep")
     try:
         return card_of_file(json.loads(metadata[CARD]))
     except (ValidationError, ValueError, TypeError, RecursionError) as error:
@@ -233,13 +234,13 @@ _CARD = TypeAdapter(with_config(ConfigDict(extra="forbid", strict=False))(Card))
 
 
 def header(card: Card) -> str:
-    """A card as a weight file's header holds it.
+    """Return a card as it is written to a weight file's header.
 
     Raises:
-        UserError: where it would not be read back: a field of another type, provenance that JSON does not know.
+        UserError: if it could not be read back: a field has another type, or JSON cannot represent the provenance.
     """
     fields = asdict(card)
-    if card.rescaling == "bilinear":  # as all nets of versions that know no other, which refuse unknown fields
+    if card.rescaling == "bilinear":  # left out, since versions that know no other filter refuse unknown fields
         del fields["rescaling"]
     try:
         text = json.dumps({"format": FORMAT, "preprocessing": PREPROCESSING, **fields}, allow_nan=False)
@@ -250,10 +251,11 @@ def header(card: Card) -> str:
 
 
 def card_of_file(fields: Any) -> Card:
-    """The card that a weight file's header holds, of this format or the earlier one.
+    """Return the card in a weight file's header, in this format or the earlier one.
 
     Raises:
-        ValueError: where it holds something else.
+        UserError: if the format or the preprocessing is unknown.
+        ValueError: if the fields are not those of a card.
     """
     if not isinstance(fields, dict) or fields.get("format") not in (FORMAT, EARLIER_FORMAT):
         there = fields.get("format") if isinstance(fields, dict) else fields
@@ -268,22 +270,22 @@ def card_of_file(fields: Any) -> Card:
 
 
 def weight_file(source: str | os.PathLike[str]) -> Path:
-    """The weight file of a run directory, or the file itself.
+    """Return the path of a run directory's weight file, or of the file itself.
 
     Raises:
-        UserError: if there is no such file, or the system refuses to say.
+        UserError: if there is no such file, or the system cannot tell.
     """
     if not isinstance(source, str | os.PathLike):
-        raise UserError(f"the source is {source!r}; give the path of a run directory or a weight file")
+        raise UserError(f"the source is {source!r}; pass the path of a run directory or a weight file")
     path = Path(source)
     if is_folder(path):
         if not is_file(path / FILE_NAME):
             raise UserError(
-                f"{path} holds no {FILE_NAME}: it is no run directory, or its first epoch has not ended"
+                f"{path} holds no {FILE_NAME}: it is not a run directory, or its first epoch has not ended"
             )
         return path / FILE_NAME
     if not exists(path):
-        raise UserError(f"{path} does not exist; give a run directory or a weight file ({FILE_NAME})")
+        raise UserError(f"{path} does not exist; pass a run directory or a weight file ({FILE_NAME})")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks are scripts: their modules are found beside them."""
+"""Benchmarks are scripts, which import modules from their own folder."""
 
 import sys
 from pathlib import Path

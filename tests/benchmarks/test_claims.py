@@ -1,4 +1,4 @@
-"""Benchmarks keep their results in one form, and say that a claim holds only where its numbers do."""
+"""Benchmarks store their results in one format, and say that a claim holds only if its numbers do."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Packed photographs are unpacked unchanged, and results are kept whatever happens to the plan."""
+"""What is packed can be unpacked, and results are kept whatever happens to the plan."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The peer in plain torch computes what the nets of the package compute."""
+"""The peer in plain torch computes the same as the nets of the package."""
 
 import pytest
 import torch

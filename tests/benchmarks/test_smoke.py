@@ -1,4 +1,4 @@
-"""Every benchmark runs, at sizes that take seconds, and leaves with the status that its claims say."""
+"""Every benchmark runs, at sizes that take seconds, and its exit status agrees with its claims."""
 
 import os
 import re
@@ -20,9 +20,9 @@ needs_two_cores = pytest.mark.skipif(
 
 
 def smoke(name, folder, *words):
-    """What a script recorded."""
+    """Run a benchmark, and return its record."""
     file = folder / f"{name}.json"
-    # Threads of two test processes that spin would wait for one another.
+    # The spinning threads of two test processes would wait for each other.
     environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", "--smoke", "--json", file, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -40,7 +40,13 @@ def test_reading(tmp_path):
     assert set(found.details["images a second, medians"]) == {"Pillow, whole", "Pillow, box", "verydeep"}
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_safeguards(tmp_path):
+    found = smoke("safeguards", tmp_path)
+    assert len(found.claims) == 1
+    assert all(seconds > 0 for by in found.details["seconds"].values() for seconds in by.values())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_busy(tmp_path):
     (claim,) = smoke("busy", tmp_path).claims
     assert claim.measured > 0
@@ -63,7 +69,7 @@ def test_memory(tmp_path):
 def test_engine_accuracy(tmp_path):
     found = smoke("engine_accuracy", tmp_path)
     assert len(found.claims) == 3
-    assert found.holds  # rounding, not speed: it has to hold with small nets, too
+    assert found.holds  # about rounding, not speed, so it also has to hold for small nets
     assert all(claim.measured > 0 for claim in found.claims)
 
 
@@ -104,7 +110,7 @@ def test_ranks(tmp_path):
 @pytest.mark.slow
 @needs_engine
 def test_engine(tmp_path):
-    """Beside PyTorch alone; the other runtimes are installed where the claims are measured."""
+    """Compare with PyTorch only; the other runtimes are installed only to measure the claims."""
     found = smoke("engine", tmp_path)
     testing = found.details["comparisons"]["inference, smoke, 2"]["results"]
     failed = {name: row["failed"] for name, row in testing.items() if "failed" in row}

@@ -1,13 +1,13 @@
-"""Trainings that are killed at random moments, again and again, and end as one that was not.
+"""Kill trainings at random moments, and check that they end with the weights of one that was not killed.
 
     python tests/campaigns/kills.py process 200
     python tests/campaigns/kills.py process 40 --ranks 2
     python tests/campaigns/kills.py worker 20
 
-`process` kills all processes of a training (SIGKILL); `worker` kills one of its reading processes, of which the
-training has to say so in one line and end within `PATIENCE` seconds. The same command resumes it, until it has
-ended; then its weights are compared with those of a training that ran through: to the last bit in one process, to
-rounding in several. The exit code is 1 if anything differs.
+`process` kills all processes of a training (SIGKILL). `worker` kills one of its workers; the training must then
+say so in one line and end within `PATIENCE` seconds. The same command resumes the training until it ends. Its
+weights are then compared with those of an uninterrupted training: bit for bit in one process, up to rounding in
+several. The exit code is 1 if anything differs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PATIENCE = 15.0
 
 
 def start(out: Path, ranks: int) -> subprocess.Popen[str]:
-    """A training in a process group of its own."""
+    """Start a training in its own session."""
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
@@ -47,7 +47,7 @@ def start(out: Path, ranks: int) -> subprocess.Popen[str]:
 
 
 def children(process: int) -> list[int]:
-    """The processes that a process has started, and theirs."""
+    """Return the ids of all processes below a process."""
     try:
         text = Path(f"/proc/{process}/task/{process}/children").read_text()
     except OSError:
@@ -56,7 +56,7 @@ def children(process: int) -> list[int]:
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """Kill a training with all its ranks and reading processes."""
+    """Kill a training with all its ranks and workers."""
     for number in [process.pid, *children(process.pid)]:
         try:
             os.kill(number, signal.SIGKILL)
@@ -66,7 +66,7 @@ def kill_all(process: subprocess.Popen[str]) -> None:
 
 
 def kill_worker(process: subprocess.Popen[str], chance: random.Random) -> str:
-    """Kill a reading process; gives a complaint, or nothing."""
+    """Kill a worker; return a complaint, or nothing."""
     workers = children(process.pid)
     if not workers:
         return ""
@@ -77,7 +77,7 @@ def kill_worker(process: subprocess.Popen[str], chance: random.Random) -> str:
     except subprocess.TimeoutExpired:
         kill_all(process)
         return f"it did not end within {PATIENCE:.0f} s"
-    if process.returncode == 0:  # all was read already
+    if process.returncode == 0:  # the worker had already read everything
         return ""
     if process.returncode != 2 or "Traceback" in said or "a reading process has ended" not in said:
         return f"exit code {process.returncode} after {time.monotonic() - before:.1f} s: {said[-500:]}"
@@ -95,7 +95,7 @@ def same(one: Path, other: Path, ranks: int) -> bool:
 
 
 def main(what: str, kills: int, ranks: int, seed: int) -> int:
-    """Run the campaign; gives the exit code."""
+    """Run the campaign and return the exit code."""
     chance, done, wrong, number = random.Random(seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"

@@ -1,10 +1,10 @@
-"""How many mutated files of this project's own formats are taken for what they are not: there must be none.
+"""Mutate files of this project's own formats, and check that none is silently read with other contents.
 
     PYTHONPATH=tests python tests/campaigns/mutations.py 2000
 
-writes each format once, changes the file in so many ways (a bit, some bytes, a page of zeros, a cut, two pages
-exchanged, bytes put in), reads each change, and prints how often it was refused, how often its content was the
-same all the same, and how often other content was taken silently. The exit code is 1 if there was any of the last.
+writes a file of each format, makes 2000 mutations of it (a flipped bit, changed bytes, a page of zeros, a cut, two
+pages swapped, inserted bytes) and reads each. It prints how many were refused, how many still had the same
+contents, and how many were silently read with other contents. The exit code is 1 if there were any of the last.
 """
 
 import sys
@@ -32,11 +32,11 @@ from verydeep.training.step import new_optimiser
 
 RECIPE = Recipe(crop=32, width=0.125, fully_connected=8)
 Format = tuple[Path, Callable[[], object]]
-"""A file, and what reads its content: None, or a UserError, if it is refused."""
+"""A file, and a function that reads its contents, and returns None or raises UserError to refuse it."""
 
 
 def formats(folder: Path) -> dict[str, Format]:
-    """Each of the formats, written."""
+    """Write a file of each format."""
     random = np.random.default_rng(0)
     net = ConvNet(RECIPE.architecture(3))
     optimiser = new_optimiser(net, RECIPE, 0.01)
@@ -100,7 +100,7 @@ def formats(folder: Path) -> dict[str, Format]:
 
 
 def mutated(content: bytes, random: np.random.Generator) -> bytes:
-    """The content, changed in one of several ways, half of the time near its beginning or end."""
+    """Return the contents with one random change, half of the time near the beginning or end."""
     changed = bytearray(content)
     reach = len(content) if random.random() < 0.5 else min(len(content), 1500)
     at = int(random.integers(reach)) if random.random() < 0.5 else len(content) - 1 - int(random.integers(reach))
@@ -127,7 +127,7 @@ def mutated(content: bytes, random: np.random.Generator) -> bytes:
 
 
 def main(count: int) -> int:
-    """Run the campaign with so many files of each format; gives the exit code."""
+    """Run the campaign with `count` mutations of each format and return the exit code."""
     silently = 0
     with tempfile.TemporaryDirectory() as folder:
         for name, (path, read) in formats(Path(folder)).items():

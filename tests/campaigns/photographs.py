@@ -1,11 +1,11 @@
-"""Mutated photographs: each is read or refused in one line, within a bound of time and of memory.
+"""Mutate photographs, and check that each is read or refused in one line, within bounds of time and memory.
 
-    python tests/campaigns/photographs.py [how many: 3000] [seed: 0]
+    python tests/campaigns/photographs.py [count: 3000] [seed: 0]
 
-Each file is read as the survey reads it, as training does, and by its header alone, whose size must be that of
-the pixels. Prints the counts, the longest time that a file took, and the largest memory of the process; leaves
-with 1 if a file ended in anything but pixels or `ImageError` or took more than 2 s of CPU time, or the process
-more than 2.5 GB: `DECODING_BYTES` and what one file and its pixels take.
+Each file is read as in the survey, as in training, and by its header alone, whose size must be that of the pixels.
+Prints the counts, the longest time for a file and the peak memory of the process. The exit code is 1 if a file
+ended in anything but pixels or `ImageError` or took more than 2 s of CPU time, or if the process took more than
+2.5 GB: `DECODING_BYTES` plus one file and its pixels.
 """
 
 import io
@@ -28,7 +28,7 @@ MOST_SECONDS, MOST_BYTES = 2.0, 2_500_000_000
 
 
 def originals():
-    """Files of all kinds that are read, by their extension."""
+    """Yield the extension and contents of a file of each supported kind."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[0:61, 0:83]
     rgb = np.stack([x * 3, y * 4, (x + y) * 2], -1).astype(np.uint8) + random.integers(0, 9, (61, 83, 3), np.uint8)
@@ -58,7 +58,7 @@ def originals():
 
 
 def mutated(data, random):
-    """Some bytes changed, mostly in the headers; a piece moved, repeated or cut out; a length or size set anew."""
+    """Return the file with random changes, mostly in its headers: of bytes, of lengths, of whole pieces."""
     data = bytearray(data)
     for _ in range(random.integers(1, 4)):
         at = int(random.integers(0, len(data) if random.random() < 0.5 else min(len(data), 200)))
@@ -84,7 +84,7 @@ def mutated(data, random):
 
 
 def with_checksums(data):
-    """A PNG whose chunks have the checksums that they should have, so that it is not refused for these alone."""
+    """Return a PNG with correct checksums, so that it is not refused for these alone; other files unchanged."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
     data, at = bytearray(data), 8
@@ -116,7 +116,7 @@ def main():
             except ImageError as error:
                 outcomes["refused"] += 1
                 if "\n" in str(error):
-                    wrong.append(f"{path.name}: more than a line: {error!r}")
+                    wrong.append(f"{path.name}: more than one line: {error!r}")
             except Exception as error:
                 wrong.append(f"{path.name}: {error!r}")
             took = time.process_time() - started

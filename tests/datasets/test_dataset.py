@@ -1,4 +1,4 @@
-"""Where labelled images come from: the three layouts, and what of them is refused."""
+"""Opening data sets of every layout, and what is refused."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_digits_are_split_without_shuffling():
 
 
 def test_another_split_is_refused(folder):
-    unchecked = getattr(open_dataset, "__wrapped__", open_dataset)  # as it is where types are not checked
+    unchecked = getattr(open_dataset, "__wrapped__", open_dataset)  # without the type checks
     for data in (folder, "digits"):
         assert "split is 'test'" in refusal(unchecked, data, "test")
 
@@ -120,25 +120,25 @@ def test_a_class_without_images_is_refused_by_name(folder, split, empty):
         path.unlink()
     touch(folder / empty / "cat/readme.txt")
     message = refusal(open_dataset, folder, split)
-    assert f"{folder}/{empty}/cat: class cat holds no image" in message
+    assert f"{folder}/{empty}/cat: class cat has no images" in message
 
 
 def test_a_folder_without_either_layout_is_refused_with_what_was_found(folder, tmp_path):
     message = refusal(open_dataset, tmp_path / "nowhere", "train")
-    assert "nowhere: there is no such folder" in message
+    assert "nowhere: no such folder" in message
     assert '"digits"' in message
     (folder / "val").rename(folder / "validation")
     message = refusal(open_dataset, folder, "train")
-    assert "has no folder val but train/, validation/" in message
+    assert "has no folder val; it contains train/, validation/" in message
     assert "/val/<class>/*.jpg" in message
     assert "/val/*.JPEG" in message
     (folder / "val").mkdir()
-    assert "neither class folders nor images but nothing" in refusal(open_dataset, folder, "train")
+    assert "neither class folders nor images; it contains nothing" in refusal(open_dataset, folder, "train")
     shutil.rmtree(folder / "train")
     for number in range(8):
         touch(folder / f"train/n0{number}.tar")
     message = refusal(open_dataset, folder, "train")
-    assert "holds no class folders but n00.tar" in message
+    assert "has no class folders; it contains n00.tar" in message
     assert "n05.tar and 2 more" in message
 
 
@@ -205,7 +205,7 @@ def test_val_alone_can_be_opened_to_test_on(folder):
     shutil.rmtree(folder / "train")
     alone = open_dataset(folder, "val")
     assert (alone.classes, names(alone), alone.labels.tolist()) == (whole.classes, names(whole), [0, 1])
-    assert "has no folder train but val/" in refusal(open_dataset, folder, "train")
+    assert "has no folder train; it contains val/" in refusal(open_dataset, folder, "train")
 
 
 # One folder of class folders
@@ -233,7 +233,7 @@ def validation_of(root):
 
 def test_a_folder_without_splits_is_split_by_class_and_the_split_written_down(flowers):
     val = validation_of(flowers)
-    assert val == ["aster/0.jpg", "rose/3.jpg", "rose/4.jpg"], "a later version must draw the same"
+    assert val == ["aster/0.jpg", "rose/3.jpg", "rose/4.jpg"], "every version must draw the same"
     written = json.loads((flowers / "split.json").read_text())
     assert written == {"seed": 0, "share": 0.2, "val": val}
     assert open_dataset(flowers, "val").ignored == ()
@@ -242,7 +242,7 @@ def test_a_folder_without_splits_is_split_by_class_and_the_split_written_down(fl
     )
     for number in range(10, 30):
         touch(flowers / f"rose/{number}.jpg")
-    assert validation_of(flowers) == val, "images that are added are for training"
+    assert validation_of(flowers) == val, "images added later are for training"
     (flowers / "rose/3.jpg").unlink()
     assert validation_of(flowers) == ["aster/0.jpg", "rose/4.jpg"]
 
@@ -284,10 +284,10 @@ def test_a_name_that_is_not_utf8_is_split_too(flowers):
 
 def test_a_class_of_one_image_cannot_be_split(flowers):
     touch(flowers / "tulip/1.jpg")
-    assert "class tulip has 1 images" in refusal(open_dataset, flowers, "train")
+    assert "class tulip has too few images to hold some out (1)" in refusal(open_dataset, flowers, "train")
     shutil.rmtree(flowers / "tulip")
     (flowers / "tulip").mkdir()
-    assert "class tulip holds no image" in refusal(open_dataset, flowers, "train")
+    assert "class tulip has no images" in refusal(open_dataset, flowers, "train")
 
 
 @pytest.mark.parametrize("name", ["Train", "validation", "test"])
@@ -304,7 +304,7 @@ INNER = {4: "n00"}
 
 
 def write_meta(path):
-    """As the devkit has it: a column of structs, numbers as doubles, the inner nodes behind the classes."""
+    """As in the devkit: a column of structs, numbers as doubles, inner nodes after the classes."""
     fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height")
     synsets = np.zeros((4, 1), [(name, object) for name in fields])
     for row, (number, wnid) in enumerate({**SYNSETS, **INNER}.items()):
@@ -350,7 +350,7 @@ def test_ilsvrc_takes_ids_to_sorted_wnids_by_text(ilsvrc, place, name):
 def test_ilsvrc_without_its_devkit_is_refused(ilsvrc, split):
     (ilsvrc / "devkit/data/meta.mat").unlink()
     message = refusal(open_dataset, ilsvrc, split)
-    assert "nothing that says which classes its ids are" in message
+    assert "no file that maps its ids to classes" in message
     assert "meta.mat" in message
     (ilsvrc / "devkit/data" / TRUTH).unlink()
     message = refusal(open_dataset, ilsvrc, split)
@@ -369,7 +369,7 @@ def test_ilsvrc_with_a_damaged_meta_mat_is_refused(ilsvrc):
 def test_ilsvrc_counts_must_agree(ilsvrc):
     touch(ilsvrc / "devkit/data" / TRUTH, "1\n2\n3\n")
     message = refusal(open_dataset, ilsvrc, "val")
-    assert "holds 4 images" in message
+    assert "has 4 images" in message
     assert "has 3 lines" in message
 
 
@@ -378,7 +378,7 @@ def test_ilsvrc_ids_must_be_classes(ilsvrc, wrong):
     touch(ilsvrc / "devkit/data" / TRUTH, f"1\n2\n{wrong}\n1\n")
     message = refusal(open_dataset, ilsvrc, "val")
     assert f'line 3 is "{wrong}"' in message
-    assert "one of the 3 ids" in message
+    assert "one of the 3 class ids" in message
 
 
 def test_ilsvrc_classes_of_train_and_val_must_agree(ilsvrc):
@@ -390,7 +390,7 @@ def test_ilsvrc_classes_of_train_and_val_must_agree(ilsvrc):
     touch(ilsvrc / "devkit/data" / TRUTH, "1\n2\n3\n1\n")
     shutil.rmtree(ilsvrc / "train/n01")
     message = refusal(open_dataset, ilsvrc, "val")
-    assert "ILSVRC2012_val_00000002.JPEG: val says class n01 (id 2), train has no such folder" in message
+    assert "ILSVRC2012_val_00000002.JPEG: its class is n01 (id 2), but train has no such folder" in message
 
 
 def test_ilsvrc_can_be_tested_on_without_train(ilsvrc):
@@ -416,7 +416,7 @@ def test_the_real_lists_of_ilsvrc(tmp_path):
     root = tmp_path / "ilsvrc"
     for wnid in order:
         touch(root / f"train/{wnid}/{wnid}_1.JPEG")
-    # As many of the validation images as it takes to see every class.
+    # The first validation images, up to the one that completes the classes.
     count = 1 + max(ids.index(number) for number in range(1, 1001))
     (root / "val").mkdir()
     for number in range(1, count + 1):
@@ -478,7 +478,7 @@ def test_fingerprint_is_that_of_the_photographs(folder):
 
 
 def numbered(counts, order):
-    """A data set whose photographs are their own row, its labels in some order."""
+    """A data set whose photographs show their own row number, with labels in a given order."""
     labels = np.repeat(np.arange(len(counts)), counts)[order]
     images = tuple(np.full((1, 1, 3), row, np.uint8) for row in range(len(labels)))
     return Dataset("numbers", tuple(map(str, range(len(counts)))), images, labels)
@@ -510,7 +510,7 @@ def test_a_share_of_each_class_is_held_out_and_nothing_is_lost(case, share):
 
 
 def test_which_images_are_held_out_is_known():
-    """A later version that holds out others would compare nets by images that some of them have learnt."""
+    """If a later version held out others, nets would be tested on images that some were trained on."""
     left, held = held_out(numbered([10, 6], range(16)), 0.2)
     assert rows(held) == [0, 9, 12]
     assert "20%" in held.name
@@ -524,5 +524,5 @@ def test_a_share_that_is_none_is_refused(share):
 
 def test_a_class_too_small_to_hold_out_of_is_named():
     message = refusal(held_out, numbered([4, 1], range(5)), 0.1)
-    assert "class 1 has 1 images" in message
-    assert "class 0 has 2 images" in refusal(held_out, numbered([2, 9], range(11)), 0.9)
+    assert "class 1 has too few images to hold some out (1)" in message
+    assert "class 0 has too few images to hold some out (2)" in refusal(held_out, numbered([2, 9], range(11)), 0.9)

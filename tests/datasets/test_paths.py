@@ -1,4 +1,4 @@
-"""Many paths, which take little memory and are those that went in."""
+"""Many paths in little memory, unchanged."""
 
 import os
 import pickle

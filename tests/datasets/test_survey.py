@@ -1,4 +1,4 @@
-"""One reading of every photograph: what it finds, when it is kept, and what cannot be read."""
+"""Surveys of data sets: statistics, when they are kept, and unreadable photographs."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def kept(cache):
 
 @pytest.fixture
 def readings(monkeypatch):
-    """What has been decoded, in the order of decoding."""
+    """The photographs decoded so far, in order."""
     seen = []
 
     def counting(photograph, shortest=None):
@@ -195,13 +195,13 @@ def test_a_kept_survey_of_a_file_that_can_now_be_read_is_made_anew(folder, monke
 
     def failing(photograph, shortest=None):
         readings.append(photograph)
-        raise ImageError(photograph, "no right to read it")
+        raise ImageError(photograph, "permission denied")
 
     monkeypatch.setattr(surveys, "examine", failing)
     assert len(survey(dataset, progress=False).unreadable) == 2
     readings.clear()
     assert len(survey(dataset, progress=False).unreadable) == 2
-    assert len(readings) == 2  # asked again, and no more than that
+    assert len(readings) == 2  # tried again, and no other
     monkeypatch.setattr(surveys, "examine", examine)
     assert survey(dataset, progress=False).unreadable == ()
 
@@ -219,7 +219,7 @@ def test_survey_shows_its_progress(folder, monkeypatch, capsys):
 
 @pytest.fixture
 def damaged(folder):
-    """Photographs 1 and 2 of four cannot be read: one of each class."""
+    """Photographs 1 and 2 of four are unreadable: one of each class."""
     path = folder / "train/Dog/2.WebP"
     path.write_bytes(path.read_bytes()[:40])
     touch(folder / "train/cat/a.JPG")
@@ -273,9 +273,7 @@ def test_doubts_about_photographs_are_kept_and_follow_those_that_are_left(damage
     path.write_bytes(data[: end - 4] + bytes(4) + data[end:])
     for _ in ("made", "kept"):
         found = survey(damaged, progress=False)
-        assert found.suspicious == (
-            (3, f"{path}: its checksums say that its pixels are not those that were written"),
-        )
+        assert found.suspicious == ((3, f"{path}: its pixels do not match their checksums"),)
     assert len(kept(cache)) == 1
     dataset, rest = leave_out_unreadable(damaged, found, skip=True)
     assert [index for index, _ in rest.suspicious] == [1]
@@ -316,7 +314,7 @@ def test_principal_components_of_a_known_covariance():
     np.testing.assert_allclose(deviations, [10, 5, 2])
     np.testing.assert_allclose(components @ components.T, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(components[0], rotation[0], atol=1e-12)
-    # 2/3 and -2/3 are equally large: the first is positive, whatever LAPACK's rounding says.
+    # 2/3 and -2/3 are equally large: the first is positive, however LAPACK rounds.
     np.testing.assert_allclose(components[1], rotation[1], atol=1e-12)
     np.testing.assert_allclose(components[2], -rotation[2] * np.sign(-rotation[2][1]), atol=1e-12)
 

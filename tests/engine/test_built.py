@@ -1,4 +1,4 @@
-"""Where the engine has to be there, it is: no other test may pass only because torch did the work."""
+"""If the engine is required, it is there: no other test may pass only because torch did the work."""
 
 import os
 import shutil
@@ -17,5 +17,5 @@ def test_the_engine_is_there_where_it_is_required():
 
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX") or "c++"), reason="there is no C++ compiler")
 def test_where_there_is_a_compiler_nothing_failed_to_compile():
-    """Also where the engine is optional: C++ that is wrong does not leave the tests green."""
+    """Check this even if the engine is optional: C++ that does not compile must not leave the tests green."""
     assert not native.NOTE.exists(), native.NOTE.read_text(encoding="utf-8")

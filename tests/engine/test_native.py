@@ -21,7 +21,7 @@ ASKED = Path(os.environ.get(native.VARIABLE) or "")
 
 @pytest.fixture(autouse=True)
 def no_choice(monkeypatch):
-    """The library is chosen anew in each test, and nobody asks for one."""
+    """Choose the library again in each test, with the environment variable unset."""
     monkeypatch.delenv(native.VARIABLE, raising=False)
     native.library.cache_clear()
     yield
@@ -29,7 +29,7 @@ def no_choice(monkeypatch):
 
 
 def found_only(monkeypatch, **files):
-    """Let these be the libraries that were built."""
+    """Pretend that only these libraries were built."""
     monkeypatch.setattr(native, "_file", files.get)
 
 
@@ -40,7 +40,7 @@ def warned():
 
 
 def library_of(folder, code):
-    """A library that the C code defines."""
+    """Compile this C code to a library."""
     source, file = folder / "other.c", folder / "other.so"
     source.write_text(code)
     subprocess.run([CC, "-shared", "-fPIC", source, "-o", file], check=True)
@@ -74,7 +74,7 @@ def test_a_library_with_other_structures_is_refused(tmp_path):
     other = interface.description().replace("images integer 40", "pictures integer 40")
     code = f"long long verydeep_abi(void) {{ return {interface.ABI}; }}"
     code += f"const char* verydeep_description(void) {{ return {in_c(other)}; }}"
-    with pytest.raises(UnusableError, match=r"structures otherwise \(Convolution"):
+    with pytest.raises(UnusableError, match=r"other structures \(Convolution"):
         Library("other", library_of(tmp_path, code))
 
 
@@ -115,7 +115,7 @@ def test_libraries_for_other_processors_are_said(monkeypatch):
     found_only(monkeypatch, avx512=Path("_avx512.so"), avx2=Path("_avx2.so"))
     library, message = warned()
     assert library is None
-    assert "was built for avx512 and avx2 only, and this processor runs plain" in message
+    assert "was built only for avx512 and avx2, and this processor runs plain" in message
 
 
 def test_why_nothing_was_built_is_said(monkeypatch, tmp_path):
@@ -125,7 +125,7 @@ def test_why_nothing_was_built_is_said(monkeypatch, tmp_path):
     assert "there is no C++ compiler" in warned()[1]
     native.library.cache_clear()
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/c++")
-    assert "there is a C++ compiler now, /usr/bin/c++" in warned()[1]
+    assert "there is a C++ compiler now (/usr/bin/c++)" in warned()[1]
     native.library.cache_clear()
     native.NOTE.write_text("_plain.so: error: expected ';'\n_avx2.so: the same\n")
     message = warned()[1]
@@ -170,7 +170,7 @@ def test_the_engine_can_be_turned_off():
 
 def test_an_unknown_library_is_refused(monkeypatch):
     monkeypatch.setenv(native.VARIABLE, "avx1024")
-    with pytest.raises(UserError, match=r"VERYDEEP_ENGINE is 'avx1024'; here it may be .*auto, required, off"):
+    with pytest.raises(UserError, match=r"VERYDEEP_ENGINE is 'avx1024'; use .*auto, required, off"):
         native.library()
 
 

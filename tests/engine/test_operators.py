@@ -18,7 +18,7 @@ from verydeep.network import ConvNet
 
 capability = {"AVX512": 0, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 2)
 RUNNABLE = {name: file for name in LIBRARIES[capability:] if (file := native._file(name))}
-if (asked := Path(os.environ.get(native.VARIABLE) or "")).is_file():  # `make sanitize` asks for its own
+if (asked := Path(os.environ.get(native.VARIABLE) or "")).is_file():  # set by `make sanitize`
     RUNNABLE = {asked.stem: asked}
 needs_library = pytest.mark.skipif(not RUNNABLE, reason="built without a C++ compiler")
 
@@ -28,7 +28,7 @@ channels = st.integers(1, 40)
 
 @pytest.fixture(params=["off", *RUNNABLE])
 def library(request, monkeypatch):
-    """Every library that this machine can run, and none."""
+    """Run a test with every library that this machine can run, and without one."""
     chosen = None if request.param == "off" else Library(request.param, RUNNABLE[request.param])
     monkeypatch.setattr(operators, "library", lambda: chosen)
     return chosen
@@ -55,13 +55,13 @@ def by_torch(layer, x, rectify, pool):
 
 
 def error(found, expected):
-    """L2 error relative to what was expected, or to what is usual where chance made that small."""
+    """L2 error relative to the expected tensor, or to its typical norm if chance made that norm small."""
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).norm() / expected.norm().clamp(min=0.1 * expected.numel() ** 0.5))
 
 
 def clear(layer, x, rectify, pool):
-    """1 where rounding cannot decide whether a ReLU is open or which pixel wins a pooling, else 0."""
+    """1 where rounding cannot change whether a ReLU is open or which pixel wins a pooling, else 0."""
     with torch.no_grad():
         y = by_torch(layer, x.double(), False, False)
         if pool:
@@ -131,7 +131,7 @@ def test_layers_in_one_are_those_of_torch_one_after_another(
             assert operators.served(steps, x) == (len(steps) if operators.available() else 0)
             found = operators.convolutions(steps, x)
     assert found.shape == expected.shape
-    # Each layer's own error is bounded above; through seven, the last of them nearly cancelling, 1e-5 was seen.
+    # The test above bounds the error of one layer. Through seven, the last of which nearly cancels, we saw 1e-5.
     assert error(found, expected) < 1e-4
 
 
@@ -147,7 +147,7 @@ def test_a_workspace_that_is_too_large_to_keep(monkeypatch):
 
 
 def test_weights_in_large_pages_are_contiguous():
-    weights = torch.randn(1200, 512, 3, 3)  # large enough for large pages
+    weights = torch.randn(1200, 512, 3, 3)  # large enough for huge pages
     for original in (weights, weights.to(memory_format=torch.channels_last)):
         found = in_large_pages(original)
         assert torch.equal(found, weights)
@@ -188,21 +188,21 @@ def test_layers_that_are_trained_are_computed_one_at_a_time():
     one = 1 if operators.available() else 0
     assert operators.served(steps, x) == one
     first.requires_grad_(False)
-    assert operators.served(steps, x) == one  # the second is trained
+    assert operators.served(steps, x) == one  # the second still learns
     second.requires_grad_(False)
     assert operators.served(steps, x) == 2 * one
     assert operators.served(steps, x.requires_grad_()) == one
 
 
 def cut_in(monkeypatch, blocks):
-    """Let tiles be cut in a certain way, in testing and in training."""
+    """Divide tiles into these blocks, in testing and in training."""
     monkeypatch.setattr(operators, "blocks", lambda *_: blocks)
     monkeypatch.setattr(schedule, "blocks", lambda *_: blocks)
     monkeypatch.setattr(operators, "program", schedule.program.__wrapped__)
 
 
 def assert_exact(layer, x, pool):
-    """Output and gradients of a layer with its ReLU are those of torch in double."""
+    """Compare output and gradients of a layer and its ReLU with torch's in double precision."""
     with torch.no_grad():
         assert error(convolution(layer, x, True, pool), by_torch(layer, x.double(), True, pool)) < 5e-6
     x.requires_grad_()
@@ -298,7 +298,7 @@ def test_changed_weights_are_noticed():
 
 @pytest.mark.usefixtures("library")
 def test_what_is_not_finite_is_not_hidden():
-    for inputs in (3, 9):  # the direct path, and tiles, in which it spreads further
+    for inputs in (3, 9):  # the direct path, and tiles, in which a nan spreads further
         layer, x = layer_and_input(1, inputs, 8, 8, 8)
         x[0, 0, 2, 2] = torch.nan
         with torch.no_grad():
@@ -311,7 +311,7 @@ def test_what_does_not_fit_is_refused_before_memory_is_read(library):
     layer, x = layer_and_input(1, 9, 8, 6, 6)
     weight, bias = layer.weight.detach(), layer.bias.detach()
     bad = [(weight[:, :8], bias), (weight, bias[:2])]
-    if library is not None:  # torch has other kernels, too
+    if library is not None:  # torch accepts other kernels
         bad.append((weight[:, :, :1], bias))
     for pair in bad:
         with pytest.raises((ValueError, RuntimeError)):
@@ -369,10 +369,10 @@ def test_half_precision_export_and_other_kernels_are_left_to_torch():
 def test_what_leaves_the_process_has_no_operators_of_the_engine():
     net = ConvNet("B", classes=3, crop=32, width=0.25, fully_connected=8).eval()
     images = torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8)
-    exported = torch.export.export(net, (images,), strict=False)  # strict, torch 2.6 cannot follow the net
+    exported = torch.export.export(net, (images,), strict=False)  # in strict mode, torch 2.6 cannot follow the net
     assert f"{operators.NAMESPACE}." not in str(exported.graph)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the net looks at the range of its images, which no trace can
+        warnings.simplefilter("ignore")  # the net checks the range of its images, which cannot be traced
         traced = torch.jit.trace(net, images.float(), check_trace=False)
         assert f"{operators.NAMESPACE}::" not in str(traced.inlined_graph)
         torch.testing.assert_close(exported.module()(images), net(images), rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ NOTHING = -1
 
 
 def net_of(channels, poolings):
-    """3x3 layers of these channels, some of them pooled, then a fully connected one."""
+    """3x3 layers with these channels, some followed by a pooling, then a fully connected layer."""
     layers = [
         Convolution(inputs, outputs, True, pool, False)
         for inputs, outputs, pool in zip([3, *channels[:-1]], channels, poolings, strict=True)
@@ -18,7 +18,7 @@ def net_of(channels, poolings):
 
 
 def carried_out(found, layers, images, height, width):
-    """Which image's map, of which layer, each float of the output is: the program on marks in place of numbers."""
+    """Run the program on marks instead of values, and check which layer and image each output is from."""
     marks = lambda layer, image: layer * 1000 + image  # noqa: E731
     memory = {
         "input": np.repeat([marks(-1, image) for image in range(images)], 3 * height * width),
@@ -68,7 +68,7 @@ def test_the_workspace_of_a_net_does_not_grow_with_the_mini_batch():
     channels = [64, 64, 128, 128, 256, 256, 256]
     layers = net_of(channels, [False, True, False, True, False, False, True])
     sizes = [program(layers, images, 224, 224, 2).workspace for images in (8, 64, 512)]
-    # Two places within a group, and one behind each of the three poolings.
+    # Two places within a group, and one after each of the three poolings.
     assert max(sizes) <= 5 * (schedule.TOGETHER + LINE)
     first = program(layers, 64, 224, 224, 2).calls
     assert {call.images for call in first if call.stage.layer == 2} == {2}  # two maps of 112 x 112 x 128

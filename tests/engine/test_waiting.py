@@ -1,4 +1,4 @@
-"""Threads that wait for one another leave a core to whom it is taken by, and that changes no result."""
+"""Waiting threads give up their core when other processes compute, and that changes no result."""
 
 import os
 import subprocess
@@ -38,12 +38,12 @@ pytestmark = pytest.mark.skipif(
     native.library() is None
     or native.loaded("GOMP_parallel") is None
     or not os.path.exists("/proc/self/schedstat"),
-    reason="needs the engine, torch's OpenMP, and a system that says how long threads waited for a core",
+    reason="needs the engine, torch's OpenMP, and a system that reports how long threads waited for a core",
 )
 
 
 def beside_others(passes, **environment):
-    """Compute beside two processes a core: whether threads sleep at the end, and whether results are equal."""
+    """Compute beside two processes per core; return whether threads sleep in the end and results are equal."""
     ours = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     others = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, "-c", BESIDE_OTHERS, str(passes)]

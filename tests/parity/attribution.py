@@ -1,4 +1,4 @@
-"""captum: activations and attributions, which hook on to layers and rewrite their gradients."""
+"""captum: activations and attributions, which attach hooks to layers and rewrite their gradients."""
 
 import torch
 from captum.attr import (

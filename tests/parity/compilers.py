@@ -1,4 +1,4 @@
-"""Tools that rewrite a net as a graph."""
+"""Tools that convert a net to a graph."""
 
 import tempfile
 from pathlib import Path
@@ -31,7 +31,10 @@ def exported(net: nn.Module, images: Tensor) -> Values:
 
 
 @trial(
-    "torch", "torch.fx.symbolic_trace, which other libraries' feature extractors use", scores, limit="are a Proxy"
+    "torch",
+    "torch.fx.symbolic_trace, which other libraries' feature extractors use",
+    scores,
+    limit="of type Proxy",
 )
 def traced_by_fx(net: nn.Module, images: Tensor) -> Values:
     return scores(torch.fx.symbolic_trace(net), images)

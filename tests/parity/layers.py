@@ -1,4 +1,4 @@
-"""Tools that change layers, or stand between a net and its layers."""
+"""Tools that change layers, or intervene between a net and its layers."""
 
 import tempfile
 from pathlib import Path
@@ -26,7 +26,7 @@ NAMES = [layer.name for layer in SIZES.layers]
 
 
 def trained(net: nn.Module, images: Tensor) -> Values:
-    """Scores without gradients and with them, and the gradients of the loss."""
+    """Return the scores without gradients and with them, and the gradients of the loss."""
     with torch.no_grad():
         found = {"scores": net(images)}
     scores = net(images)
@@ -94,14 +94,14 @@ def loss_of_one(net: nn.Module, parameters: Values, image: Tensor, label: Tensor
     return F.cross_entropy(functional_call(net, parameters, (image[None],)), label[None])
 
 
-@trial("torch", "func.functional_call, grad and vmap: a gradient for each image", training=True)
+@trial("torch", "func.functional_call, grad and vmap: per-image gradients", training=True)
 def a_gradient_an_image(net: nn.Module, images: Tensor) -> Values:
     parameters = {name: each.detach() for name, each in net.named_parameters()}
     one = grad(lambda parameters, image, label: loss_of_one(net, parameters, image, label))
     return vmap(one, (None, 0, 0))(parameters, images, LABELS)
 
 
-@trial("opacus", "GradSampleModule: a gradient an image, as torch.func's", a_gradient_an_image, training=True)
+@trial("opacus", "GradSampleModule: per-image gradients, as torch.func's", a_gradient_an_image, training=True)
 def a_gradient_an_image_by_opacus(net: nn.Module, images: Tensor) -> Values:
     assert not ModuleValidator.validate(net, strict=False)
     wrapped = GradSampleModule(net, loss_reduction="sum")
@@ -109,7 +109,7 @@ def a_gradient_an_image_by_opacus(net: nn.Module, images: Tensor) -> Values:
     return {name.removeprefix("_module."): each.grad_sample for name, each in wrapped.named_parameters()}
 
 
-@trial("opacus", "PrivacyEngine.make_private: one step of DP-SGD, its noise from one seed", training=True)
+@trial("opacus", "PrivacyEngine.make_private: one step of DP-SGD, with seeded noise", training=True)
 def private_step(net: nn.Module, images: Tensor) -> Values:
     loader = DataLoader(TensorDataset(images, LABELS), batch_size=4)
     made, optimiser, _ = PrivacyEngine().make_private(

@@ -1,4 +1,4 @@
-"""Nets trained by two processes: the loss and the gradients of a step are those of one process."""
+"""Nets trained by two processes: loss and gradients of a step are those of one process."""
 
 import faulthandler
 import tempfile
@@ -16,11 +16,11 @@ from trials import LABELS, Values, gradients, trial
 RANKS = 2
 
 PATIENCE = 60
-"""Seconds that a trial may take."""
+"""Longest time for a trial, in seconds."""
 
 
 def one_process(net: nn.Module, images: Tensor) -> Values:
-    """Loss and gradients of the whole mini-batch, then the scores after a step."""
+    """Return loss and gradients of the whole mini-batch, and the scores after a step."""
     loss = F.cross_entropy(net(images), LABELS)
     loss.backward()
     found = {"loss": loss.detach()} | {name: each.clone() for name, each in gradients(net).items()}
@@ -29,7 +29,7 @@ def one_process(net: nn.Module, images: Tensor) -> Values:
 
 
 def by_ranks(how: str, net: nn.Module, images: Tensor) -> Values:
-    """The same by processes that have half of the images each."""
+    """Compute the same in processes with half of the images each."""
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(rank_main, (how, net, images, folder), RANKS)
         return torch.load(Path(folder) / "found.pt")
@@ -37,9 +37,9 @@ def by_ranks(how: str, net: nn.Module, images: Tensor) -> Values:
 
 def rank_main(rank: int, how: str, net: nn.Module, images: Tensor, folder: str) -> None:
     torch.set_num_threads(1)
-    faulthandler.dump_traceback_later(PATIENCE, exit=True)  # ranks that wait for each other say where
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)  # shows where ranks wait for each other
     distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=RANKS)
-    # Tensors that come from another process lie in shared memory; each rank has its own.
+    # Tensors from another process are in shared memory; copies give each rank its own.
     net.load_state_dict({name: each.clone() for name, each in net.state_dict().items()}, assign=True)
     net = wrapped(how, net.requires_grad_())
     half = slice(rank * len(images) // RANKS, (rank + 1) * len(images) // RANKS)
@@ -81,6 +81,6 @@ def sharded(net: nn.Module, images: Tensor) -> Values:
     return by_ranks("FSDP2", net, images)
 
 
-@trial("torch", "FSDP2, fully_shard of each convolution and the net, likewise", one_process, training=True)
+@trial("torch", "FSDP2, fully_shard of each convolution and the net: the same", one_process, training=True)
 def sharded_by_layers(net: nn.Module, images: Tensor) -> Values:
     return by_ranks("FSDP2 of layers", net, images)

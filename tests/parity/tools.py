@@ -1,7 +1,7 @@
-"""Try PyTorch's tools on a small net of ours: what they give must be what they give on torch's own layers.
+"""Try PyTorch's tools on one of our nets: the results must be the same as on torch's own layers.
 
-`make parity` runs this in an environment of its own. Prints a table, with the engine and with it off; exits with
-1 where something does not agree. `tools.py WORDS` tries those whose tool or description has the words in it.
+`make parity` runs this in a separate environment. It prints a table, with the engine on and off, and exits with 1
+if something does not agree. `tools.py WORDS` tries only tools and descriptions that contain the words.
 """
 
 import json
@@ -15,7 +15,7 @@ CHILD = "--as-json"
 
 
 def tried(only: str) -> None:
-    """Try all of them in this process; a line of JSON for each."""
+    """Run the trials in this process, and print one line of JSON for each."""
     import attribution  # noqa: F401
     import compilers  # noqa: F401
     import layers  # noqa: F401
@@ -42,7 +42,7 @@ def main() -> int:
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                if not line.startswith('{"tool"'):  # what a tool prints itself
+                if not line.startswith('{"tool"'):  # a tool printed this
                     continue
                 row = json.loads(line)
                 seen += 1
@@ -51,7 +51,7 @@ def main() -> int:
                 agrees = "yes" if row["agrees"] else "NO"
                 print(f"{named:22}{agrees:8}{row['result']:48}{row['what']}", flush=True)
         failed += process.returncode != 0
-    print(f"\n{seen} trials, {failed} that do not agree")
+    print(f"\n{seen} trials, {failed} failed")
     return int(failed > 0 or seen == 0)
 
 

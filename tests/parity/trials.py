@@ -1,4 +1,4 @@
-"""What a trial is: a tool is tried on a net of ours and on the same layers in a plain torch.nn.Sequential."""
+"""Trials of a tool on one of our nets, and on the same layers in a plain torch.nn.Sequential."""
 
 import math
 from collections import OrderedDict
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from verydeep import ConvNet
 
 Values = dict[str, Tensor]
-"""What a tool gave, by name."""
+"""Results of a tool, by name."""
 
 TOLERANCE = 1e-4
-"""Largest difference, relative to the largest value: the rounding of float32 through eleven layers."""
+"""Largest allowed difference, relative to the largest value: the rounding of float32 through eleven layers."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Trial:
     """One use of one tool.
 
     Attributes:
-        tool: the distribution that it comes from.
-        what: what is done with it, in words.
-        run: does it with a net and its images, and gives values.
-        reference: what the values are compared with, made from the plain net; the same tool where None.
-        limit: words of the error with which our nets refuse it; docs/tools.md says what to do instead.
-        training: whether the nets are in training mode (their dropout ratio is 0, so that masks do not differ).
+        tool: name of its distribution.
+        what: description of what is done.
+        run: function that does it with a net and images, and returns values.
+        reference: function that computes the expected values from the plain net; by default `run`.
+        limit: words of the error with which our nets refuse the tool; docs/tools.md says what to do instead.
+        training: whether the nets are in training mode (with a dropout ratio of 0, so that masks do not differ).
     """
 
     tool: str
@@ -81,10 +81,10 @@ class Centre(nn.Module):
 
 
 def nets(training: bool) -> tuple[ConvNet, nn.Sequential]:
-    """A small net A, and torch's own layers with copies of its weights, under the same names."""
+    """Make a small net A, and torch's own layers with copies of its weights, under the same names."""
     torch.manual_seed(0)
     net = ConvNet("A", classes=7, crop=32, width=0.25, fully_connected=16, dropout=0.0 if training else 0.5)
-    for parameter in net.parameters():  # He et al.'s, with biases: scores that are far from 0 and differ
+    for parameter in net.parameters():  # He et al.'s, with biases, so that scores are far from 0 and differ
         nn.init.normal_(parameter, 0.0, (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.5)
     plain: OrderedDict[str, nn.Module] = OrderedDict(centre=Centre(net.mean.clone()))
     for layer in net.layers:
@@ -106,7 +106,7 @@ def nets(training: bool) -> tuple[ConvNet, nn.Sequential]:
 
 
 def batch(number: int = 4) -> Tensor:
-    """Raw pixels in float, that gradients may be taken of."""
+    """Make images of raw pixels, in floating point for gradients."""
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (number, 3, 32, 32), generator=generator).float()
 
@@ -116,12 +116,12 @@ LABELS = torch.tensor([0, 3, 6, 2])
 
 
 def gradients(net: nn.Module) -> Values:
-    """Gradients of the parameters that have one."""
+    """Return the gradients of parameters that have one."""
     return {name: each.grad for name, each in net.named_parameters() if each.grad is not None}
 
 
 def attempted(each: Trial) -> Outcome:
-    """Do it with both nets and compare."""
+    """Run a trial with both nets, and compare."""
     ours, plain = nets(each.training)
     torch.manual_seed(2)
     expected = (each.reference or each.run)(plain, batch())
@@ -133,7 +133,7 @@ def attempted(each: Trial) -> Outcome:
             return outcome(each, f"a known limit: {each.limit}", True)
         return outcome(each, f"fails: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}", False)
     if each.limit:
-        return outcome(each, "works, and is listed as a limit", False)
+        return outcome(each, "works, but is listed as a limit", False)
     if found.keys() != expected.keys():
         return outcome(each, f"other values: {sorted(found.keys() ^ expected.keys())[:4]}", False)
     worst = max(difference(found[name], expected[name]) for name in expected)
@@ -141,11 +141,11 @@ def attempted(each: Trial) -> Outcome:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """Largest difference relative to the largest value expected; infinite for other shapes."""
+    """Return the largest difference relative to the largest expected value; infinite if shapes differ."""
     if found.shape != expected.shape or not expected.numel():
         return math.inf
     scale = float(expected.detach().abs().max())
-    if scale == 0:  # nothing would be compared
+    if scale == 0:  # the comparison would be empty
         return math.inf
     return float((found.detach().double() - expected.detach().double()).abs().max()) / scale
 
@@ -155,11 +155,11 @@ def outcome(each: Trial, result: str, agrees: bool) -> Outcome:
 
 
 def outcomes(only: str) -> Iterator[Outcome]:
-    """All trials whose tool or description has `only` in it."""
+    """Run all trials whose tool or description contains `only`."""
     for each in TRIALS:
         if only in f"{each.tool} {each.what}":
             try:
                 yield attempted(each)
-            except Exception as error:  # of the tool on the plain net
+            except Exception as error:  # the tool failed on the plain net
                 first = str(error).strip().splitlines()[0][:200]
                 yield outcome(each, f"fails on torch's own layers too: {type(error).__name__}: {first}", False)

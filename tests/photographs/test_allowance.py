@@ -1,4 +1,4 @@
-"""What threads take at a time."""
+"""Limits on what threads hold at once."""
 
 import threading
 

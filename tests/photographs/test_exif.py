@@ -1,4 +1,4 @@
-"""Which way up, by EXIF of every make, and of none."""
+"""Orientation from EXIF of every kind, and from none."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Rescaling and cropping: against formulas written out, and crops against slices of the whole."""
+"""Rescaling against formulas written out, and crops against slices of the whole."""
 
 import math
 from pathlib import Path
@@ -56,10 +56,10 @@ rescalings = st.sampled_from(sorted(KERNELS))
 
 
 def by_the_formula(pixels, width, height, kernel):
-    """Each output pixel is a mean of the source weighted by a kernel about its centre, side after side.
+    """Compute each output pixel as a mean of the source, weighted by a kernel about its centre, side by side.
 
-    The unit of the kernel is a source pixel, or an output pixel where that is larger; at the borders the weights
-    that are left are made to sum to one.
+    The unit of the kernel is the larger of a source pixel and an output pixel. At the borders the remaining
+    weights are scaled to sum to one.
     """
 
     def side(source, target):
@@ -69,7 +69,7 @@ def by_the_formula(pixels, width, height, kernel):
         return weights / weights.sum(axis=1, keepdims=True)
 
     rows, columns = side(pixels.shape[0], height), side(pixels.shape[1], width)
-    across = np.clip(np.einsum("jkc,lk->jlc", pixels.astype(float), columns), 0, 255)  # as bytes hold it
+    across = np.clip(np.einsum("jkc,lk->jlc", pixels.astype(float), columns), 0, 255)  # as stored in bytes
     return np.clip(np.einsum("ij,jlc->ilc", rows, across), 0, 255)
 
 
@@ -79,7 +79,7 @@ def test_rescale_is_the_filter_with_antialiasing(shortest, rescaling):
     pixels = np.random.default_rng(3).integers(0, 256, (37, 49, 3), dtype=np.uint8)
     result = rescale(pixels, shortest, rescaling)
     width, height = rescaled_size(49, 37, shortest)
-    # Half a level for each side; bicubic weights, some of which are negative, make up to 5/4 of the first half.
+    # Half a level per side; bicubic weights, some of them negative, scale the first half by up to 5/4.
     bound = 1 if rescaling == "bilinear" else 1.125
     assert np.abs(result - by_the_formula(pixels, width, height, KERNELS[rescaling])).max() <= bound
 
@@ -146,7 +146,7 @@ def assert_crop_is_a_slice(photograph, shortest, crop, place, mirror=False, resc
     assert result.flags.writeable
     assert result.flags.c_contiguous
     difference = np.abs(result.astype(int) - (expected[:, ::-1] if mirror else expected))
-    # Ties that are rounded another way on both sides make two levels of it: see the docstring.
+    # Ties that round differently on both sides add up to two levels: see the docstring.
     assert difference.max() <= 2
     assert (difference > 1).sum() <= 2 + 1e-2 * difference.size
 
@@ -200,7 +200,7 @@ KINDS_OF_JPEG = {
 @pytest.mark.parametrize("height", [97, 160])
 @pytest.mark.parametrize("rescaling", KERNELS)
 def test_rows_that_a_crop_does_not_need_are_spared_without_a_trace(tmp_path, monkeypatch, kind, height, rescaling):
-    """Bit for bit what the whole photograph gives, wherever the crop lies."""
+    """The crop is bit for bit that of the whole photograph, wherever it lies."""
     path = save(tmp_path / "part.jpg", photo(height, 120), **KINDS_OF_JPEG[kind])
     decoded = []
     decoder = simplejpeg.decode_jpeg
@@ -266,7 +266,7 @@ def test_upper_parts_of_real_photographs_are_bit_equal():
 @given(size=st.integers(1, 2000), crop=st.integers(1, 2000), points=st.integers(1, 9))
 def test_grid_offsets(size, crop, points):
     if crop > size:
-        with pytest.raises(UserError, match="no grid"):
+        with pytest.raises(UserError, match="cannot place"):
             grid_offsets(size, crop, points)
         return
     offsets = grid_offsets(size, crop, points)
@@ -283,5 +283,5 @@ def test_grid_offsets(size, crop, points):
 def test_the_grid_of_the_paper():
     assert grid_offsets(256, 224, 5) == [0, 8, 16, 24, 32]
     assert grid_offsets(341, 224, 5) == [0, 29, 59, 88, 117]
-    with pytest.raises(UserError, match="no grid of 0 crops"):
+    with pytest.raises(UserError, match="cannot place 0 crops"):
         grid_offsets(256, 224, 0)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from verydeep.distributed import Ranks
-from verydeep.errors import UserError
 from verydeep.recipe import Recipe
 from verydeep.training.presets import (
     CORE_RATE,
@@ -70,11 +69,6 @@ def test_a_preset_is_said_in_a_line():
     assert "drop after 24 31; at a guess 24 minutes on this machine" in line
 
 
-def test_another_preset_is_refused():
-    with pytest.raises(UserError, match="preset is 'huge'; choose one of small, paper"):
-        preset_fields("huge", Recipe(), None, IMAGENETTE)
-
-
 def test_the_rate_of_a_machine_grows_with_its_cores(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    assert machine_rate(Ranks()) == 4 * CORE_RATE
+    assert machine_rate(Ranks()) == pytest.approx(4 * CORE_RATE)

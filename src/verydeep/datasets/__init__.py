@@ -1,1 +1,1 @@
-"""Images with classes: folders, the ILSVRC-2012 layout, digits, and what one reading of them finds."""
+"""Labelled images: class folders, the ILSVRC-2012 layout, digits, and a survey of them."""

@@ -1,4 +1,4 @@
-"""Photographs that two data sets share: what a net has learnt from does not tell how well it does on others."""
+"""Photographs that two data sets share: an image that a net was trained on does not measure generalisation."""
 
 import hashlib
 import os
@@ -10,16 +10,16 @@ from verydeep.files import digest
 from verydeep.photographs.photograph import Photograph
 
 _TAIL = 4096
-"""Bytes at the end of a file that mostly tell photographs of equal length apart."""
+"""How many bytes at the end of a file are compared first: they mostly tell files of equal length apart."""
 
 
 def same_content(one: Dataset, other: Dataset) -> tuple[tuple[int, int], ...]:
     """Find the photographs of `other` with the same content, byte for byte, as one of `one`.
 
     Returns:
-        For each, in order, the row of the first such photograph of `one`, and its own.
+        One pair per photograph found, in order: the row of the first match in `one`, and its own row.
 
-    Only what has the same length and the same end is read whole; what cannot be read is passed over.
+    Only files with equal lengths and equal ends are read whole; unreadable ones are skipped.
     """
     ours, theirs = list(range(len(one))), list(range(len(other)))
     found: dict[Hashable, int] = {}

@@ -13,22 +13,22 @@ from jaxtyping import Int64, Integer
 
 @dataclass(frozen=True, eq=False)
 class Paths(Sequence[Path]):
-    """Paths below a folder, made when they are asked for.
+    """Paths below a folder, each created on access.
 
-    A million `Path`s take 355 MB, and as much again in each reading process, which copies whatever it counts
-    references to. Here they are one text and two arrays: 50 MB, which all processes share.
+    A million `Path`s take 355 MB, and the same again in each worker, because counting references copies their
+    memory. Here they are one text and two arrays: 50 MB, which all processes share.
     """
 
     folder: Path
     text: bytes
-    """All names below the folder, one after the other, as the file system spells them."""
+    """All names below the folder, concatenated, as the file system spells them."""
     begins: Int64[np.ndarray, " N"]
-    """Where in the text each name begins."""
+    """Offset in the text at which each name begins."""
     ends: Int64[np.ndarray, " N"]
 
     @classmethod
     def below(cls, folder: Path, names: Iterable[str]) -> "Paths":
-        """The paths of some names below a folder, in order."""
+        """Return the paths of names below a folder, in order."""
         text, ends = bytearray(), array("q", [0])
         for name in names:
             text += os.fsencode(name)
@@ -37,7 +37,7 @@ class Paths(Sequence[Path]):
         return cls(folder, bytes(text), bounds[:-1], bounds[1:])
 
     def take(self, rows: Integer[np.ndarray, " M"] | slice) -> "Paths":
-        """Some of the paths, in the order of `rows`."""
+        """Return some of the paths, in the order of `rows`."""
         return Paths(self.folder, self.text, self.begins[rows], self.ends[rows])
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The list of validation images of a folder of class folders that has no train and val."""
+"""The list of validation images of a folder of class folders without train and val."""
 
 import json
 from collections.abc import Iterable
@@ -9,20 +9,20 @@ from verydeep.errors import UserError
 from verydeep.files import written_aside
 
 SPLIT_FILE = "split.json"
-"""Its name, beside the class folders; a person may change what it lists."""
+"""Its file name, next to the class folders; it may be edited by hand."""
 
 SPLIT_SHARE = 0.2
-"""How much of each class is drawn for validation where there is no list yet."""
+"""The share of each class that is drawn for validation if there is no list yet."""
 
 SPLIT_SEED = 0
-"""Of that draw, by `verydeep.datasets.dataset.held_out`."""
+"""Seed of that draw, which `verydeep.datasets.dataset.held_out` makes."""
 
 
 def read_split(file: Path) -> frozenset[str] | None:
-    """The validation images that a file lists, each as `<class>/<name>`; None if there is no such file.
+    """Return the validation images listed in a file, each as `<class>/<name>`; None if there is no such file.
 
     Raises:
-        UserError: where it cannot be read, or is no such list.
+        UserError: if the file cannot be read or is not such a list.
     """
     if not file.exists():
         return None
@@ -34,15 +34,15 @@ def read_split(file: Path) -> frozenset[str] | None:
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{file}: is not a list of validation images ({type(error).__name__}: {error}), such as "
-            '{"val": ["<class>/a.jpg"]}; correct it, or remove it to have the images split anew'
+            '{"val": ["<class>/a.jpg"]}; correct it, or remove it to split the images again'
         ) from error
     return frozenset(listed)
 
 
 def write_split(file: Path, listed: Iterable[str]) -> None:
-    """Write down which images are for validation, if the folder can be written.
+    """Write the list of validation images, if the folder is writable.
 
-    If it cannot, the draw is the same each time, as long as the images are the same.
+    If it is not, the draw is the same each time, as long as the images are the same.
     """
     found = {"seed": SPLIT_SEED, "share": SPLIT_SHARE, "val": sorted(listed)}
     with suppress(UserError), written_aside(file) as aside:

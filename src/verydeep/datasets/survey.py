@@ -1,7 +1,7 @@
-"""One reading of every photograph of a data set: sizes, unreadable files, mean colour and its spread.
+"""Read every photograph of a data set once: sizes, unreadable files, mean colour and covariance.
 
-What the paper's preprocessing (mean colour, Sect. 2.1) and augmentation (colour shift, Sect. 3.1) need to know is
-found once per data set and kept.
+The preprocessing (mean colour, Sect. 2.1) and augmentation (colour shift, Sect. 3.1) of the paper need these
+statistics. They are computed once per data set and kept.
 """
 
 import contextlib
@@ -24,47 +24,47 @@ from verydeep.photographs.rescaling import too_elongated
 from verydeep.progress import track
 
 SURVEY_SIDE = 256
-"""At most this many rows and columns of an image's pixels enter the mean colour."""
+"""The most rows and columns of an image's pixels that enter the mean colour."""
 
 SURVEY_FORMAT = 2
-"""Counted up whenever a survey kept by an earlier version must not be taken for one of this version."""
+"""Increased whenever surveys kept by an earlier version become invalid."""
 
 _BLOCK = 16
-"""Photographs read by a thread at a time: a future each would need gigabytes for 1.28 million of them."""
+"""Photographs per task of a thread: one future per photograph would take gigabytes for 1.28 million of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What one reading of a data set found; mean and covariance are NaN where nothing was readable."""
+    """The statistics of a data set; mean and covariance are NaN if no photograph is readable."""
 
     sizes: Int32[np.ndarray, "N 2"]
-    """Width and height of each photograph at full size, as a person sees it; 0, 0 where unreadable."""
+    """Full width and height of each upright photograph; 0, 0 if it is unreadable."""
     unreadable: tuple[tuple[int, str], ...]
-    """Index and reason (a line that names the file) of each photograph that could not be read."""
+    """Index and reason (a line that names the file) of each unreadable photograph."""
     mean: Float64[np.ndarray, "3"]
     """Mean RGB in 0..255; each photograph counts equally, whatever its size."""
     covariance: Float64[np.ndarray, "3 3"]
-    """Of the RGB values about that mean; each photograph counts equally."""
+    """Covariance of RGB about that mean; each photograph counts equally."""
     suspicious: tuple[tuple[int, str], ...] = ()
-    """Index and reason (a line that names the file) of each that was read, but perhaps not as it was taken."""
+    """Index and reason (a line that names the file) of each photograph that may have lost part of its pixels."""
 
 
 def survey(dataset: Dataset, workers: int = 0, progress: bool = True) -> Survey:
-    """Read every photograph of a data set once, or find what an earlier reading of the same files found.
+    """Read every photograph of a data set once, or load the survey of an earlier reading of the same files.
 
-    Colours are taken from a regular grid of at most 256 x 256 pixels of each photograph. `workers` is the
-    number of threads (0: one for each processor); the result does not depend on it. The survey is kept in
-    the user's cache folder, under a key of paths, file sizes and times of change; where that folder cannot
-    be written, it is made anew each time. Unreadable photographs are no error here but part of the result.
+    Colours are taken from a regular grid of at most 256 x 256 pixels of each photograph. `workers` is the number
+    of threads (0: one per processor); the result does not depend on it. The survey is kept in the user's cache
+    folder, under a key of paths, file sizes and modification times. If that folder is not writable, the
+    photographs are read again each time. Unreadable photographs are part of the result, not an error.
 
     Raises:
-        UserError: for a negative number of workers.
+        UserError: if `workers` is negative.
     """
     if workers < 0:
-        raise UserError(f"workers: {workers} given, must be 1 or more, or 0 for one for each processor")
+        raise UserError(f"workers: {workers} given; it must be 1 or more, or 0 for one per processor")
     kept_as = _kept_as(dataset)
     kept = _load_survey(kept_as, len(dataset)) if kept_as else None
-    # Whether a file can be read may change without a trace in its size and time (a right, a network drive).
+    # A file can become readable without a change of its size or time (permissions, a network drive).
     if kept and all(_read(dataset.photographs[index]).reason == reason for index, reason in kept.unreadable):
         return kept
     made = _make_survey(dataset, workers or os.cpu_count() or 1, progress)
@@ -76,14 +76,14 @@ def survey(dataset: Dataset, workers: int = 0, progress: bool = True) -> Survey:
 def principal_components(
     covariance: Float64[np.ndarray, "3 3"],
 ) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3 3"]]:
-    """Standard deviations along the principal components of colour, and these as unit vectors.
+    """Return the standard deviations along the principal components of colour, and the components as unit vectors.
 
-    Largest first; `components[i]`, a row, belongs to `deviations[i]`. The sign of each is chosen so that
-    its largest absolute entry (the first, of equals) is positive, so that it does not depend on LAPACK.
+    The largest comes first; `components[i]`, a row, belongs to `deviations[i]`. The sign of a component is chosen
+    so that its largest absolute entry (the first of equals) is positive, and does not depend on LAPACK.
     """
     variances, columns = np.linalg.eigh(covariance)
     variances, components = variances[::-1], columns.T[::-1]
-    # Grey images leave variances of 0, which rounding makes tiny or negative.
+    # Grey images have variances of 0, which rounding makes tiny or negative.
     variances = np.where(variances > 1e-12 * abs(variances).max(), variances, 0.0)
     sizes = abs(components)
     largest = np.argmax(sizes >= sizes.max(axis=1, keepdims=True) - 1e-6, axis=1)
@@ -91,7 +91,7 @@ def principal_components(
 
 
 def unreadable_at(dataset: Dataset, survey: Survey, scale: int) -> Survey:
-    """Return the survey with photographs too elongated to be rescaled to a shortest side among the unreadable."""
+    """Return the survey with photographs too elongated to rescale to a shortest side counted as unreadable."""
     short, long = survey.sizes.min(1), survey.sizes.max(1)
     largest = np.flatnonzero((short > 0) & (long * (scale / np.maximum(short, 1)) * scale > MAX_PIXELS / 2))
     refused = []
@@ -108,11 +108,10 @@ def unreadable_at(dataset: Dataset, survey: Survey, scale: int) -> Survey:
 
 
 def leave_out_unreadable(dataset: Dataset, survey: Survey, skip: bool) -> tuple[Dataset, Survey]:
-    """Return both without the photographs that the survey could not read; as they are, if there are none.
+    """Return both without the unreadable photographs; unchanged, if there are none.
 
     Raises:
-        UserError: where there are some but `skip` does not allow to leave them out, and where a class would
-            lose its last photograph.
+        UserError: if there are some and `skip` is false, or if a class would lose its last photograph.
     """
     if not survey.unreadable:
         return dataset, survey
@@ -120,7 +119,7 @@ def leave_out_unreadable(dataset: Dataset, survey: Survey, skip: bool) -> tuple[
     if not skip:
         raise UserError(
             f"{dataset.name}: {count} of {len(dataset)} photographs cannot be read, the first: {reason}; "
-            "repair or remove them (verydeep inspect lists them), or go on without them: --skip-unreadable"
+            "repair or remove them (verydeep inspect lists them), or leave them out with --skip-unreadable"
         )
     readable = np.ones(len(dataset), bool)
     readable[[index for index, _ in survey.unreadable]] = False
@@ -141,14 +140,14 @@ def leave_out_unreadable(dataset: Dataset, survey: Survey, skip: bool) -> tuple[
 
 
 class _Reading(NamedTuple):
-    """One photograph: its size, the means of its RGB values and of their products, or why it has none."""
+    """One photograph: its size and the means of its RGB values and of their products, or why it is unreadable."""
 
     size: tuple[int, int] = (0, 0)
     mean: np.ndarray | None = None
     moment: np.ndarray | None = None
     reason: str = ""
     doubt: str = ""
-    """Why these may not be the pixels that were taken."""
+    """Why the pixels may be incomplete; empty if there is no sign of it."""
 
 
 def _read(photograph: Photograph) -> _Reading:
@@ -157,7 +156,7 @@ def _read(photograph: Photograph) -> _Reading:
     except ImageError as error:
         return _Reading(reason=str(error))
     steps = (-(-side // SURVEY_SIDE) for side in pixels.shape[:2])
-    # Sums of at most 2**16 products of bytes are exact in float64: no order of adding can change them.
+    # Sums of at most 2**16 products of bytes are exact in float64, in any order.
     colours = pixels[tuple(slice(None, None, step) for step in steps)].reshape(-1, 3).astype(np.float64)
     if doubt:
         doubt = f"{photograph}: {doubt}"
@@ -169,7 +168,7 @@ def _make_survey(dataset: Dataset, workers: int, progress: bool) -> Survey:
     unreadable, suspicious = [], []
     mean, moment = np.zeros(3), np.zeros((3, 3))
     readings = _readings(dataset.photographs, workers)
-    # In the order of the photographs, whichever thread is done first: sums of floats depend on the order.
+    # In the order of the photographs, whichever thread ends first: float sums depend on the order.
     for index, reading in enumerate(
         track(readings, f"Reading {dataset.name}", total=len(dataset), enabled=progress)
     ):
@@ -196,14 +195,14 @@ def _readings(photographs: Sequence[Photograph], workers: int) -> Iterator[_Read
         for block in pool.map(lambda block: [_read(photograph) for photograph in block], blocks):
             yield from block
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupted survey ends now, not when all has been read
+        pool.shutdown(cancel_futures=True)  # an interrupted survey ends now, not after the last photograph
 
 
 # Surveys that are kept
 
 
 def _kept_as(dataset: Dataset) -> Path | None:
-    """The file that keeps the survey of a data set; None where the user has no home to keep it in."""
+    """Return the file in which to keep the survey of a data set; None if the user has no home folder."""
     cache = cache_folder()
     if cache is None:
         return None
@@ -212,7 +211,7 @@ def _kept_as(dataset: Dataset) -> Path | None:
 
 
 def _load_survey(path: Path, count: int) -> Survey | None:
-    """The survey that is kept in a file; None where there is none, or none that is whole."""
+    """Return the survey kept in a file; None if there is none or it is damaged."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
             unreadable, suspicious = (
@@ -228,17 +227,17 @@ def _load_survey(path: Path, count: int) -> Survey | None:
         ]
         rows = [row for row, _ in (*unreadable, *suspicious)]
         return found if whole and all(0 <= row < count for row in rows) else None
-    except Exception:  # whatever numpy and zipfile meet in a damaged file: it is made anew
+    except Exception:  # numpy and zipfile raise anything on a damaged file: the survey is made again
         return None
 
 
 def _keep_survey(path: Path, made: Survey) -> None:
-    """Write a survey to its file, where that can be done."""
+    """Write a survey to its file, if possible."""
     named: dict[str, Any] = {}
     for what, pairs in (("unreadable", made.unreadable), ("suspicious", made.suspicious)):
         named[f"{what} rows"] = np.array([row for row, _ in pairs], np.int64)
         named[f"{what} reasons"] = np.array([reason for _, reason in pairs], np.str_)
-    # Nowhere to write, or a full disk, costs the next run a reading, and this one nothing.
+    # If it cannot be written, only the next run pays: it reads the photographs again.
     remove_abandoned(path.parent)
     with contextlib.suppress(UserError, OSError), written_aside(path) as aside, aside.open("wb") as file:
         np.savez(

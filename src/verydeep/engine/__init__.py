@@ -1,7 +1,7 @@
-"""The convolution engine: 3x3 convolutions on CPUs by minimal filtering, with ReLU and pooling on the way.
+"""The convolution engine: 3x3 convolutions on CPUs by minimal filtering, fused with ReLU and pooling.
 
-`network.py` asks `served` how many layers the engine takes in one, and calls `convolutions`. What it computes is
-what torch's convolution, ReLU and max-pooling compute, to rounding, unless numbers come near the largest float;
+`network.py` asks `served` how many layers the engine computes in one call, and calls `convolutions`. The results
+equal those of torch's convolution, ReLU and max-pooling to rounding, unless values come near the largest float;
 see docs/engine.md.
 """
 

@@ -1,4 +1,4 @@
-"""Which path a layer takes, by its shape: a rule from measurements, as data."""
+"""How a layer is computed, depending on its shape: rules found by measurement, as data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,12 +8,12 @@ Path = Literal["winograd", "direct", "rows", "torch"]
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a convolution is cut."""
+    """How a convolution is divided into blocks."""
 
     tiles: int
-    """Tiles of a block: how many 4 x 4 squares of outputs are transformed and multiplied together."""
+    """Tiles per block: how many 4 x 4 squares of outputs are transformed and multiplied together."""
     shared: bool
-    """Whether threads share a block, each at some of its output channels, or each has a block of its own."""
+    """Whether all threads work on one block, each on some output channels, or each on a block of its own."""
 
 
 @dataclass(frozen=True)
@@ -25,81 +25,88 @@ class Choice:
 
 
 DIRECT_BELOW = 8
-"""Input channels below which transforms cost more than they save: conv1_1."""
+"""Number of input channels below which the transforms cost more than they save: conv1_1."""
 
 FEW_WEIGHTS = 128 * 128
-"""Inputs x outputs up to which the transformed weights stay near a core's own cache, beside a small block."""
+"""Largest inputs x outputs whose transformed weights fit in or near a core's own cache, with a small block."""
 
 SMALL_BLOCK, LARGE_BLOCK = 28, 98
-"""Tiles of a block where weights are few, and where they come from afar and each has to be used often."""
+"""Tiles per block for few weights, and for so many that they come from memory and each has to be used often."""
 
 SHARED_BLOCK = 392
-"""Tiles of a block that all threads share."""
+"""Tiles per block that all threads share."""
 
 ROWS = 512
-"""Positions of a map that a fully connected layer computes at once: each time its weights are read once."""
+"""Positions of a map that a fully connected layer computes per pass over its weights."""
 
 SMALL_GRADIENT_BLOCK, LARGE_GRADIENT_BLOCK = 256, 512
-"""Tiles of a block of the weights' gradient: sums over a block are the longer the larger it is, but what is summed
-has to stay in a cache. Never by the number of threads: blocks decide the order of additions."""
+"""Tiles per block of the weights' gradient. Larger blocks make longer sums, but the summands have to stay in a
+cache. This never depends on the number of threads, since blocks decide the order of additions."""
 
 
 def chosen(kernel: int, inputs: int, height: int, width: int, fully_connected: bool = False) -> Choice:
-    """The path of a convolution with stride 1 on the CPU.
+    """Choose how to compute a convolution with stride 1 on the CPU.
 
     Args:
-        kernel: side of its kernel.
-        inputs: its input channels.
-        height: of its output.
-        width: of its output.
-        fully_connected: whether it is fc6, fc7 or fc8.
+        kernel: side of the kernel.
+        inputs: number of input channels.
+        height: height of the output in pixels.
+        width: width of the output in pixels.
+        fully_connected: whether the layer is fc6, fc7 or fc8.
     """
     if fully_connected:
-        return Choice("rows", "weights are read once for many positions; torch where a gradient is needed")
+        return Choice("rows", "weights are read once for many positions; torch if a gradient is needed")
     if kernel != 3:
         return Choice("torch", f"{kernel}x{kernel}: the engine is for 3x3")
     if direct(inputs):
-        return Choice("direct", f"{inputs} input channels are too few for transforms to pay")
+        return Choice("direct", f"{inputs} input channels are too few for transforms to pay off")
     if not faster(inputs, height, width):
         return Choice("torch", f"a map of {height} x {width} leaves most of a tile empty")
     return Choice("winograd", "3x3: F(4x4, 3x3) needs a quarter of the multiplications")
 
 
 def faster(inputs: int, height: int, width: int) -> bool:
-    """Whether the engine is faster than torch at a 3x3 layer.
+    """Return whether the engine computes a 3x3 layer faster than torch does.
 
-    On one pixel a tile takes 16 multiplications where 9 do; from two pixels on it takes at most 8 a pixel.
+    For a map of one pixel a tile needs 16 multiplications instead of 9; for two or more pixels it needs at most
+    8 per pixel.
     """
     return direct(inputs) or height * width > 1
 
 
 def direct(inputs: int) -> bool:
-    """Whether a 3x3 layer of so few input channels is computed without transforms."""
+    """Return whether a 3x3 layer with this many input channels is computed directly, without transforms."""
     return inputs < DIRECT_BELOW
 
 
 def tiles(height: int, width: int) -> int:
-    """Tiles of 4 x 4 outputs of a map."""
+    """Return the number of tiles of 4 x 4 outputs in a map."""
     return -(-height // 4) * -(-width // 4)
 
 
 def block_of_a_thread(inputs: int, outputs: int) -> int:
-    """Tiles of a block that a thread has to itself, at the most."""
+    """Return the largest number of tiles in a block that belongs to one thread."""
     return SMALL_BLOCK if inputs * outputs <= FEW_WEIGHTS else LARGE_BLOCK
 
 
 def gradient_block(inputs: int, outputs: int) -> int:
-    """Tiles of a block of the weights' gradient."""
+    """Return the number of tiles per block of the weights' gradient."""
     return SMALL_GRADIENT_BLOCK if inputs * outputs <= 2 * FEW_WEIGHTS else LARGE_GRADIENT_BLOCK
 
 
 def pairs(kernel: int, inputs: int, between: int) -> bool:
-    """Whether a layer and the next one, 3x3, are computed in one, so that the map between them is never whole."""
+    """Return whether a layer is fused with the next 3x3 layer, so that the map between them is never complete.
+
+    Args:
+        kernel: side of the layer's kernel.
+        inputs: its input channels.
+        between: its output channels.
+    """
     return kernel == 3 and direct(inputs) and not direct(between)
 
 
 def blocks(inputs: int, outputs: int, images: int, height: int, width: int, threads: int) -> Blocks:
-    """How a convolution of these channels is cut, for a mini-batch of images of these sizes in pixels."""
+    """Divide a convolution with these channels into blocks, for a mini-batch of images of this size in pixels."""
     count = images * tiles(height, width)
     block = block_of_a_thread(inputs, outputs)
     if count <= threads * block:

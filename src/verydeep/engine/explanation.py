@@ -19,24 +19,24 @@ class Explanation:
     """Channels."""
     outputs: int
     side: int
-    """Of its output, in pixels."""
+    """Side of the output, in pixels."""
     path: Path
     tiles: int | None
-    """Tiles of a block, for a layer that is computed by minimal filtering."""
+    """Tiles per block, if the layer is computed by minimal filtering."""
     shared: bool
-    """Whether all threads share a block, or each has one of its own."""
+    """Whether all threads share a block, or each has its own."""
     reason: str
 
 
 def explain(architecture: Architecture, images: int) -> list[Explanation]:
-    """How the engine computes a mini-batch of crops, layer by layer.
+    """Say for each layer how the engine computes a mini-batch of crops.
 
     Args:
         architecture: the net.
-        images: how many are computed at once; in testing the engine takes fewer through the first layers.
+        images: size of the mini-batch; in testing the engine takes fewer at a time through the first layers.
 
     Raises:
-        UserError: for less than one image.
+        UserError: if `images` is not a whole number, or is less than 1.
     """
     if whole_number("images", images) < 1:
         raise UserError(f"images is {images}; give a number of images, at least 1")
@@ -47,7 +47,7 @@ def explain(architecture: Architecture, images: int) -> list[Explanation]:
         after = layers[min(number + 2, len(layers) - 1)]
         paired = pairs(layer.kernel, layer.in_channels, layer.out_channels) and after.kernel == 3
         choice = chosen(layer.kernel, layer.in_channels, side, side, layer.fully_connected)
-        path, reason = choice.path, choice.reason + f"; in testing in one with {after.name}" * paired
+        path, reason = choice.path, choice.reason + f"; in testing fused with {after.name}" * paired
         if library() is None:
             path, reason = "torch", f"the engine is off ({VARIABLE}) or was not built"
         cut = blocks(layer.in_channels, layer.out_channels, images, side, side, torch.get_num_threads())

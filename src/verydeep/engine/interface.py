@@ -1,32 +1,32 @@
-"""What the native library is handed: structures as native/interface.hpp has them, where each field is explained.
+"""The structures passed to the native library; native/interface.hpp declares the same and explains each field.
 
-The library describes its own when it is loaded, and one that describes anything else is refused (native.py). So a
-field is changed here and there, and nowhere else.
+When a library is loaded it describes its own structures, and native.py refuses it if they differ from these. To
+change a field, change it in these two files and nowhere else.
 """
 
 import ctypes
 from typing import ClassVar
 
 ABI = 2
-"""What the fields mean and the functions do with them: counts up when that changes, here and there."""
+"""Version of what the fields mean and what the functions do with them. To change it, change both files."""
 
 KINDS = ("winograd", "direct", "pair", "whole")
-"""How a call is computed, by the number of its kind."""
+"""Ways to compute a call; the position is the number in `Call.kind`."""
 
 PLACES = ("input", "workspace", "output")
-"""The memories of a program, by number."""
+"""Memories of a program; the position is the number in `Call.source` and `Call.to`."""
 
 _Fields = list[tuple[str, type[ctypes.c_void_p] | type[ctypes.c_int64]]]
 
 
 def _fields(pointers: str, integers: str) -> _Fields:
-    """Fields by name, in their order: pointers first."""
+    """Return fields with these names in this order, pointers first."""
     found: _Fields = [(name, ctypes.c_void_p) for name in pointers.split()]
     return found + [(name, ctypes.c_int64) for name in integers.split()]
 
 
 class _Structure(ctypes.Structure):
-    __slots__ = ()  # or a field that is misspelt would be a new attribute
+    __slots__ = ()  # without it, assigning to a misspelt field would add an attribute
 
 
 class Convolution(_Structure):
@@ -49,7 +49,7 @@ class Gradients(_Structure):
 
 
 class FullyConnected(_Structure):
-    """A fully connected layer at each position of a map where its kernel fits."""
+    """A fully connected layer, applied at each position of a map where its kernel fits."""
 
     __slots__ = ()
     _fields_: ClassVar[_Fields] = _fields(
@@ -58,7 +58,7 @@ class FullyConnected(_Structure):
 
 
 class Call(_Structure):
-    """A step of a program."""
+    """One step of a program."""
 
     __slots__ = ()
     _fields_: ClassVar[_Fields] = _fields(
@@ -68,7 +68,7 @@ class Call(_Structure):
 
 
 class Program(_Structure):
-    """Layers that follow one another: calls in their order."""
+    """Consecutive layers, as calls in order."""
 
     __slots__ = ()
     _fields_: ClassVar[_Fields] = _fields(
@@ -77,7 +77,7 @@ class Program(_Structure):
 
 
 def description() -> str:
-    """What the library has to say of its own structures: names, sizes and places of their fields in bytes."""
+    """Return the description that the library has to give of its structures: names, sizes and offsets in bytes."""
     lines = []
     for structure in (Convolution, Gradients, FullyConnected, Call, Program):
         fields = [

@@ -1,4 +1,4 @@
-"""Where weights lie in memory."""
+"""Placement of weights in memory."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ from verydeep.engine.native import library
 
 
 def in_large_pages(weights: Tensor) -> Tensor:
-    """A contiguous copy of weights, in memory of large pages where the system has them.
+    """Return a contiguous copy of weights, in huge pages if the system offers them.
 
-    fc6 is 411 MB, or a hundred thousand small pages to look up in each pass.
+    fc6 takes 411 MB: a hundred thousand ordinary pages to look up in each pass.
 
     Args:
-        weights: of any shape and type, on any device.
+        weights: a tensor of any shape and type, on any device.
     """
     copy = torch.empty_like(weights, memory_format=torch.contiguous_format)
     if type(copy) is Tensor and copy.device.type == "cpu" and (native := library()) is not None:

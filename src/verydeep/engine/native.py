@@ -1,7 +1,8 @@
-"""The native library behind the operators: which one this processor can run, and how it is called.
+"""The native library behind the operators: choosing the one for this processor, and calling it.
 
-It is plain C++ behind ctypes, so that installing needs neither torch nor a certain release of it. It is compiled
-for AVX-512, for AVX2 and for any processor; torch says at run time what this one has.
+It is plain C++ called through ctypes, so that building it needs no torch and using it no particular release of
+torch. It is compiled for AVX-512, for AVX2 and for any processor; torch reports at run time what this processor
+supports.
 """
 
 import ctypes
@@ -24,20 +25,23 @@ from verydeep.errors import UserError
 from verydeep.torch_internals import user_level
 
 VARIABLE = "VERYDEEP_ENGINE"
-"""Environment variable.
+"""Name of the environment variable that chooses the library.
 
-Without it, or `auto`: the best library that the processor can run, and a warning where there is none. `required`:
-the same, but none is an error. `off`: no library. A name of `LIBRARIES`, or the path of a library (one with
-assertions in it, say): that one, else an error; nobody checks that the processor can run what lies at a path."""
+- unset or `auto`: the fastest library that the processor can run; a warning if there is none.
+- `required`: the same, but an error if there is none.
+- `off`: no library.
+- a name in `LIBRARIES`, or the path of a library (for example one with assertions): that library, or an error.
+  Nothing checks that the processor can run a library given by its path.
+"""
 
 LIBRARIES = ("avx512", "avx2", "plain")
-"""From the fastest to the one that runs anywhere."""
+"""Libraries from the fastest to the one that runs on any processor."""
 
 SUFFIXES = ({"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so"), *EXTENSION_SUFFIXES)
-"""How the files end: no Python is in them, but some builds name one."""
+"""Suffixes that the files may have: they do not use Python, but some builds name its version."""
 
 NOTE = Path(__file__).with_name("_unbuilt.txt")
-"""What the compiler said, where the libraries did not compile when this package was installed."""
+"""File with the compiler's errors, if libraries failed to compile when this package was installed."""
 
 _FUNCTIONS = {
     "convolve": interface.Convolution,
@@ -46,22 +50,22 @@ _FUNCTIONS = {
     "run": interface.Program,
     "weight_gradient": interface.Gradients,
 }
-"""The functions of native/engine.cpp, and the structure that each is handed."""
+"""The functions of native/engine.cpp and the structure that each takes."""
 
 
 class UnusableError(Exception):
-    """A library that cannot be used, and why."""
+    """A library cannot be used; the message says why."""
 
 
 class Library:
     """The functions of native/engine.cpp.
 
     Args:
-        name: for people.
-        file: the library.
+        name: name to print.
+        file: path of the library.
 
     Raises:
-        UnusableError: where it cannot be loaded or is not this version's.
+        UnusableError: if the library cannot be loaded or belongs to another version of the package.
     """
 
     def __init__(self, name: str, file: Path) -> None:
@@ -87,14 +91,17 @@ class Library:
         try:
             return getattr(self._functions, name)
         except AttributeError:
-            raise UnusableError(f"has no function {name}: {file} is of another version, install again") from None
+            raise UnusableError(
+                f"has no function {name}: {file} belongs to another version, reinstall the package"
+            ) from None
 
     def _compare(self, file: Path) -> None:
         abi = self._function("verydeep_abi", file)
         abi.restype = ctypes.c_int64
         if (found := abi()) != interface.ABI:
             raise UnusableError(
-                f"has the ABI number {found}, not {interface.ABI}: {file} is of another version, install again"
+                f"has ABI number {found}, not {interface.ABI}: "
+                f"{file} belongs to another version, reinstall the package"
             )
         description = self._function("verydeep_description", file)
         description.restype = ctypes.c_char_p
@@ -102,16 +109,23 @@ class Library:
         if found != wanted:
             differing = next((line for line in wanted if line not in found), "nothing more").split(":")[0]
             raise UnusableError(
-                f"describes its structures otherwise ({differing}): {file} is of another version, install again"
+                f"has other structures ({differing}): {file} belongs to another version, reinstall the package"
             )
 
     def call(self, function: str, structure: ctypes.Structure) -> None:
-        """Run a function on as many threads as torch uses."""
+        """Run a function with as many threads as torch uses."""
         structure.threads = torch.get_num_threads()
         getattr(self._functions, f"verydeep_{function}")(structure)
 
     def run(self, program: Program, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> None:
-        """Carry out a program: from x to y, with the weights and the bias of each layer."""
+        """Run a program.
+
+        Args:
+            program: the calls to carry out.
+            parameters: weights and bias of each layer, in turn.
+            x: input of the first layer.
+            y: where the output of the last layer is written.
+        """
         pointers = (ctypes.c_void_p * len(parameters))(*[tensor.data_ptr() for tensor in parameters])
         own = x.new_empty(program.workspace) if program.workspace > KEPT else None
         self.call(
@@ -131,31 +145,31 @@ class Library:
         )
 
     def waits_asleep(self) -> bool:
-        """Whether threads sleep where they wait, since other processes use their cores; see native/waiting.hpp."""
+        """Return whether waiting threads sleep because other processes use their cores; see native/waiting.hpp."""
         return bool(self._sleeps())
 
     def use_large_pages(self, memory: Tensor) -> None:
-        """Ask the system for large pages under a tensor that nothing was written to."""
+        """Ask the system for huge pages for a tensor to which nothing has been written yet."""
         self._use_large_pages(memory.data_ptr(), memory.nbytes)
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Where a tensor lies in memory; None is a null pointer."""
+    """Return the address of a tensor's data; None stands for a null pointer."""
     return None if tensor is None else tensor.data_ptr()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> bool:
-    """Whether there is a library to use."""
+    """Return whether there is a library to use."""
     return library() is not None
 
 
 @cache
 def library() -> Library | None:
-    """The library to use; None where the engine is off or there is none, which is said in a warning.
+    """Return the library to use, or None if the engine is off or no library is usable, which also warns.
 
     Raises:
-        UserError: where the environment variable is none of what it may be, or asks for a library that cannot be
+        UserError: if the environment variable has a value that is not allowed, or names a library that cannot be
             used.
     """
     wanted = os.environ.get(VARIABLE) or "auto"
@@ -183,12 +197,12 @@ def library() -> Library | None:
 
 
 def _asked_for(wanted: str, built: dict[str, Path]) -> Library:
-    """The library of this name or at this path."""
+    """Load the library with this name or at this path."""
     runnable = [name for name in runnable_here() if name in built]
     path = Path(wanted)
     if wanted not in runnable and not (path.name != wanted or path.suffix):
         allowed = ", ".join([*runnable, "auto", "required", "off"])
-        raise UserError(f"{VARIABLE} is {wanted!r}; here it may be {allowed}, or the path of a library")
+        raise UserError(f"{VARIABLE} is {wanted!r}; use {allowed}, or the path of a library")
     try:
         return Library(wanted, built[wanted]) if wanted in runnable else Library(path.stem, path.absolute())
     except UnusableError as reason:
@@ -196,22 +210,26 @@ def _asked_for(wanted: str, built: dict[str, Path]) -> Library:
 
 
 def runnable_here() -> tuple[str, ...]:
-    """The libraries that this processor can run, the fastest first."""
+    """Return the names of the libraries that this processor can run, fastest first."""
     return LIBRARIES[{"AVX512": 0, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 2) :]
 
 
 def _why_none(built: dict[str, Path]) -> str:
-    """Why there is no library that this processor can run."""
+    """Say why there is no library that this processor can run."""
     if built:
-        return f"was built for {' and '.join(built)} only, and this processor runs {' and '.join(runnable_here())}"
+        return f"was built only for {' and '.join(built)}, and this processor runs {' and '.join(runnable_here())}"
     if NOTE.exists():
         said = NOTE.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["the compiler failed"]
         return f"was not built when this package was installed: {said[0]} (more in {NOTE})"
     if (compiler := shutil.which(os.environ.get("CXX") or "c++")) is None:
         return (
-            "was not built when this package was installed, as there is no C++ compiler: get one and install again"
+            "was not built when this package was installed, since there is no C++ compiler: "
+            "install one, then reinstall the package"
         )
-    return f"was not built when this package was installed; there is a C++ compiler now, {compiler}: install again"
+    return (
+        f"was not built when this package was installed, but there is a C++ compiler now ({compiler}): "
+        "reinstall the package"
+    )
 
 
 def _file(name: str) -> Path | None:
@@ -220,7 +238,7 @@ def _file(name: str) -> Path | None:
 
 
 def loaded(function: str) -> int | None:
-    """Address of a function of the OpenMP that torch has loaded, or None where that one has no such function.
+    """Return the address of a function in the OpenMP library that torch has loaded, or None if it has none.
 
     `GOMP_parallel` runs work on torch's own threads: in GNU's OpenMP, and in LLVM's and Intel's on Linux.
     """

@@ -1,8 +1,8 @@
-"""The engine as torch operators: convolution, ReLU and pooling in one, with their gradients.
+"""The engine as torch operators: convolution fused with ReLU and pooling, with gradients.
 
-Operators, not functions, so that torch.compile, checkpointing and the ranks' summed gradients treat them as
-torch's own. Where the native library is not there, or the tensors are not its (float32 on a CPU), they compute
-the same with torch.
+They are operators rather than functions so that torch.compile, checkpointing and the ranks' summed gradients treat
+them like torch's own. Without a native library, or for tensors that it does not support (anything but float32 on a
+CPU), they compute the same with torch.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,13 @@ from verydeep.engine.schedule import Convolution, program
 from verydeep.torch_internals import exporting, forward_mode, transformed, untouched_convolution
 
 NAMESPACE = "verydeep_2"
-"""Of the operators. Count it up when one of them gives tensors of another shape or layout: torch.compile keeps on
-disk what it made of a graph, under the names of the operators, and takes it for what they do now."""
+"""Namespace of the operators. Increase its number when an operator returns tensors of another shape or layout:
+torch.compile caches compiled graphs on disk by the names of the operators, and would reuse those that are out of
+date."""
 
 
 class Step(NamedTuple):
-    """A convolution with stride 1; whether a ReLU follows, and a 2x2 max-pooling with stride 2."""
+    """A convolution with stride 1, and whether it is followed by a ReLU and by a 2x2 max-pooling with stride 2."""
 
     layer: nn.Conv2d
     rectify: bool
@@ -33,9 +34,9 @@ class Step(NamedTuple):
 
 
 def plain(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
-    """Whether to call this module is to convolve with stride 1 and a bias, zeros around, and nothing else.
+    """Return whether this module convolves with stride 1, a bias and zero padding, and does nothing else.
 
-    What has taken a layer's place in a net, or hooks on to it, is called as torch calls it.
+    A module that replaces a layer, or a layer with hooks, is called as torch calls it.
     """
     return (
         untouched_convolution(module)
@@ -47,11 +48,11 @@ def plain(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
 
 
 def served(steps: Sequence[Step], x: Tensor) -> int:
-    """How many of these steps the engine computes in one, from the first one on.
+    """Return how many of these steps, beginning with the first, the engine computes in one call.
 
-    In float32 on a CPU, and not for an export, it computes 3x3 layers: where gradients are needed one at a time,
-    else all of them, and the fully connected layers behind them where those are applied at one position. 0 where
-    the first step is not for the engine.
+    The engine computes 3x3 layers in float32 on a CPU, except during an export. If gradients are needed it takes
+    one at a time. Otherwise it takes all of them, and the fully connected layers after them if these are applied
+    at one position. The result is 0 if the first step is not for the engine.
     """
     if not (steps and _here(x)):
         return 0
@@ -77,7 +78,7 @@ def served(steps: Sequence[Step], x: Tensor) -> int:
 
 
 def serves_testing(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the engine computes this fully connected layer: in float32 on a CPU where no gradient is needed."""
+    """Return whether the engine computes this fully connected layer: in float32 on a CPU, without a gradient."""
     weight = layer.weight
     return (
         layer.padding == (0, 0)
@@ -105,11 +106,11 @@ def _here(x: Tensor) -> bool:
 
 
 def convolutions(steps: Sequence[Step], x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
-    """Convolutions that follow one another, as many as `served` says.
+    """Compute consecutive convolutions.
 
     Args:
-        steps: each with what follows it; a pooling drops a last odd row or column.
-        x: the first one's input.
+        steps: the convolutions, as many as `served` returned; a pooling drops an odd last row or column.
+        x: input of the first one.
     """
     first = steps[0]
     assert all(step.rectify >= step.pool for step in steps)
@@ -128,12 +129,12 @@ def convolutions(steps: Sequence[Step], x: Float[Tensor, "N C H W"]) -> Float[Te
 
 
 def fully_connected(layer: nn.Conv2d, x: Float[Tensor, "N C H W"], rectify: bool) -> Float[Tensor, "N D h w"]:
-    """A fully connected layer, a convolution without padding, then a ReLU; where `serves_testing` says yes.
+    """Compute a fully connected layer, which is a convolution without padding, if `serves_testing` returned True.
 
     Args:
-        layer: weights and bias.
-        x: its input, on which it is applied at each position that it fits in.
-        rectify: whether the ReLU follows.
+        layer: the layer, with its weights and bias.
+        x: its input; the layer is applied at each position where its kernel fits.
+        rectify: whether a ReLU follows.
     """
     assert layer.bias is not None
     y: Tensor = fully_connected_for_testing(x, layer.weight, layer.bias, rectify)
@@ -142,7 +143,7 @@ def fully_connected(layer: nn.Conv2d, x: Float[Tensor, "N C H W"], rectify: bool
 
 @torch.library.custom_op(f"{NAMESPACE}::fully_connected_for_testing", mutates_args=(), device_types="cpu")
 def fully_connected_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
-    """Each weight is read from memory once for many positions, whose inputs are written side by side."""
+    """Compute a fully connected layer. Each weight is read from memory once for many positions."""
     native = library()
     if native is None or not _native_tensors(x, weight, bias):
         y = F.conv2d(x, weight, bias)
@@ -181,7 +182,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
     return _empty(x, len(x), len(weight), x.shape[2] - side + 1, x.shape[3] - side + 1)
 
 
-# custom_op's own checks of each call would take longer than all else that is done here before the native code.
+# Not custom_op: its checks of each call would take longer than everything else done here before the native code.
 torch.library.define(
     f"{NAMESPACE}::convolutions_for_testing",
     "(Tensor x, Tensor[] weights, Tensor[] biases, bool[] rectify, bool[] pool, bool[] whole) -> Tensor",
@@ -199,7 +200,7 @@ def _(
     pool: list[bool],
     whole: list[bool],
 ) -> Tensor:
-    """Nothing is kept for a backward pass, and all maps but the last are a workspace's (schedule.py)."""
+    """Compute consecutive layers, keeping nothing for a backward pass; see schedule.py."""
     native = library()
     if native is None or not _native_tensors(x, *weights, *biases):
         for weight, bias, rectified, pooled, unpadded in zip(weights, biases, rectify, pool, whole, strict=True):
@@ -236,10 +237,10 @@ def _layers(
     pool: Sequence[bool],
     whole: Sequence[bool],
 ) -> tuple[Convolution, ...]:
-    """The convolutions for schedule.py; the native code itself looks at no shape.
+    """Return the convolutions for schedule.py, after checking their shapes; the native code checks none.
 
     Raises:
-        ValueError: where one does not fit what the one before gives.
+        ValueError: if the weights or bias of a layer do not fit the output of the layer before.
     """
     found = []
     channels, height, width = x.shape[1:]
@@ -258,8 +259,8 @@ def _fit(channels: int, weight: Tensor, bias: Tensor, kernel: tuple[int, int]) -
     outputs = len(weight)
     if weight.shape != (outputs, channels, *kernel) or bias.shape != (outputs,):
         raise ValueError(
-            f"weights {tuple(weight.shape)} and biases {tuple(bias.shape)} do not fit an input of {channels} "
-            f"channels, with a kernel of {kernel}"
+            f"weights {tuple(weight.shape)} and biases {tuple(bias.shape)} do not fit an input with {channels} "
+            f"channels and a kernel of {kernel}"
         )
 
 
@@ -280,7 +281,7 @@ def _empty_chain(x: Tensor, weights: Sequence[Tensor], pool: Sequence[bool], who
 def convolution_for_training(
     x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool
 ) -> tuple[Tensor, Tensor]:
-    """Output, and which of four pixels won in each pooling: all that the backward pass needs besides the input."""
+    """Return the output, and which of the four pixels won each pooling; the backward pass also needs the input."""
     native = library()
     if native is None or not _native_tensors(x, weight, bias):
         return _forward_by_torch(x, weight, bias, rectify, pool, winners=pool)
@@ -322,7 +323,10 @@ def convolution_backward(
     inputs: bool,
     parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of input, weights and bias; empty unless `inputs`, and unless `parameters`."""
+    """Return the gradients of input, weights and bias.
+
+    The first is empty unless `inputs` is set, the other two unless `parameters` is.
+    """
     native = library()
     if native is None or not _native_tensors(gradient, x, weight):
         return _backward_by_torch(gradient, x, weight, y, winners, rectify, pool, inputs, parameters)
@@ -358,20 +362,23 @@ def convolution_backward(
 
 
 def _channels(weight: Tensor) -> dict[str, int]:
-    """Fields of a structure whose names are words of Python."""
+    """Return the channels as fields of a structure; a dictionary, since `in` is a keyword of Python."""
     return {"in": weight.shape[1], "out": weight.shape[0]}
 
 
 def _native_tensors(*tensors: Tensor) -> bool:
-    """Whether the native code takes them; there is nothing for it to do where there are no images."""
-    for tensor in tensors:  # a loop, since it is walked in each pass over all weights, with cold caches
+    """Return whether the native code can use these tensors: float32, on the CPU and not empty."""
+    for tensor in tensors:  # a plain loop: it runs over all weights in each pass, with cold caches
         if tensor.dtype != torch.float32 or not tensor.is_cpu or not tensor.numel():
             return False
     return True
 
 
 def _last(x: Tensor) -> Tensor:
-    """With channels last in memory, as the native code reads it; torch leaves the strides of sides of 1 open."""
+    """Return x with channels last in memory, as the native code reads it.
+
+    This compares strides, since torch's own check ignores those of dimensions of size 1.
+    """
     n, c, h, w = x.shape
     return x if x.stride() == (h * w * c, 1, w * c, c) else _empty(x, n, c, h, w).copy_(x)
 
@@ -388,7 +395,7 @@ def _empty(like: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
 def _forward_by_torch(
     x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool, winners: bool, padding: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """What the native code computes, written with torch: the reference, in any precision."""
+    """Compute with torch what the native code computes: the reference, in any precision."""
     y = F.conv2d(x, weight, bias, padding=padding)
     if rectify:
         y = F.relu(y)
@@ -403,7 +410,7 @@ def _forward_by_torch(
 
 
 def _windows(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w 4"]:
-    """The four pixels of each pooling, row by row."""
+    """Return the four pixels of each pooling window, row by row."""
     h, w = x.shape[2] // 2, x.shape[3] // 2
     n, c = x.shape[:2]
     x = x[:, :, : 2 * h, : 2 * w].reshape(n, c, h, 2, w, 2)
@@ -468,21 +475,21 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     x, weight, _, ctx.rectify, ctx.pool = inputs
     y, winners = output
     ctx.mark_non_differentiable(winners)
-    # Behind a pooling the winners say all; the output itself is needed by the next layer alone.
+    # After a pooling the winners are enough; only the next layer needs the output itself.
     ctx.save_for_backward(x, weight, y if ctx.rectify and not ctx.pool else None, winners)
 
 
 def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, y, winners = ctx.saved_tensors
     inputs, parameters = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
-    kept = winners if y is None else y  # an operator takes no None here; what is not needed is not read
-    # A derivative of this derivative is wanted where gradients are on: torch has it.
+    kept = winners if y is None else y  # the operator takes no None here, and does not read what it does not need
+    # If gradients are enabled, this derivative will itself be differentiated; torch can do that.
     again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     backward = _backward_by_torch if again else convolution_backward
     of_inputs, of_weights, of_bias = backward(
         gradient, x, weight, kept, winners, ctx.rectify, ctx.pool, inputs, parameters
     )
-    # As torch lays them out: hooks on a weight see them. Nothing is copied that autograd would not copy later.
+    # Contiguous, as from torch, since hooks on a weight see them. Autograd would copy them later if this did not.
     found = (of_inputs if inputs else None, *((of_weights.contiguous(), of_bias) if parameters else (None, None)))
     return *found, None, None
 

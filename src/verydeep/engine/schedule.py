@@ -1,9 +1,9 @@
-"""In which order layers pass over the images of a mini-batch, in testing: a program for the native code.
+"""The order in which layers process the images of a mini-batch in testing: a program for the native code.
 
-Layer by layer, the maps of a mini-batch would be new memory in each pass, as large as the mini-batch. So the
-layers up to a pooling are computed for a few images, and what follows waits for more of them: some images up
-to pool1, more up to pool2, and so on, again and again. All maps but the last lie in one workspace, which is
-used over and over.
+Computed layer by layer, the maps of a whole mini-batch would take new memory in each pass. So the layers up to a
+pooling are computed for a few images at a time, and the layers after it start when there are enough of them: some
+images up to pool1, more up to pool2, and so on. All maps but the last are in one workspace, which is reused
+throughout.
 """
 
 import ctypes
@@ -17,32 +17,33 @@ from verydeep.engine.choice import Blocks, block_of_a_thread, blocks, direct, pa
 from verydeep.engine.interface import KINDS, PLACES
 
 TOGETHER = 4 * 2**20
-"""Floats of a map, of all images that are computed together. From 2 to 16 M a pass takes the same time."""
+"""Largest size of a map, in floats, for all images that are computed together. From 2 M to 16 M a pass takes the
+same time."""
 
 KEPT = 20 * 2**20
-"""Floats of a workspace that is kept from pass to pass: enough for hundreds of images of 224 x 224."""
+"""Largest workspace, in floats, that is kept from pass to pass: enough for hundreds of images of 224 x 224."""
 
 LINE = 16
-"""Floats of a line of the cache: where maps begin."""
+"""Floats per cache line; each map begins on one."""
 
 
 Kind = Literal["winograd", "direct", "pair", "whole"]
 
 
 class Convolution(NamedTuple):
-    """A layer: its channels, and what follows it."""
+    """A layer: its channels, and the ReLU and pooling that follow it."""
 
     inputs: int
     outputs: int
     rectify: bool
     pool: bool
     whole: bool
-    """Whether its kernel covers its whole input: a fully connected layer. Else it is 3x3 with padding 1."""
+    """Whether the kernel covers the whole input (a fully connected layer); otherwise it is 3x3 with padding 1."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a map begins: in which memory, and after how many floats."""
+    """Where a map begins: the memory, and the offset in floats."""
 
     memory: Literal["input", "workspace", "output"]
     at: int
@@ -50,37 +51,37 @@ class Place:
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer, or a pair of layers that is computed in one (`choice.pairs`), and the sizes of its maps."""
+    """A layer, or a fused pair of layers (`choice.pairs`), and the sizes of its maps."""
 
     kind: Kind
     layer: int
-    """Its number, that of the first of a pair."""
+    """Number of the layer, or of the first layer of a pair."""
     inputs: int
     between: int
-    """Channels of the map within a pair, else 0."""
+    """Channels of the map between the layers of a pair, otherwise 0."""
     outputs: int
     rectify: bool
     pool: bool
     height: int
-    """Of its input, as `width`, in pixels."""
+    """Height of the input in pixels, and likewise `width`."""
     width: int
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width of its output."""
+        """Height and width of the output in pixels."""
         if self.kind == "whole":
             return 1, 1
         return (self.height // 2, self.width // 2) if self.pool else (self.height, self.width)
 
     @property
     def size(self) -> int:
-        """Floats of its output, an image."""
+        """Floats of the output per image."""
         return self.outputs * self.sides[0] * self.sides[1]
 
 
 @dataclass(frozen=True)
 class Call:
-    """A stage for some images."""
+    """A stage, computed for some of the images."""
 
     stage: Stage
     source: Place
@@ -91,14 +92,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Program:
-    """Calls in their order, and the floats of the workspace that they need."""
+    """Calls in order, and the size in floats of the workspace that they need."""
 
     calls: tuple[Call, ...]
     workspace: int
 
     @cached_property
     def table(self) -> ctypes.Array[interface.Call]:
-        """The calls as the native code reads them."""
+        """The calls in the form that the native code reads."""
         return (interface.Call * len(self.calls))(*[_written(call) for call in self.calls])
 
 
@@ -124,18 +125,18 @@ def _written(call: Call) -> interface.Call:
 
 @lru_cache(maxsize=64)
 def program(layers: tuple[Convolution, ...], images: int, height: int, width: int, threads: int) -> Program:
-    """How layers that follow one another are computed.
+    """Plan the computation of consecutive layers.
 
     Args:
-        layers: from the first to the last.
+        layers: the layers, from first to last.
         images: size of the mini-batch.
-        height: of its images, in pixels.
-        width: of its images.
-        threads: on which the native code works.
+        height: height of its images in pixels.
+        width: width of its images in pixels.
+        threads: number of threads that the native code uses.
     """
     groups = list(_groups(list(_stages(layers, height, width))))
     at_once = _at_once(groups, images)
-    # Two places by turns within a group, and one for what each group hands to the next.
+    # Within a group, maps alternate between two places; one more place is for each group's output.
     inner = [0, 0]
     for group, count in zip(groups, at_once, strict=True):
         for turn, stage in enumerate(group[:-1]):
@@ -146,7 +147,7 @@ def program(layers: tuple[Convolution, ...], images: int, height: int, width: in
         end += _lines(count * group[-1].size)
 
     def passed(number: int, first: int, count: int, to: Place) -> Iterator[Call]:
-        """What takes `count` images through all groups up to this one."""
+        """Generate the calls that take `count` images through all groups up to this one."""
         parts = -(-count // at_once[number])
         for part in range(parts):
             begin, after = count * part // parts, count * (part + 1) // parts
@@ -169,7 +170,7 @@ def program(layers: tuple[Convolution, ...], images: int, height: int, width: in
 
 
 def _at_once(groups: Sequence[Sequence[Stage]], images: int) -> list[int]:
-    """How many images pass through each group together: as many as fit, in parts as equal as can be."""
+    """Return how many images pass through each group together: as many as fit, in parts of nearly equal size."""
     found: list[int] = []
     asked = images
     for number in reversed(range(len(groups))):
@@ -208,7 +209,7 @@ def _kind(layer: Convolution) -> Kind:
 
 
 def _groups(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
-    """The stages cut after each pooling: there the least has to wait."""
+    """Divide the stages after each pooling, where the maps that have to be kept are smallest."""
     group = []
     for stage in stages:
         group.append(stage)

@@ -1,1 +1,1 @@
-"""From a file to raw RGB: reading, decoding and rescaling photographs."""
+"""Read, decode and rescale photographs: from a file to raw RGB."""

@@ -1,4 +1,4 @@
-"""A limit on what all threads of a process take at a time."""
+"""A limit on how much all threads of a process hold at once."""
 
 import threading
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Allowance:
-    """So much of something, such as bytes of memory, from which threads take a part while they need it."""
+    """A fixed amount of something, such as bytes of memory; each thread takes a part of it while it needs it."""
 
     def __init__(self, whole: int) -> None:
         self._whole = self._left = whole
@@ -14,7 +14,7 @@ class Allowance:
 
     @contextmanager
     def taken(self, amount: int) -> Iterator[None]:
-        """Wait until so much is left, and keep it for the block; more than the whole counts as the whole."""
+        """Wait until `amount` is left, and hold it for the block. More than the whole counts as the whole."""
         part = min(amount, self._whole)
         with self._changed:
             self._changed.wait_for(lambda: self._left >= part)

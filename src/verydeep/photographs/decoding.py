@@ -1,7 +1,7 @@
-"""From the bytes of a JPEG, PNG or WebP to its RGB, by the fastest decoder that gives the right pixels.
+"""Decode the bytes of a JPEG, PNG or WebP to RGB with the fastest decoder that gives the right pixels.
 
-A hostile file may raise anything here; `verydeep.photographs.photograph` turns it into an error that names
-the file and the reason.
+A hostile file may raise anything here; `verydeep.photographs.photograph` turns it into an error that names the
+file and the reason.
 """
 
 import io
@@ -21,7 +21,7 @@ from verydeep.photographs.exif import UPRIGHT, orientation
 from verydeep.photographs.headers import Damaged, Header, Jpeg, Png, WebP, bare_jpeg, exif_of_text
 
 Bottom: TypeAlias = Callable[[int, int], int]
-"""Gives, for a photograph's width and height, how many of its rows a crop needs."""
+"""A function from a photograph's width and height to the number of its upper rows that a crop needs."""
 
 _READERS: dict[str, type[ImageFile]] = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WebP": WebPImageFile}
 _TURNS = {
@@ -33,14 +33,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What puts a photograph upright, by the orientation that its EXIF states; 1 is upright already."""
+"""The transposition that puts a photograph upright, by its EXIF orientation; 1 is upright already."""
 
 _PIXEL_BYTES = {"PNG": 12, "WebP": 16}
-"""Memory that decoding takes for each pixel, with the copies that conversion makes."""
+"""Bytes of memory that decoding takes per pixel, with the copies made by conversion."""
 
 
 def dct_factor(header: Header, shortest: int | None) -> int:
-    """Return by how much a photograph may be shrunk while it is decoded; the decoder rounds its sides up."""
+    """Return the factor, 1 to 8, by which decoding shrinks a photograph; the decoder rounds its sides up."""
     if shortest is None or not isinstance(header, Jpeg):
         return 1
     short = min(header.width, header.height)
@@ -48,10 +48,10 @@ def dct_factor(header: Header, shortest: int | None) -> int:
 
 
 def memory_of(header: Header, factor: int) -> int:
-    """Return about how many bytes it takes to decode a photograph."""
+    """Estimate how many bytes of memory decoding a photograph takes."""
     pixels = header.width * header.height
     match header:
-        case Jpeg():  # one that is not decoded in one pass keeps all coefficients
+        case Jpeg():  # if it takes several passes, the decoder keeps all coefficients
             return 8 * pixels // factor**2 + (0 if header.in_one_pass else 6 * pixels)
         case Png():
             return _PIXEL_BYTES["PNG"] * pixels
@@ -62,13 +62,13 @@ def memory_of(header: Header, factor: int) -> int:
 def pixels_of(
     data: bytes, header: Header, factor: int, bottom: Bottom | None
 ) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
-    """Return the upright pixels of a file, and what the decoder warned of: a line, empty for nothing.
+    """Return the upright pixels of a file, and the decoder's warning: one line, empty if there is none.
 
     Args:
-        data: the file's content.
-        header: what it says.
+        data: the contents of the file.
+        header: its header.
         factor: from `dct_factor`.
-        bottom: where the rows end that are needed; None for all rows.
+        bottom: how many of its upper rows are needed; None for all rows.
     """
     pixels, warning = None, ""
     if isinstance(header, Jpeg):
@@ -79,9 +79,9 @@ def pixels_of(
 
 
 def from_pillow(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """Return what `decode` gives for a photograph, from one that Pillow has opened or made.
+    """Return the pixels of an image that Pillow has opened or made, as `decode` returns those of a file.
 
-    Raises what Pillow raises where it cannot be loaded.
+    Raises whatever Pillow raises if the image cannot be loaded.
     """
     image.load()
     exif = image.info.get("exif", b"")
@@ -96,17 +96,17 @@ def from_pillow(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 def _fast_jpeg(
     data: bytes, header: Jpeg, factor: int, bottom: Bottom | None
 ) -> tuple[UInt8[np.ndarray, "h w 3"] | None, str]:
-    """Return a JPEG's pixels as it stores them; or None, which leaves it to Pillow, and what libjpeg warned of.
+    """Return the stored pixels of a JPEG, or None to leave it to Pillow; and libjpeg's warning of lost data.
 
-    The pixels are those that Pillow gives, bit for bit: both are libjpeg-turbo with its accurate transform
-    and smooth chroma. Strict, because here libjpeg's warnings cannot be told apart by what they mean: whether a
-    file with one is read is for Pillow to say.
+    The pixels are bit for bit those of Pillow: both use libjpeg-turbo with its accurate transform and smooth
+    chroma. Decoding is strict, because libjpeg's warnings cannot be told apart here: Pillow decides whether a file
+    with a warning is read.
     """
     try:
         if factor == 1 and bottom is not None and header.orientation == UPRIGHT and header.colours in (1, 3):
             part = upper_part(data, header, bottom(header.width, header.height))
             if part is not None:
-                # Not strict: libjpeg warns of the data that it meets where it takes the image to end.
+                # Not strict: libjpeg warns of the data after the shortened image.
                 return simplejpeg.decode_jpeg(part, "RGB", strict=False), ""
         smallest = {}
         if factor > 1:
@@ -117,25 +117,25 @@ def _fast_jpeg(
             }
         if header.colours != 4:
             return simplejpeg.decode_jpeg(data, "RGB", **smallest), ""
-        # As Pillow does: levels of ink are stored inverted.
+        # As in Pillow: ink levels are stored inverted.
         ink = 255 - simplejpeg.decode_jpeg(data, "CMYK", **smallest)
         return np.array(Image.frombytes("CMYK", ink.shape[1::-1], ink).convert("RGB")), ""
     except Exception as error:
         found = str(error)
-        return None, f"libjpeg says: {found}" if any(words in found for words in _LOSSES) else ""
+        return None, f"libjpeg warns: {found}" if any(words in found for words in _LOSSES) else ""
 
 
 _LOSSES = ("Corrupt JPEG data", "Premature end")
-"""How libjpeg begins its warnings about data that are not there, or are not what they should be."""
+"""How libjpeg's warnings about missing or corrupt data begin."""
 
 
 def upper_part(data: bytes, header: Jpeg, rows: int) -> bytes | None:
-    """Return a JPEG that decodes to the upper rows of this one, at least `rows`; None where that spares nothing.
+    """Return a JPEG that decodes to at least the first `rows` rows of this one; None if that saves nothing.
 
-    Most of the time that a crop takes is spent on decoding, and a third of the rows lie below the crop. The
-    height in the header is what the decoder stops at, so a lower one is written there: the next multiple of the
-    coded blocks' height, and one block more, as smooth chroma looks a row ahead. This holds for one sequential
-    scan only. A file that does not end with the end marker may be truncated: it is decoded whole, and refused.
+    Decoding takes most of the time of a crop, and a third of the rows lie below the crop. The decoder stops at the
+    height in the header, so a smaller height is written there: the next multiple of the block height, plus one
+    block, as smooth chroma looks one row ahead. This works for a single sequential scan only. A file without the
+    end marker at its end may be truncated: it is decoded whole, and refused.
     """
     if not header.in_one_pass or not data.endswith(b"\xff\xd9"):
         return None
@@ -148,10 +148,10 @@ def upper_part(data: bytes, header: Jpeg, rows: int) -> bytes | None:
 
 
 def _pillow(data: bytes, header: Header, factor: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of a file as it stores them; of an animation, of its first frame.
+    """Return the stored pixels of a file; of an animation, those of its first frame.
 
-    Pillow is given nothing but what decides the pixels, so that no text, profile or EXIF can spoil them. The
-    reader is called by name, not through Image.open, which would try its own, lower limit of pixels.
+    Pillow gets only what determines the pixels, so that no text, profile or EXIF can make them unreadable. The
+    reader is called by name, not through Image.open, which enforces a lower limit on pixels.
     """
     match header:
         case Jpeg():
@@ -171,19 +171,19 @@ def _pillow(data: bytes, header: Header, factor: int) -> UInt8[np.ndarray, "h w 
 
 def _reader(kind: str, data: bytes, header: Header) -> ImageFile:
     image = _READERS[kind](io.BytesIO(data))
-    if image.size != (header.width, header.height):  # it was another size that the limits allowed
-        raise Damaged("two different sizes in it")
+    if image.size != (header.width, header.height):  # the limits were checked against the other size
+        raise Damaged("it states two different sizes")
     return image
 
 
 def _key_to_white(bare: bytes, header: Png, image: ImageFile) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of a PNG, those of its transparent colour white.
+    """Return the pixels of a PNG with those of its transparent colour set to white.
 
-    The key is compared with the levels that are stored, of 1 to 16 bits, and not with what Pillow makes of them.
+    The key is compared with the stored levels, of 1 to 16 bits, not with Pillow's conversion of them.
     """
     assert header.key is not None
     key = np.array(header.key)
-    if header.bits == 16 and header.colour == 2:  # of which Pillow keeps the upper byte, or what it takes for it
+    if header.bits == 16 and header.colour == 2:  # Pillow keeps only the upper bytes
         lower = _reader("PNG", bare, header)
         lower.tile = [(*tuple(lower.tile[0])[:3], "RGB;16L")]  # type: ignore[list-item]
         same = (np.asarray(lower) == key & 255) & (np.asarray(image) == key >> 8)
@@ -198,13 +198,13 @@ def _key_to_white(bare: bytes, header: Png, image: ImageFile) -> UInt8[np.ndarra
 
 
 def _turned(pixels: UInt8[np.ndarray, "_ _ 3"], way: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Put stored pixels upright."""
+    """Return stored pixels put upright."""
     return np.array(Image.fromarray(pixels).transpose(_TURNS[way])) if way in _TURNS else pixels
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image as RGB of 8 bits, over white where it is transparent."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's convert clips; colour of 16 bits it does scale
+    """Return a loaded image as 8-bit RGB, with transparent parts over white."""
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's convert clips it, but scales 16-bit colour
         grey = np.asarray(image)
         levels = np.where(grey == image.info.get("transparency", -1), 255, grey >> 8)
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")

@@ -1,24 +1,24 @@
-"""Which way up a photograph was taken, by its EXIF."""
+"""The orientation of a photograph, from its EXIF."""
 
 import struct
 from collections.abc import Iterable
 from itertools import islice
 
 UPRIGHT = 1
-"""The orientation of a photograph that is stored as a person sees it; 2 to 8 are turned or mirrored."""
+"""The orientation of a photograph that is stored as it is viewed; 2 to 8 are rotated or mirrored."""
 
 _ORIENTATION = 0x0112
 _BYTE, _SHORT, _LONG = 1, 3, 4
 _PREFIX = b"Exif\0\0"
 _TRIED = 8
-"""Pieces of EXIF that are looked at; a photograph has one, and some programs leave an empty one before it."""
+"""How many pieces of EXIF are examined; a photograph has one, and some programs leave an empty one before it."""
 
 
 def orientation(pieces: Iterable[bytes]) -> int:
-    """Return the orientation, 1 to 8, that the first piece of EXIF to state one states; upright where none does.
+    """Return the orientation, 1 to 8, from the first piece of EXIF that states one; upright if none does.
 
-    A piece is a TIFF structure, with or without `Exif` before it. Damage to what is only written about a
-    photograph does not spoil the photograph: a piece that makes no sense states nothing.
+    A piece is a TIFF structure, with or without `Exif` before it. Damaged metadata does not make a photograph
+    unreadable: a piece that makes no sense is skipped.
     """
     stated = (_stated(piece) for piece in islice(pieces, _TRIED))
     return next((value for value in stated if value is not None), UPRIGHT)

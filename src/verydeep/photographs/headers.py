@@ -1,8 +1,8 @@
-"""What a JPEG, PNG or WebP says of its pixels before they are decoded: size, orientation, how they are coded.
+"""The headers of JPEG, PNG and WebP files: size, orientation and coding of the pixels, before they are decoded.
 
-Every answer about a file comes from here, so that its size, its orientation and the limits set for it agree with
-what is decoded. Only what decides the pixels is read, and only that is given to a decoder: text, profiles and
-thumbnails of whatever size or state are passed over.
+Every answer about a file comes from here, so that its size, its orientation and the limits it is held to agree
+with what is decoded. Only what determines the pixels is read, and only that is passed to a decoder. Text, profiles
+and thumbnails are skipped, whatever their size or state.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 from verydeep.photographs.exif import orientation
 
 MAX_PARTS = 100_000
-"""Segments of a JPEG, or chunks of a PNG or WebP, that are looked at: at 8192 bytes each, 800 MB of PNG."""
+"""The most segments of a JPEG, or chunks of a PNG or WebP, that are read: at 8192 bytes each, 800 MB of PNG."""
 
 _RAW_PROFILE = re.compile(rb"Raw profile type (?:exif|APP1)\0", re.IGNORECASE)
 _RAW_PROFILE_BYTES = 1 << 20
@@ -22,34 +22,34 @@ _RAW_PROFILES = 4
 
 
 class Damaged(Exception):
-    """A file that its own format does not allow."""
+    """A file that violates its own format."""
 
 
 class Jpeg(NamedTuple):
-    """What a JPEG says."""
+    """The header of a JPEG."""
 
     width: int
     height: int
     orientation: int
     colours: int
-    """Colour channels: 1, 3 or 4, rarely another number."""
+    """Number of colour channels: 1, 3 or 4, rarely another number."""
     frame: int
-    """Where its frame header begins."""
+    """Offset of its frame header."""
     kind: int
-    """The marker of its frame header, which says how it is coded."""
+    """Marker of its frame header, which says how it is coded."""
     bits: int
-    """Of each colour."""
+    """Bits per colour."""
     scans: int
-    """How often a decoder goes over all of it, at the most; 1 for the usual file of one scan."""
+    """The most passes that a decoder makes over the whole image; 1 for the usual file of one scan."""
 
     @property
     def in_one_pass(self) -> bool:
-        """Whether all colours of a row are decoded before the next row: one sequential scan of Huffman codes."""
+        """Whether all colours of a row are decoded before the next row: one sequential, Huffman-coded scan."""
         return self.kind in (0xC0, 0xC1) and self.scans == 1
 
     @property
     def oddity(self) -> str:
-        """What is unusual about it that not every decoder knows; empty for a usual one."""
+        """A feature that not every decoder supports; empty if there is none."""
         if self.bits != 8:
             return f"{self.bits} bits per colour"
         if self.colours not in (1, 3, 4):
@@ -62,26 +62,26 @@ class Jpeg(NamedTuple):
 
 
 class Png(NamedTuple):
-    """What a PNG says."""
+    """The header of a PNG."""
 
     width: int
     height: int
     orientation: int
     bits: int
-    """Of each sample."""
+    """Bits per sample."""
     colour: int
     """0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGB with alpha."""
     interlaced: bool
     key: tuple[int, ...] | None
     """The grey level or RGB colour that is transparent, in samples of `bits`."""
     needed: tuple[slice, ...]
-    """The chunks that decide its pixels."""
+    """The chunks that determine its pixels."""
     coded: tuple[slice, ...]
-    """The chunks of compressed pixels, each from its length to its checksum."""
+    """The chunks of compressed pixels, each from its length field to its checksum."""
 
 
 class WebP(NamedTuple):
-    """What a WebP says."""
+    """The header of a WebP."""
 
     width: int
     height: int
@@ -93,7 +93,7 @@ Header: TypeAlias = Jpeg | Png | WebP
 
 # JPEG
 
-# The last FF of a run before another byte, which is how libjpeg finds the next marker after stray bytes.
+# The last FF of a run before another byte: this is how libjpeg finds the next marker after stray bytes.
 _MARKER = re.compile(rb"\xff[\x01-\xfe]")
 _BARE_MARKERS = {0x01, 0xD8, *range(0xD0, 0xD8)}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -101,9 +101,9 @@ _END, _SCAN, _JFIF, _EXIF, _ADOBE = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
 
 
 def read_jpeg(data: bytes) -> Jpeg:
-    """Return what a JPEG says of its pixels, up to where the first of them begin.
+    """Return the header of a JPEG, read up to its first pixels.
 
-    Raises `Damaged` where it does not come so far.
+    Raises `Damaged` if the file ends or breaks its format before them.
     """
     frame, kind, exif = 0, 0, []
     for marker, begin, end in _segments(data):
@@ -112,7 +112,7 @@ def read_jpeg(data: bytes) -> Jpeg:
                 raise Damaged("two frame headers")
             frame, kind = begin, marker
             if end - begin < 10:
-                raise Damaged("a frame header that is too short")
+                raise Damaged("its frame header is too short")
         elif marker == _SCAN:
             break
         elif marker == _EXIF and data.startswith(b"Exif\0\0", begin + 4):
@@ -125,13 +125,13 @@ def read_jpeg(data: bytes) -> Jpeg:
     scans = 1
     if kind not in (0xC0, 0xC1, 0xC9) or data[begin + 4 : begin + 5] != bytes([colours]):
         scans += data.count(b"\xff\xda", begin + 2)
-    # An EXIF of more than 64 KB goes on in the next segment.
+    # An EXIF of more than 64 KB continues in the next segment.
     way = orientation(exif if len(exif) < 2 else [*exif, b"".join(part[6:] for part in exif)])
     return Jpeg(width, height, way, colours, frame, kind, data[frame + 4], scans)
 
 
 def bare_jpeg(data: bytes) -> bytes:
-    """Return a JPEG, which `read_jpeg` has read, without what does not decide its pixels."""
+    """Return a JPEG that `read_jpeg` has accepted, reduced to what determines its pixels."""
     parts = [data[:2]]
     for marker, begin, end in _segments(data):
         if marker == _SCAN:
@@ -142,9 +142,9 @@ def bare_jpeg(data: bytes) -> bytes:
 
 
 def _decides_pixels(data: bytes, marker: int, begin: int, end: int) -> bool:
-    """Whether a decoder needs a segment: of what applications write, only what says how colours are coded.
+    """Whether a decoder needs a segment: of the application segments, only the two that say how colours are coded.
 
-    A shorter segment of one of these two names is passed over by libjpeg, too.
+    libjpeg, too, skips a segment with one of these two names that is too short.
     """
     if marker == _JFIF:
         return end - begin >= 18 and data.startswith(b"JFIF\0", begin + 4)
@@ -154,7 +154,7 @@ def _decides_pixels(data: bytes, marker: int, begin: int, end: int) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Each segment's marker, where it begins, and where it ends; to the end marker or the end of the data."""
+    """Yield the marker, beginning and end of each segment, up to the end marker or the end of the data."""
     at = 2
     for _ in range(MAX_PARTS):
         found = _MARKER.search(data, at)
@@ -170,7 +170,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if at + max(length, 2) > len(data):
             raise Damaged("truncated in its header")
         if length < 2:
-            raise Damaged("a segment of no length")
+            raise Damaged("a segment has no length")
         at += length
         yield marker, begin, at
     raise Damaged(f"more than {MAX_PARTS} segments")
@@ -182,9 +182,9 @@ _LETTERS = re.compile(rb"[A-Za-z]{4}")
 
 
 def read_png(data: bytes) -> Png:
-    """Return what a PNG says of its pixels.
+    """Return the header of a PNG.
 
-    Raises `Damaged` for one without a header or without pixels.
+    Raises `Damaged` if it has no header or no pixels.
     """
     if data[12:16] != b"IHDR" or len(data) < 33:
         raise Damaged("truncated in its header" if len(data) < 33 else "no IHDR chunk at its beginning")
@@ -199,7 +199,7 @@ def read_png(data: bytes) -> Png:
         if name == b"IDAT":
             coded.append(slice(begin, end))
         elif name == b"tRNS" and not coded and samples:
-            if end - begin - 12 >= 2 * samples:  # else it says nothing
+            if end - begin - 12 >= 2 * samples:  # a shorter one is ignored
                 # Only the low bits of a level count.
                 levels = struct.unpack_from(f">{samples}H", data, begin + 8)
                 key = tuple(level & ((1 << bits) - 1) for level in levels)
@@ -233,12 +233,15 @@ def read_png(data: bytes) -> Png:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Each chunk's name, where it begins, and where it ends or the data do; to IEND, or to what is no chunk."""
+    """Yield the name, beginning and end of each chunk, up to IEND or to something that is not a chunk.
+
+    The end of a chunk is at most the end of the data.
+    """
     at = 8
     for _ in range(MAX_PARTS):
         name = data[at + 4 : at + 8]
         if not _LETTERS.fullmatch(name):
-            return  # whether that is too early is for the decoder to say
+            return  # the decoder reports whether that is too early
         end = min(at + 12 + int.from_bytes(data[at : at + 4]), len(data))
         yield name, at, end
         if name == b"IEND":
@@ -248,7 +251,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _raw_profile(name: bytes, content: bytes) -> bytes:
-    """The EXIF in a chunk of text, as ImageMagick writes it; empty where it is damaged."""
+    """Return the EXIF in a text chunk, as ImageMagick writes it; empty if it is damaged."""
     text = content[content.index(b"\0") + 1 :]
     if name == b"iTXt":
         compressed = text[:1] == b"\1"
@@ -263,7 +266,7 @@ def _raw_profile(name: bytes, content: bytes) -> bytes:
 
 
 def exif_of_text(text: bytes) -> bytes:
-    """The EXIF in a text of a name, a length, and hexadecimal digits; empty where it is no such text."""
+    """Return the EXIF in a text of a name, a length and hexadecimal digits; empty for any other text."""
     digits = b"".join(text[:_RAW_PROFILE_BYTES].split()[2:]).decode("ascii", "replace")
     try:
         return bytes.fromhex(digits[: len(digits) // 2 * 2])
@@ -272,7 +275,7 @@ def exif_of_text(text: bytes) -> bytes:
 
 
 def missing_png_rows(data: bytes, header: Png) -> bool:
-    """Whether the compressed pixels of a PNG end before its last row; its chunks' checksums are not looked at."""
+    """Whether the compressed pixels of a PNG end before its last row; checksums are not checked."""
     samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(header.colour, 1)
     passes = _ADAM7 if header.interlaced else ((0, 0, 1, 1),)
     expected = 0
@@ -296,7 +299,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 
 
 def wrong_png_checksum(data: bytes, header: Png) -> bool:
-    """Whether compressed pixels of a PNG are not those that their checksums were made of."""
+    """Whether any compressed pixels of a PNG do not match their checksum."""
     return any(
         zlib.crc32(data[chunk.start + 4 : chunk.stop - 4]) != int.from_bytes(data[chunk.stop - 4 : chunk.stop])
         for chunk in header.coded
@@ -309,9 +312,9 @@ _EXIF_FLAG = 0x08
 
 
 def read_webp(data: bytes) -> WebP:
-    """Return what a WebP says of its pixels.
+    """Return the header of a WebP.
 
-    Raises `Damaged` for one without a header.
+    Raises `Damaged` if it has none.
     """
     name, way = data[12:16], orientation(())
     if len(data) < 30 and not (name == b"VP8L" and len(data) >= 25):

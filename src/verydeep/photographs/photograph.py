@@ -1,4 +1,4 @@
-"""From a file to the RGB that a person would see: JPEG, PNG and WebP, and what of them is refused.
+"""Read JPEG, PNG and WebP files as the RGB that a person sees, within limits of size and memory.
 
 Sizes are (width, height), arrays are height x width x RGB in 0..255. Colour profiles are ignored, as in all
 published results.
@@ -22,19 +22,19 @@ from verydeep.photographs.headers import Header, Jpeg, Png
 from verydeep.printable import printable
 
 MAX_PIXELS = 100_000_000
-"""A photograph of more pixels than this, before or after it is rescaled as a whole, is refused."""
+"""The most pixels of a photograph, before it is rescaled as a whole and after."""
 
 MAX_BYTES = 500_000_000
-"""A longer file is refused; MAX_PIXELS of RGB, uncompressed, are 300,000,000 bytes."""
+"""The most bytes of a file; MAX_PIXELS of uncompressed RGB are 300,000,000 bytes."""
 
 MAX_SCANS = 100
-"""A JPEG of more scans is refused; a progressive one has about ten."""
+"""The most scans of a JPEG; a progressive one has about ten."""
 
 MAX_SCANNED_PIXELS = 20 * MAX_PIXELS
-"""So is one whose scans go over more pixels in all than this, about 2 s of work."""
+"""The most pixels that the scans of a JPEG cover in total, about 2 s of work."""
 
 DECODING_BYTES = 2_000_000_000
-"""Memory, about, that all threads of a process take for decoding at a time; each waits until enough is left."""
+"""Roughly the most memory that all threads of a process decode in at once; each waits until enough is left."""
 
 Photograph: TypeAlias = Path | UInt8[np.ndarray, "_ _ 3"]
 """A file (JPEG, PNG or WebP), or RGB pixels that are already in memory."""
@@ -54,14 +54,14 @@ _BEGINNINGS = {
 _files, _decoding = Allowance(2 * MAX_BYTES), Allowance(DECODING_BYTES)
 
 Decoded: TypeAlias = tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]
-"""Pixels, perhaps at a DCT scale, and the upright photograph's own width and height."""
+"""Pixels, possibly at a DCT scale, and the full width and height of the upright photograph."""
 
 
 class ImageError(UserError):
-    """A photograph that cannot be used: `path` (None for pixels in memory) and, in one line, the `reason`."""
+    """A photograph that cannot be used: its `path` (None for pixels in memory) and the `reason`, in one line."""
 
     def __init__(self, path: Path | None, reason: str) -> None:
-        super().__init__(path, reason)  # the arguments themselves, so that it survives pickling between workers
+        super().__init__(path, reason)  # both arguments, so that it can be pickled on its way from a worker
         self.path, self.reason = path, reason
 
     def __str__(self) -> str:
@@ -70,26 +70,26 @@ class ImageError(UserError):
 
 
 def decode(photograph: Photograph, shortest: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the RGB that a person would see, h x w x 3 in 0..255.
+    """Return the RGB that a person sees, h x w x 3 in 0..255.
 
-    Grey, palette, 16-bit and CMYK become RGB of 8 bits, transparency is laid over white, a photograph that
-    its EXIF says was taken turned is put upright, and of an animation the first frame is taken. Pixels in
-    memory are returned as they are.
+    Grey, palette, 16-bit and CMYK images become 8-bit RGB, transparent parts are laid over white, and a photograph
+    with an EXIF orientation is put upright. Of an animation, the first frame is returned; pixels in memory are
+    returned unchanged.
 
-    `shortest` is the smallest side that the caller will rescale to. A JPEG is then decoded at the smallest
-    of the scales 1, 1/2, 1/4 and 1/8, which its cosine transform gives almost for free, that leaves a short
-    side of at least 2 * shortest: the antialiasing filter that follows still averages at least two pixels a
-    side, so the coarser filter of the transform hardly shows.
+    `shortest` is the smallest shortest side that the caller will rescale to. A JPEG is then decoded at the
+    smallest of the scales 1, 1/2, 1/4 and 1/8 that leaves a short side of at least 2 * shortest; its cosine
+    transform gives these scales almost for free. The antialiasing filter that follows still averages at least two
+    pixels per side, so the coarser filter of the transform hardly shows.
 
-    Raises `ImageError` for what is not a readable JPEG, PNG or WebP within the limits above.
+    Raises `ImageError` if it is not a readable JPEG, PNG or WebP within the limits above.
     """
     return read(photograph, shortest)[0]
 
 
 def read(photograph: Photograph, shortest: int | None = None, bottom: Bottom | None = None) -> Decoded:
-    """Return what `decode` does, and the (width, height) of the upright photograph at full size.
+    """Return the pixels as `decode` does, and the full (width, height) of the upright photograph.
 
-    With `bottom`, rows of the upright photograph from `bottom(width, height)` on may be left out.
+    With `bottom`, the rows of the upright photograph from `bottom(width, height)` on may be missing.
     """
     _check_shortest(shortest)
     if not isinstance(photograph, Path):
@@ -100,10 +100,10 @@ def read(photograph: Photograph, shortest: int | None = None, bottom: Bottom | N
 
 
 def examine(photograph: Photograph, shortest: int | None = None) -> tuple[Decoded, str]:
-    """Return what `read` does, and why to doubt that these are the photograph's pixels; empty for no reason.
+    """Return the result of `read`, and a reason to doubt the pixels; empty if there is none.
 
-    Decoders accept a JPEG that was cut in the middle, and a PNG that holds half of its rows: the rest is grey,
-    black or transparent.
+    Decoders accept a JPEG that was cut in the middle and a PNG with only half of its rows: the rest is grey, black
+    or transparent.
     """
     _check_shortest(shortest)
     if not isinstance(photograph, Path):
@@ -113,7 +113,7 @@ def examine(photograph: Photograph, shortest: int | None = None) -> tuple[Decode
         decoded, warning = _decoded(photograph, data, header, shortest, None)
         if isinstance(header, Png):
             if headers.wrong_png_checksum(data, header):
-                warning = "its checksums say that its pixels are not those that were written"
+                warning = "its pixels do not match their checksums"
             elif _has_plain_border(decoded[0]) and headers.missing_png_rows(data, header):
                 warning = "its last rows are missing"
         return decoded, warning
@@ -122,7 +122,7 @@ def examine(photograph: Photograph, shortest: int | None = None) -> tuple[Decode
 def photograph_size(photograph: Photograph) -> tuple[int, int]:
     """Return the (width, height) of a photograph as a person sees it, from its header alone.
 
-    Raises `ImageError` where the header cannot be read; what comes after it may still be damaged.
+    Raises `ImageError` if the header cannot be read. The pixels may still be damaged.
     """
     if not isinstance(photograph, Path):
         return photograph.shape[1], photograph.shape[0]
@@ -132,12 +132,12 @@ def photograph_size(photograph: Photograph) -> tuple[int, int]:
 
 def _check_shortest(shortest: int | None) -> None:
     if shortest is not None and shortest < 1:
-        raise UserError(f"the shortest side cannot be {shortest}: give 1 or more")
+        raise UserError(f"the shortest side cannot be {shortest}; it must be 1 or more")
 
 
 def _in_memory(pixels: UInt8[np.ndarray, "_ _ 3"]) -> Decoded:
     if pixels.size == 0:
-        raise ImageError(None, f"no pixels in an array of shape {pixels.shape}")
+        raise ImageError(None, f"an array of shape {pixels.shape} has no pixels")
     return pixels, (pixels.shape[1], pixels.shape[0])
 
 
@@ -146,19 +146,19 @@ def _in_memory(pixels: UInt8[np.ndarray, "_ _ 3"]) -> Decoded:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[bytes]:
-    """The content of a file, which waits until all threads together hold little enough."""
+    """Yield the contents of a file, once all threads together hold few enough bytes."""
     with _files.taken(_size(path)):
         yield _contents(path)
 
 
 def _size(path: Path) -> int:
-    """Return the length of a file that may be read whole."""
+    """Return the length of a file; raise if it must not be read whole."""
     with _refused(path):
         found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
         raise ImageError(path, "is a directory: name an image file")
     if not stat.S_ISREG(found.st_mode):  # a pipe might never end
-        raise ImageError(path, "is no regular file: name an image file")
+        raise ImageError(path, "is not a regular file: name an image file")
     if found.st_size > MAX_BYTES:
         raise ImageError(
             path, f"is {found.st_size} bytes long, more than the {MAX_BYTES} allowed: shrink it or leave it out"
@@ -176,35 +176,35 @@ def _contents(path: Path) -> bytes:
 
 @contextmanager
 def _refused(path: Path) -> Iterator[None]:
-    """Raise `ImageError` for a file that the system does not give."""
+    """Raise `ImageError` if the system refuses a file."""
     try:
         yield
     except FileNotFoundError as error:
         raise ImageError(path, "no such file") from error
     except PermissionError as error:
-        raise ImageError(path, "not permitted to read it: change its permissions") from error
+        raise ImageError(path, "permission denied: change its permissions") from error
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the name
         raise ImageError(path, f"cannot be read: {reason(error)}") from error
 
 
 def _kind(path: Path, data: bytes) -> str:
-    """Return JPEG, PNG or WebP by the first bytes; raise where they say something else, or the name does."""
+    """Return JPEG, PNG or WebP by the first bytes; raise for another format or a name that contradicts it."""
     kind = next((kind for beginning, kind in _BEGINNINGS.items() if data.startswith(beginning)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kind = "WebP"
     elif data[4:8] == b"ftyp":
         kind = "HEIF, AVIF or video"
     if kind is None:
-        raise ImageError(path, "is not an image: only JPEG, PNG and WebP are read")
+        raise ImageError(path, "is not an image; only JPEG, PNG and WebP are supported")
     if kind not in _READ:
-        raise ImageError(path, f"holds {kind} data: only JPEG, PNG and WebP are read, so convert it")
+        raise ImageError(path, f"contains {kind} data; only JPEG, PNG and WebP are supported: convert it")
     if _SUFFIXES.get(path.suffix.lower(), kind) != kind:
-        raise ImageError(path, f"holds {kind} data though its name ends in {path.suffix}: rename it")
+        raise ImageError(path, f"contains {kind} data, but its name ends in {path.suffix}: rename it")
     return kind
 
 
 def _header(path: Path, data: bytes) -> Header:
-    """Return what a file says of its pixels; raise where it is not read, or more than the limits allow."""
+    """Return the header of a file; raise if the file is not supported or exceeds the limits."""
     kind = _kind(path, data)
     with _damage_named(path, data):
         header: Header
@@ -219,43 +219,43 @@ def _header(path: Path, data: bytes) -> Header:
     if width * height > MAX_PIXELS:
         raise ImageError(
             path,
-            f"{width} x {height} are {width * height} pixels by its header, more than the {MAX_PIXELS} allowed: "
-            "shrink it or leave it out",
+            f"its header says {width} x {height}, which is {width * height} pixels, more than the {MAX_PIXELS} "
+            "allowed: shrink it or leave it out",
         )
     scans = header.scans if isinstance(header, Jpeg) else 1
     if scans > MAX_SCANS or (scans > 1 and scans * width * height > MAX_SCANNED_PIXELS):
         raise ImageError(
             path,
-            f"its {width} x {height} pixels are coded in {scans} scans, more than the {MAX_SCANS} or the "
-            f"{MAX_SCANNED_PIXELS} pixels in all scans that are allowed: convert it or leave it out",
+            f"its {width} x {height} pixels are coded in {scans} scans; at most {MAX_SCANS} scans are allowed, "
+            f"and {MAX_SCANNED_PIXELS} pixels over all scans: convert it or leave it out",
         )
     return header
 
 
 @contextmanager
 def _damage_named(path: Path, data: bytes, header: Header | None = None) -> Iterator[None]:
-    """Raise `ImageError` for whatever a decoder raises: it may be anything at all on a hostile file."""
+    """Raise `ImageError` for whatever a decoder raises: on a hostile file it may be anything."""
     try:
         yield
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError(path, "there is not enough memory to decode it: shrink it or leave it out") from error
+        raise ImageError(path, "not enough memory to decode it: shrink it or leave it out") from error
     except Exception as error:
         detail = str(error) or type(error).__name__
         early = any(words in detail.lower() for words in _EARLY) or (
             data[:4] == b"RIFF" and len(data) < 8 + _riff_length(data)
         )
-        if isinstance(header, Jpeg) and header.oddity and not early:  # to fetch it again would not help
+        if isinstance(header, Jpeg) and header.oddity and not early:  # fetching it again would not help
             raise ImageError(
-                path, f"is a JPEG with {header.oddity}, which is not read ({detail}): convert it"
+                path, f"is a JPEG with {header.oddity}, which is not supported ({detail}): convert it"
             ) from error
         what = "ends early (truncated" if early else "is damaged ("
         raise ImageError(path, f"{what}{'' if early else detail}): fetch it again") from error
 
 
 _EARLY = ("truncat", "unpack_from requires a buffer")
-"""In what a decoder says where the data end before the image does."""
+"""Words of a decoder's message if the data end before the image does."""
 
 
 def _riff_length(data: bytes) -> int:
@@ -268,7 +268,7 @@ def _riff_length(data: bytes) -> int:
 def _decoded(
     path: Path, data: bytes, header: Header, shortest: int | None, bottom: Bottom | None
 ) -> tuple[Decoded, str]:
-    """Return the upright pixels and size, and what the decoder warned of."""
+    """Return the upright pixels and size, and the decoder's warning."""
     factor = dct_factor(header, shortest)
     with _damage_named(path, data, header), _decoding.taken(memory_of(header, factor)):
         pixels, warning = pixels_of(data, header, factor, bottom)
@@ -276,12 +276,12 @@ def _decoded(
 
 
 def _has_plain_border(pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
-    """Whether one of the two outermost lines on some side is of one colour, as missing rows are once turned."""
+    """Whether any side has a line of one colour among its outer two, as missing rows leave, turned or not."""
     lines = [pixels[at] for at in (0, 1, -1, -2) if -len(pixels) <= at < len(pixels)]
     lines += [pixels[:, at] for at in (0, 1, -1, -2) if -pixels.shape[1] <= at < pixels.shape[1]]
     return any((line == line[0]).all() for line in lines)
 
 
 def _upright_size(header: Header) -> tuple[int, int]:
-    """Orientations 5 to 8 exchange the sides."""
+    """Return (width, height) upright: orientations 5 to 8 swap the sides."""
     return (header.width, header.height) if header.orientation < 5 else (header.height, header.width)

@@ -1,8 +1,8 @@
-"""From a photograph to a net's pixels (Sect. 3.1 and 3.2): rescale, crop. Nothing else touches pixels.
+"""Rescale and crop photographs for a net (Sect. 3.1 and 3.2). Nothing else touches pixels.
 
-Training takes one random crop of a photograph rescaled to a shortest side S; testing takes the whole
-photograph rescaled to a shortest side Q, or a regular grid of crops of it. Sizes are (width, height), arrays
-are height x width x RGB in 0..255.
+Training takes one random crop of a photograph rescaled to a shortest side S. Testing takes the whole photograph
+rescaled to a shortest side Q, or a regular grid of crops of it. Sizes are (width, height), arrays are
+height x width x RGB in 0..255.
 """
 
 import math
@@ -20,15 +20,15 @@ FILTERS: dict[Rescaling, tuple[Image.Resampling, float]] = {
     "bilinear": (Image.Resampling.BILINEAR, 1.0),
     "bicubic": (Image.Resampling.BICUBIC, 2.0),
 }
-"""Pillow's filters, which widen with the scale, as antialiasing needs; and how far each reaches, in pixels of the
+"""Pillow's filters, which widen with the scale for antialiasing, and the reach of each, in pixels of the
 photograph or of the result, whichever are larger."""
 
 
 def rescaled_size(width: int, height: int, shortest: int) -> tuple[int, int]:
     """Return the (width, height) of a photograph isotropically rescaled to a shortest side (Sect. 3.1).
 
-    The short side is exactly `shortest`; the long side is rounded half up. Raises `UserError` for sizes
-    below 1.
+    The short side is exactly `shortest`; the long side is rounded half up. Raises `UserError` if a size is below
+    1.
     """
     if min(width, height, shortest) < 1:
         raise UserError(
@@ -40,27 +40,27 @@ def rescaled_size(width: int, height: int, shortest: int) -> tuple[int, int]:
 
 
 def too_elongated(width: int, height: int, shortest: int) -> str:
-    """Return why a photograph cannot be rescaled as a whole to a shortest side; empty where it can be.
+    """Return why a photograph cannot be rescaled as a whole to a shortest side; empty if it can.
 
-    Within `MAX_PIXELS` it can be, which no photograph of usual shape exceeds below a side of 7,000 pixels.
+    The limit is `MAX_PIXELS`, which no photograph of ordinary shape exceeds at sides below 7,000 pixels.
     """
     across, down = rescaled_size(width, height, shortest)
     if across * down <= MAX_PIXELS:
         return ""
     return (
         f"{width} x {height} pixels would become {across} x {down} at a shortest side of {shortest}, more than "
-        f"the {MAX_PIXELS} pixels allowed: give a smaller scale, or cut the photograph"
+        f"the {MAX_PIXELS} pixels allowed: use a smaller scale, or crop the photograph"
     )
 
 
 def rescale(
     photograph: Photograph, shortest: int, rescaling: Rescaling = "bilinear"
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the whole photograph at a shortest side (Q in Sect. 3.2), by a filter with antialiasing.
+    """Return the whole photograph rescaled to a shortest side (Q in Sect. 3.2), with antialiasing.
 
-    The size is `rescaled_size` of the photograph's own; a photograph of that size already comes out
-    unchanged. Raises `ImageError` as `decode` does, and for a photograph so elongated that the result
-    would have more than `MAX_PIXELS` pixels.
+    `rescaled_size` gives its new size; a photograph that has that size already is returned unchanged. Raises
+    `ImageError` as `decode` does, and if the photograph is so elongated that the result would have more than
+    `MAX_PIXELS` pixels.
     """
     pixels, (width, height) = read(photograph, shortest)
     if reason := too_elongated(width, height, shortest):
@@ -81,20 +81,22 @@ def rescale_and_crop(
 ) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
     """Return a square crop of the photograph rescaled to a shortest side (S in Sect. 3.1), crop x crop x 3.
 
-    `place` says where, (across, down), each in [0, 1): a uniform draw of it makes every offset equally
-    likely. `mirror` flips the crop left to right. Only the pixels that the crop needs are resampled, and rows
-    below them are not even decoded where the file allows it, so that damage down there goes unseen here. The
-    result is the same part of `rescale` to within one grey level, but for a few values that differ by two (one in
-    100,000 of photographs, one in 400 of noise rescaled by 3/2, where ties are many): Pillow rounds after each
-    side and keeps a crop's place in single precision, which decides ties; both results are within one
-    grey level of the exact filter.
+    `place` is the position of the crop, (across, down), each in [0, 1): drawn uniformly, it makes every offset
+    equally likely. `mirror` flips the crop left to right.
 
-    Raises `ImageError` as `decode` does, `UserError` for a crop larger than `shortest` or a place outside.
+    Only the pixels that the crop needs are resampled. If the file allows it, rows below them are not even decoded,
+    so that damage to those rows goes unnoticed here. The result agrees with the same part of `rescale` to within
+    one grey level, except for a few values that differ by two: one in 100,000 for photographs, one in 400 for
+    noise rescaled by 3/2, which has many ties. Pillow rounds after each side and keeps the position of a crop in
+    single precision, which decides ties. Both results are within one grey level of the exact filter.
+
+    Raises `ImageError` as `decode` does, and `UserError` if the crop is larger than `shortest` or `place` is out
+    of range.
     """
     if not 1 <= crop <= shortest:
         raise UserError(f"cannot crop {crop} pixels from a shortest side of {shortest}: crop at most {shortest}")
     if not (0 <= place[0] < 1 and 0 <= place[1] < 1):
-        raise UserError(f"a crop cannot be at place {place}: both parts lie in [0, 1)")
+        raise UserError(f"a crop cannot be at place {place}: both numbers must be in [0, 1)")
 
     reach = FILTERS[rescaling][1]
 
@@ -105,11 +107,11 @@ def rescale_and_crop(
     pixels, (own_width, own_height) = read(photograph, shortest, needed_rows)
     width, height = rescaled_size(own_width, own_height, shortest)
     rows, columns, _ = pixels.shape
-    if columns == own_width:  # not shrunk while decoding, so that rows are missing only below the crop
+    if columns == own_width:  # not shrunk while decoding: only rows below the crop can be missing
         rows = own_height
     left, right, x0, x1 = _needed(columns, width, crop, math.floor(place[0] * (width - crop + 1)), reach)
     top, bottom, y0, y1 = _needed(rows, height, crop, math.floor(place[1] * (height - crop + 1)), reach)
-    # The smaller the numbers of the box, the less Pillow's single precision takes from them.
+    # The smaller the coordinates of the box, the less they lose to Pillow's single precision.
     piece = Image.fromarray(pixels[top:bottom, left:right])
     result = _resized(piece, (crop, crop), rescaling, (x0, y0, x1, y1))
     if mirror:
@@ -120,12 +122,14 @@ def rescale_and_crop(
 def grid_offsets(size: int, crop: int, points: int) -> list[int]:
     """Return `points` equally spaced offsets of a crop along a side, from 0 to size - crop (Sect. 3.2).
 
-    Rounded half up; the grid spans the whole side, so that the 5 x 5 grid of the paper covers all of an
-    image that is not square. One point is the centre. Raises `UserError` for a crop larger than the side.
+    Offsets are rounded half up. The grid spans the whole side, so that the 5 x 5 grid of the paper covers all of
+    an image that is not square. A single point is the centre. Raises `UserError` if the crop is larger than the
+    side or `points` is below 1.
     """
     if points < 1 or not 1 <= crop <= size:
         raise UserError(
-            f"no grid of {points} crops of {crop} on a side of {size}: give 1 crop or more, of 1 to {size} pixels"
+            f"cannot place {points} crops of {crop} pixels along a side of {size}: use 1 crop or more, "
+            f"of 1 to {size} pixels"
         )
     last = size - crop
     if points == 1:
@@ -139,11 +143,11 @@ def _resized(
     rescaling: Rescaling,
     box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
-    """A part of an image at another size, the whole where no box is given.
+    """Return an image resized to `size`, or the part of it in `box`.
 
-    Pillow begins with the side that spares most, which may be another one for a crop than for the whole. A bicubic
-    filter overshoots, and what is cut off at 0 and 255 between the sides follows from their order (18 levels in
-    noise): there it is named, across and then down.
+    Pillow starts with the side that saves most work, which may differ between a crop and the whole. A bicubic
+    filter overshoots, and what is clipped to 0 and 255 between the two sides depends on their order (up to 18
+    levels in noise). The order is therefore fixed for bicubic: across, then down.
     """
     resampling, _ = FILTERS[rescaling]
     if rescaling == "bilinear":
@@ -154,10 +158,10 @@ def _resized(
 
 
 def _needed(source: int, rescaled: int, crop: int, offset: int, reach: float) -> tuple[int, int, float, float]:
-    """Return which pixels of a side the crop is made from, and where in them it begins and ends.
+    """Return which pixels of a side a crop is made from, and where in them it begins and ends.
 
-    (first, last + 1, begin, end): `source` pixels are rescaled to `rescaled`, of which the crop takes
-    [offset, offset + crop). The margin is what the filter reaches, and a pixel for rounding.
+    The result is (first, last + 1, begin, end): `source` pixels are rescaled to `rescaled`, of which the crop
+    takes [offset, offset + crop). The margin is the reach of the filter plus one pixel for rounding.
     """
     scale = source / rescaled
     begin, end = offset * scale, min((offset + crop) * scale, float(source))

@@ -118,7 +118,7 @@ def test_a_page_that_does_not_follow_from_its_data_is_found(copied):
     (copied / "report.html").write_text(other, encoding="utf-8")
     (copied / "report-depth.svg").unlink()
     assert [path.name for path in check_report(copied)] == ["report-depth.svg", "report.html"]
-    assert "report.html does not follow from its data; make it with: verydeep report" in complaint([copied])
+    assert "report.html does not match its data; make it with: verydeep report" in complaint([copied])
 
 
 def test_a_folder_that_cannot_be_read_is_a_complaint(tmp_path):

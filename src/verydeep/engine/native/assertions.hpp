@@ -1,4 +1,4 @@
-// What callers promise, checked where this is compiled with VERYDEEP_DEBUG: `make sanitize` does. Else nothing is looked at.
+// Preconditions, checked only when compiled with VERYDEEP_DEBUG, as `make sanitize` does.
 #pragma once
 
 #ifdef VERYDEEP_DEBUG

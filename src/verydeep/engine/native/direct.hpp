@@ -1,6 +1,6 @@
-// 3x3 convolutions of few input channels, conv1_1 above all: too little depth for the transforms to pay.
+// 3x3 convolutions with few input channels, such as conv1_1: there is too little depth for the transforms to pay off.
 //
-// The inputs of each output of a row are written side by side, and multiplied by the weights as a matrix.
+// The inputs of each output of a row are written side by side, as a matrix that is multiplied by the weights (im2col).
 #pragma once
 
 #include <limits>
@@ -12,7 +12,7 @@
 
 namespace verydeep {
 
-// For each pixel of row y its 9 x channels inputs, row by row, then a 1 (for the bias' gradient).
+// Writes for each pixel of row y its 9 x channels inputs, row by row, then a 1 (for the gradient of the bias).
 template <int CHANNELS>
 inline void write_columns(const Map& input, int64_t n, int64_t y, float* columns) {
   const Shape& s = input.shape;
@@ -41,7 +41,7 @@ inline void write_columns(const Map& input, int64_t n, int64_t y, float* columns
   input.shape.channels == 3 ? write_columns<3>(input, n, y, columns) : write_columns<0>(input, n, y, columns);
 }
 
-// Where the weight of an input of a column lies in its output's row [in][3][3]; columns have their inputs pixel by pixel.
+// Offset of the weight of a column's i-th input in its output's row [in][3][3]; a column lists its inputs pixel by pixel.
 inline int64_t weight_of_input(int64_t i, int64_t channels) { return i % channels * TAPS + i / channels; }
 
 // Weights [out][in][3][3] to [panel][input of a column][PANEL].
@@ -55,8 +55,9 @@ inline const float* pack_weights(const float* weights, int64_t channels, int64_t
   return packed;
 }
 
-// A panel of channels of a row of outputs, as a product's sums: they begin with the bias, and end rectified in the map.
-//   WHOLE: whether all channels of the panel are there.
+// A panel of channels of a row of outputs, as the sums of a product: they begin with the bias, and are rectified as they
+// are written to the map.
+//   WHOLE: whether the map has all channels of the panel.
 template <bool WHOLE>
 class Pixels {
  public:
@@ -92,7 +93,7 @@ class Pixels {
   int lanes_[2];
 };
 
-// One or two rows of outputs, from row y of image n on, to row y_to of image n_to; two where a pooling follows.
+// One row of outputs, or two if a pooling follows, from row y of image n, written to row y_to of image n_to.
 inline void convolve_rows(const Map& input, const float* packed, const Output& output, int64_t n, int64_t y,
                           int64_t rows, int64_t n_to, int64_t y_to) {
   static thread_local Scratch columns, products;
@@ -143,7 +144,7 @@ inline void convolve_directly(const Map& input, const float* weights, const Outp
   });
 }
 
-// The gradients of weights [out][in][3][3] and bias: summed an image, then over the images in their order.
+// The gradients of weights [out][in][3][3] and bias, summed per image, then over the images in order.
 template <class Source>
 void weight_gradient_directly(const Map& input, const Source& gradient, float* weights, float* bias, int threads) {
   static thread_local Scratch shared_sums;

@@ -1,7 +1,7 @@
-// What Python calls, through ctypes: functions of a structure (interface.hpp), so that neither Python nor torch is
-// needed to build this, nor a certain release of either to use it.
+// The functions that Python calls through ctypes. Each takes a pointer to a structure (interface.hpp), so that this can
+// be built without Python and torch, and used with any release of either.
 //
-// This file is compiled three times, for AVX-512, for AVX2 and for any processor; see vectors.hpp.
+// This file is compiled three times: for AVX-512, for AVX2 and for any processor; see vectors.hpp.
 
 #include "assertions.hpp"
 #include "interface.hpp"
@@ -11,7 +11,8 @@
 
 using namespace verydeep;
 
-// Memory of a map that is written next. It is mostly new, and the system hands it out, cleared, page by page.
+// Requests huge pages for a map that is about to be written. Its memory is mostly new, and the system clears it and maps
+// it page by page.
 template <class T>
 inline T* in_large_pages(T* map, const Shape& s, bool pooled) {
   const int64_t pixels = pooled ? (s.height / 2) * (s.width / 2) : s.height * s.width;
@@ -24,7 +25,7 @@ inline Output output(float* y, uint8_t* winner, const float* bias, bool rectify,
   return {in_large_pages(y, shape, pool), in_large_pages(winner, shape, pool), bias, rectify, pool, shape, true};
 }
 
-// What is promised of the sizes of a convolution or of its gradients.
+// Preconditions on the sizes of a layer or of its gradients.
 template <class Of>
 inline void expect_sizes(const Of& of) {
   VERYDEEP_EXPECT(of.images > 0 && of.height > 0 && of.width > 0);
@@ -33,7 +34,7 @@ inline void expect_sizes(const Of& of) {
   static_cast<void>(of);
 }
 
-// The gradient at a convolution's output, of whichever kind it is.
+// Calls body with the gradient at a convolution's output, in the kind that its fields say.
 template <class Body>
 inline void with_gradient(const Gradients& g, Body body) {
   const Shape shape{g.images, g.height, g.width, g.out};
@@ -56,14 +57,14 @@ EXPORT const char* verydeep_description() {
   return text.c_str();
 }
 
-// The last two are null where torch uses GNU's OpenMP.
+// The last two are null if torch uses GNU's OpenMP.
 EXPORT void verydeep_use_pool(void* gomp_parallel, void* kmp_get_blocktime, void* kmp_set_blocktime) {
   pool = reinterpret_cast<Pool>(gomp_parallel);
   get_blocktime = reinterpret_cast<GetBlocktime>(kmp_get_blocktime);
   set_blocktime = reinterpret_cast<SetBlocktime>(kmp_set_blocktime);
 }
 
-// Whether the threads of the pool, where they wait for one another, go to sleep soon, since others use their cores.
+// Whether waiting threads of the pool go to sleep soon, since other processes use their cores.
 EXPORT int verydeep_sleeps() { return waiting.sleeps(); }
 
 EXPORT void verydeep_use_large_pages(void* memory, int64_t bytes) { use_large_pages(memory, bytes); }
@@ -137,7 +138,7 @@ EXPORT void verydeep_run(const Program* program) {
 }
 
 #ifdef VERYDEEP_PHASES
-// Nanoseconds by layer and phase since the last call.
+// Nanoseconds per layer and phase since the last call.
 EXPORT void verydeep_phases(int64_t* to) {
   for (int64_t layer = 0; layer < LAYERS; ++layer)
     for (int phase = 0; phase < PHASES; ++phase) to[layer * PHASES + phase] = nanoseconds[layer][phase].exchange(0);

@@ -1,8 +1,8 @@
-// What Python hands over: structures of pointers and 64-bit integers. ../interface.py has the same; when it loads this
-// library it compares the two descriptions, names and places, and refuses another one.
+// The structures that Python passes: pointers and 64-bit integers. ../interface.py declares the same. When Python loads
+// this library it compares the two descriptions (names, kinds and offsets) and refuses a library that differs.
 //
-// Tensors are float32, one byte a winner. Images and maps have channels last, [n][y][x][c]; weights and their gradients are
-// contiguous, [out][in][y][x]. All are dense.
+// Tensors are float32, winners one byte each. Images and maps have channels last, [n][y][x][c]; weights and their
+// gradients are contiguous, [out][in][y][x]. All are dense.
 #pragma once
 
 #include <cstddef>
@@ -12,10 +12,10 @@
 
 namespace verydeep {
 
-// Counts up whenever what a field means changes, or what a function does with it: descriptions do not show that.
+// To be increased whenever the meaning of a field changes, or what a function does with it: descriptions do not show that.
 constexpr int64_t ABI = 2;
 
-// A 3x3 convolution with padding 1. `winner` may be null: then nothing is kept for a backward pass.
+// A 3x3 convolution with padding 1. If `winner` is null, nothing is kept for a backward pass.
 #define VERYDEEP_CONVOLUTION(FIELD)                                                          \
   FIELD(const float*, x)                                                                     \
   FIELD(const float*, weights)                                                               \
@@ -30,12 +30,13 @@ constexpr int64_t ABI = 2;
   FIELD(int64_t, rectify)                                                                    \
   FIELD(int64_t, pool)                                                                       \
   FIELD(int64_t, direct) /* without transforms */                                            \
-  FIELD(int64_t, tiles)  /* of a block */                                                    \
-  FIELD(int64_t, shared) /* all threads on one block, or a block a thread; as in choice.py */ \
+  FIELD(int64_t, tiles)  /* per block */                                                     \
+  FIELD(int64_t, shared) /* all threads on one block, or one block per thread (choice.py) */ \
   FIELD(int64_t, threads)
 
-// Its gradients. `output` is the convolution's after the ReLU, or null where `winner` says where the pooling's gradient
-// goes, or where both are null `gradient` is taken as it is. Sizes are those of the convolution.
+// Its gradients. After a ReLU alone, `output` is the ReLU's output; after a pooling, `winner` says where the gradient of
+// each output goes. At least one of the two is null; if both are, `gradient` is used as it is. Sizes are those of the
+// convolution.
 #define VERYDEEP_GRADIENTS(FIELD)  \
   FIELD(const float*, gradient)    \
   FIELD(const float*, output)      \
@@ -55,7 +56,7 @@ constexpr int64_t ABI = 2;
   FIELD(int64_t, shared)           \
   FIELD(int64_t, threads)
 
-// A fully connected layer at each position of a map where its kernel fits; y [position][out].
+// A fully connected layer, applied at each position of a map where its kernel fits; y is [position][out].
 #define VERYDEEP_FULLY_CONNECTED(FIELD) \
   FIELD(const float*, x)                \
   FIELD(const float*, weights)          \
@@ -71,37 +72,37 @@ constexpr int64_t ABI = 2;
   FIELD(int64_t, rectify)               \
   FIELD(int64_t, threads)
 
-// A layer, or two in one, for some images: a step of a program.
+// A layer, or two fused layers, for some images: one step of a program.
 #define VERYDEEP_CALL(FIELD)                                                      \
   FIELD(int64_t, kind)  /* see Kind */                                            \
-  FIELD(int64_t, layer) /* its number, that of the first of a pair */             \
-  FIELD(int64_t, source) /* which memory its input lies in, see Place */           \
-  FIELD(int64_t, source_at) /* after how many floats */                           \
+  FIELD(int64_t, layer) /* its number, or that of the first of a pair */          \
+  FIELD(int64_t, source) /* memory of the input, see Place */                     \
+  FIELD(int64_t, source_at) /* offset in floats */                                \
   FIELD(int64_t, to)                                                              \
   FIELD(int64_t, to_at)                                                           \
   FIELD(int64_t, images)                                                          \
-  FIELD(int64_t, height) /* of its input, as the width */                         \
+  FIELD(int64_t, height) /* of the input, and likewise the width */               \
   FIELD(int64_t, width)                                                           \
   FIELD(int64_t, in)                                                              \
-  FIELD(int64_t, between) /* channels of the map within a pair */                 \
+  FIELD(int64_t, between) /* channels of the map between a pair's layers */       \
   FIELD(int64_t, out)                                                             \
   FIELD(int64_t, rectify)                                                         \
   FIELD(int64_t, pool)                                                            \
   FIELD(int64_t, tiles)                                                           \
   FIELD(int64_t, shared)
 
-// Layers that follow one another, as schedule.py has put their calls in order.
+// Consecutive layers, as calls in the order that schedule.py has planned.
 #define VERYDEEP_PROGRAM(FIELD)                                                         \
   FIELD(const Call*, calls)                                                             \
   FIELD(const float* const*, parameters) /* weights and bias of each layer */           \
   FIELD(const float*, x)                                                                \
   FIELD(float*, y)                                                                      \
-  FIELD(float*, workspace) /* or null for one that this thread keeps */                 \
-  FIELD(int64_t, count)    /* of the calls */                                           \
+  FIELD(float*, workspace) /* null: this thread's own, kept from call to call */        \
+  FIELD(int64_t, count)    /* of calls */                                               \
   FIELD(int64_t, layers)                                                                \
-  FIELD(int64_t, inputs) /* floats of x, and so on */                                   \
-  FIELD(int64_t, outputs)                                                               \
-  FIELD(int64_t, floats) /* of the workspace */                                         \
+  FIELD(int64_t, inputs)  /* floats in x */                                             \
+  FIELD(int64_t, outputs) /* floats in y */                                             \
+  FIELD(int64_t, floats)  /* in the workspace */                                        \
   FIELD(int64_t, threads)
 
 #define VERYDEEP_KINDS(NAME) NAME(WINOGRAD) NAME(DIRECT) NAME(PAIR) NAME(WHOLE)
@@ -118,7 +119,7 @@ struct Program { VERYDEEP_PROGRAM(VERYDEEP_MEMBER) };
 enum Kind : int64_t { VERYDEEP_KINDS(VERYDEEP_ENUMERATOR) };
 enum Place : int64_t { VERYDEEP_PLACES(VERYDEEP_ENUMERATOR) };
 
-// A line for each of these: "Call 128: kind integer 0, layer integer 8, .." with sizes and places in bytes.
+// One line per structure, such as "Call 128: kind integer 0, layer integer 8, ...", with sizes and offsets in bytes.
 inline std::string description() {
   std::string text;
   const auto field = [&](const char* name, bool pointer, size_t at) {

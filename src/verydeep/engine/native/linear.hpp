@@ -1,5 +1,5 @@
-// Fully connected layers, at each position of a map where their kernel fits. At a few positions what they cost is to read
-// the weights, so each is read from memory once.
+// Fully connected layers, applied at each position of a map where their kernel fits. At a few positions the cost is that
+// of reading the weights, so each is read from memory only once.
 #pragma once
 
 #include "parallel.hpp"
@@ -9,17 +9,17 @@
 namespace verydeep {
 
 #if defined(__AVX512F__)
-constexpr int SUMS = 24;  // vectors of sums that fit into the registers beside their operands
+constexpr int SUMS = 24;  // vectors of sums that fit into the registers together with the operands
 constexpr int GROUP = 8;  // rows that share a weight while it is in a register
 #else
 constexpr int SUMS = 12;
 constexpr int GROUP = 4;
 #endif
-constexpr int FEW = 4;  // rows for which weights are read in long pieces, as processors foresee; for more (with
-                        // AVX-512 alone) the rows, too, have to be near, and pieces are short
+constexpr int FEW = 4;  // up to this many rows, weights are read in long pieces, which hardware prefetches; with more
+                        // rows (AVX-512 only) pieces are short, so that the rows stay in the cache, too
 
-// Sums of OUT outputs for N rows, a vector each, over a piece of the depth: sums[o][n] += x[n][k] * weights[o][k].
-//   next is where the weights lie that are wanted afterwards: with short pieces they are asked for meanwhile.
+// Sums of OUT outputs for N rows, one vector each, over a piece of the depth: sums[o][n] += x[n][k] * weights[o][k].
+//   next: the weights that are needed afterwards; with short pieces they are prefetched.
 template <int N, int OUT>
 inline void dot_products(const float* x, const float* weights, const float* next, int64_t depth, int64_t length,
                          float* sums, int64_t sums_row) {
@@ -55,7 +55,7 @@ inline void dot_products(const float* x, const float* weights, const float* next
     for (int n = 0; n < N; ++n) store(sums + o * sums_row + n * LANES, sum[o][n]);
 }
 
-// The same for any number of outputs; after the last ones, where they are OUT, the weights at `next` are wanted.
+// The same for any number of outputs. If the last ones are a full group of OUT, the weights at `next` are prefetched.
 template <int N>
 void some_rows(int64_t rows, int64_t outputs, const float* x, const float* weights, const float* next, int64_t depth,
                int64_t length, float* sums, int64_t sums_row) {
@@ -73,7 +73,7 @@ void some_rows(int64_t rows, int64_t outputs, const float* x, const float* weigh
   }
 }
 
-// A map with its channels outermost, [n][c][y][x], as the weights of a kernel that is larger than a pixel lie.
+// A map with its channels outermost, [n][c][y][x]: the order of weights whose kernel is larger than a pixel.
 inline const float* channels_first(const Map& map, Scratch& scratch, int threads) {
   const auto [images, height, width, channels] = map.shape;
   const int64_t pixels = height * width, groups = parts(channels, LANES);
@@ -91,7 +91,7 @@ inline const float* channels_first(const Map& map, Scratch& scratch, int threads
   return planes;
 }
 
-// The inputs of a fully connected layer: a row for each position, in the order of the weights, [in][y][x].
+// The inputs of a fully connected layer: one row per position, in the order of the weights, [in][y][x].
 class Rows {
  public:
   Rows(const Map& map, int64_t height, int64_t width, Scratch& scratch, int threads)
@@ -104,9 +104,9 @@ class Rows {
         width_(width) {}
 
   const int64_t depth, count;
-  const bool side_by_side;  // whether one row begins where another one ends
+  const bool side_by_side;  // whether each row begins where the one before ends
 
-  // The first one.
+  // The first row.
   const float* begin() const { return x_; }
 
   // Calls to(k, value) for each input k in [first, end) of a row.
@@ -134,16 +134,16 @@ class Rows {
   int64_t height_, width_;
 };
 
-// For many rows: the inputs with rows innermost, [panel][depth][PANEL], so that a product holds PANEL rows of some
-// outputs in registers and each weight is broadcast to them.
+// For many rows. The inputs are packed with rows innermost, [panel][depth][PANEL], so that a product holds PANEL rows of
+// some outputs in registers, and broadcasts each weight to them.
 inline void fully_connected_by_product(const Rows& x, const float* weights, const float* bias, float* y,
                                        int64_t outputs, bool rectify, int threads) {
   static thread_local Scratch packing;
-  constexpr int64_t STEP = 2 * ROWS;  // outputs of a piece of work
-  constexpr int64_t PIECE = 1024;     // of the depth, for which weights stay in the cache while all panels use them
-  constexpr int64_t WAY = 1024;       // floats after which addresses compete for the same place of the first cache
+  constexpr int64_t STEP = 2 * ROWS;  // outputs per task
+  constexpr int64_t PIECE = 1024;     // of the depth, whose weights stay in the cache while all panels use them
+  constexpr int64_t WAY = 1024;       // distance in floats at which addresses map to the same set of the L1 cache
   const int64_t rows = x.count, depth = x.depth, panels = parts(rows, PANEL);
-  // Rows of weights such a distance apart push one another out: they are copied, where they are used often enough.
+  // Rows of weights at such a distance evict one another. They are copied if they are used often enough.
   const bool copy = depth % WAY == 0 && panels > 2;
   const int64_t weights_row = copy ? PIECE + LANES : depth;
   float* const packed = packing.floats(panels * depth * PANEL);
@@ -184,10 +184,10 @@ inline void fully_connected_by_product(const Rows& x, const float* weights, cons
   });
 }
 
-// Up to GROUP rows, which are kept in registers: x [rows][depth].
+// For up to GROUP rows, whose sums are kept in registers; x is [rows][depth].
 inline void fully_connected_by_row(const float* x, const float* weights, const float* bias, float* y, int64_t rows,
                                    int64_t depth, int64_t outputs, bool rectify, int threads) {
-  constexpr int64_t STEP = 24;  // outputs of a piece of work; a multiple of how many are computed at once
+  constexpr int64_t STEP = 24;  // outputs per task, a multiple of those that are computed at once
   const int64_t piece = rows > FEW ? 512 : 4096;  // of the depth
   parallel(parts(outputs, STEP), threads, [&](int64_t task) {
     static thread_local Scratch scratch;
@@ -210,7 +210,7 @@ inline void fully_connected_by_row(const float* x, const float* weights, const f
   });
 }
 
-// A convolution without padding whose kernel is height x width: weights [out][in][height][width], y [position][out].
+// A convolution without padding, with a height x width kernel: weights are [out][in][height][width], y is [position][out].
 inline void fully_connected(const Map& map, int64_t height, int64_t width, const float* weights, const float* bias,
                             float* y, int64_t outputs, bool rectify, int threads) {
   static thread_local Scratch planes, copied;

@@ -1,7 +1,7 @@
-// conv1_1 and conv1_2 in one: the map between them is the largest of a net, and here it never exists as a whole.
+// conv1_1 and conv1_2 fused: the map between them is the largest of a net, and here it never exists as a whole.
 //
-// A band of its rows is computed, stays in the cache, and is used up by the second convolution. Rows at the border of
-// two bands are computed for both.
+// Bands of its rows are computed, stay in the cache, and are used by the second convolution at once. Rows at the border
+// of two bands are computed for both.
 #pragma once
 
 #include "direct.hpp"
@@ -9,11 +9,11 @@
 
 namespace verydeep {
 
-// Some rows of a map, 0 outside of the map.
+// Some rows of a map; 0 outside the map.
 struct Band {
   const float* x;
   Shape shape;        // of the whole map
-  int64_t first_row;  // which row x begins with
+  int64_t first_row;  // row of the map that x begins with
 
   auto window(int64_t, int64_t y, int64_t x_) const { return Map{x, shape}.window(0, y - first_row, x_); }
 
@@ -22,9 +22,9 @@ struct Band {
   }
 };
 
-constexpr int64_t BAND = 4;  // rows of tiles: 18 rows are computed for 16 of the output
+constexpr int64_t BAND = 4;  // rows of tiles: 18 rows of the map between the layers give 16 rows of the output
 
-// `output` is that of the second convolution; the first one ends with a ReLU.
+// `output` is that of the second convolution; a ReLU follows the first one.
 inline void convolve_twice(const Map& image, const float* weights, const float* bias, const Weights& second,
                            const Output& output, int64_t block_tiles, int threads) {
   static thread_local Scratch packing, all_weights;

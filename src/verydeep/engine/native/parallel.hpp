@@ -1,8 +1,8 @@
-// Work shared out over the threads of torch's own pool.
+// Work distributed over the threads of torch's own pool.
 //
-// Two pools in a process fight for the cores: the threads of one spin, waiting for work, while the other computes.
-// So nothing here starts OpenMP. Whoever loads this library hands over GOMP_parallel of the OpenMP that torch has
-// loaded; where there is none, the threads are started anew for each piece of work.
+// Two pools in one process compete for the cores: the threads of one spin, waiting for work, while the other computes.
+// So nothing here starts OpenMP. The caller that loads this library passes GOMP_parallel of the OpenMP that torch has
+// loaded; without it, new threads are started for each piece of work.
 #pragma once
 
 #include <atomic>
@@ -23,7 +23,7 @@
 
 namespace verydeep {
 
-// A number of its own for each thread of the pool, from 0 on.
+// A unique number for each thread of the pool, beginning with 0.
 inline unsigned thread_number() {
   static std::atomic<unsigned> count{0};
   static thread_local const unsigned number = [] {
@@ -34,7 +34,7 @@ inline unsigned thread_number() {
   return number;
 }
 
-// The thread that begins with the i-th of n pieces of work, and whether that is its last one.
+// The thread whose share contains the i-th of n tasks, and whether that task is the last of the share.
 struct Worker {
   int64_t thread;
   bool last;
@@ -43,10 +43,10 @@ struct Worker {
       : thread(((i + 1) * threads - 1) / n), last(i + 1 == n * (thread + 1) / threads) {}
 };
 
-// Call body(i) once for each i in [0, n), on up to `threads` threads, in any order.
+// Calls body(i) once for each i in [0, n), on up to `threads` threads, in any order.
 //
-// Each thread begins with a share of the work, as a rule the same part of every layer, so that it reads what it wrote:
-// that may be in its cache, or in that of its part of the processor. Who is done with a share helps with the others.
+// Each thread begins with a share of the tasks, as a rule the same part of every layer. So it reads what it wrote itself,
+// which may still be in its own cache or in one nearby. A thread that has finished its share helps with the others.
 template <class Body>
 void parallel(int64_t n, int threads, Body&& body) {
   const unsigned team = static_cast<unsigned>(threads);
@@ -76,7 +76,7 @@ void parallel(int64_t n, int threads, Body&& body) {
   }
   if (pool != nullptr) {
     waiting.look(team);
-    // Always the whole team, as torch does: OpenMP ends the threads that a smaller one leaves over.
+    // Always the whole team, as torch does: OpenMP ends threads that a smaller team does not need.
     pool([](void* data) { static_cast<Work*>(data)->run(thread_number()); }, &work, team, 0);
     return;
   }
@@ -86,7 +86,7 @@ void parallel(int64_t n, int threads, Body&& body) {
   for (auto& thread : started) thread.join();
 }
 
-// Ask for large pages where memory is walked in many places at once: the processor finds few small ones by heart.
+// Requests huge pages for memory that is read and written in many places at once: the TLB holds few small pages.
 inline void use_large_pages(void* memory, int64_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t PAGE = 2 << 20;
@@ -98,8 +98,8 @@ inline void use_large_pages(void* memory, int64_t bytes) {
 #endif
 }
 
-// Memory that a thread keeps from call to call, so that the system need not hand out and clear its pages each time. No more of
-// it may be touched than was asked for last: the address sanitizer sees to that.
+// Memory that a thread keeps from call to call, so that the system need not map and clear its pages each time. Only as
+// much may be used as was requested last; the address sanitizer checks that.
 class Scratch {
  public:
   float* floats(int64_t count) {

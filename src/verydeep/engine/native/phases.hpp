@@ -1,5 +1,5 @@
-// Where the time of a program goes, by layer and phase: for benchmarks/engine_phases.py, which compiles with
-// VERYDEEP_PHASES. Else there is nothing here.
+// Timers for each layer and phase of a program, for benchmarks/engine_phases.py, which compiles with VERYDEEP_PHASES.
+// Without it they do nothing.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ enum Phase { VALUES, PRODUCTS, OUTPUTS, WEIGHTS, FIRST_LAYER, WHOLE_LAYER, PHASE
 #ifdef VERYDEEP_PHASES
 
 constexpr int64_t LAYERS = 64;
-inline std::atomic<int64_t> nanoseconds[LAYERS][PHASES];  // of all threads together; the whole layer by the clock
+inline std::atomic<int64_t> nanoseconds[LAYERS][PHASES];  // summed over threads; of the whole layer, elapsed
 inline std::atomic<int64_t> timed_layer{0};
 
 inline void time_layer(int64_t number) { timed_layer = number % LAYERS; }

@@ -1,18 +1,18 @@
-// The matrix product: up to ROWS x PANEL sums held in registers while the depth is walked once.
+// The matrix product: up to ROWS x PANEL sums are held in registers during one pass over the depth.
 #pragma once
 
 #include "vectors.hpp"
 
 namespace verydeep {
 
-// What is asked for from memory before it is read, so that it has come to the core's own cache by then. A product calls
-// ask() in each step, and ask_piece() before each of its parts.
-struct NothingAhead {  // where the processor's own guesses do as well
+// Memory to prefetch into the core's own cache during a product, which calls ask() in each step and ask_piece() before
+// each group of rows.
+struct NothingAhead {  // if hardware prefetching does as well
   void ask() {}
   void ask_piece() {}
 };
 
-// Two streams, a little in each step, and one in pieces. In floats.
+// Two streams that are prefetched step by step, and one in pieces. Sizes are in floats.
 struct Streams {
   const float* first;
   const float* second;
@@ -26,13 +26,13 @@ struct Streams {
     second += second_step;
   }
   void ask_piece() {
-    constexpr int64_t LINE = 64 / sizeof(float);  // of the cache
+    constexpr int64_t LINE = 64 / sizeof(float);  // per cache line
     for (int64_t i = 0; i < third_piece; i += LINE) __builtin_prefetch(third + i, 0, 2);
     third += third_piece;
   }
 };
 
-// Where the sums of a product come from and go to, by row and vector; on() is called before the next rows.
+// Where the sums of a product are read and written, by row and vector; on() moves to the next rows.
 template <bool ADD>
 struct Sums {
   float* sums;
@@ -43,8 +43,8 @@ struct Sums {
   void on(int rows) { sums += rows * row; }
 };
 
-// For m < M and V vectors of n: begins with `to`, adds the sum over k of a[m, k] * b[k, n], and ends there.
-//   a[m, k] lies at a + m * a_row + k * a_step, b[k, .] at b + k * b_step.
+// For m < M and V vectors of n: takes sums from `to`, adds the sum over k of a[m, k] * b[k, n], and puts them back.
+//   a[m, k] is at a + m * a_row + k * a_step, and b[k, .] at b + k * b_step.
 template <int M, int V, class To, class Next>
 inline void product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, const To& to,
                     int64_t depth, Next& next) {
@@ -87,7 +87,7 @@ void product_rows(int rows, int vectors, const float* a, int64_t a_row, int64_t 
   }
 }
 
-// Any number of rows: cut into parts as equal as can be, so that none is left with few.
+// The same for any number of rows: they are divided into groups of nearly equal size, so that none has few.
 template <class To, class Next = NothingAhead>
 void product(int64_t rows, int vectors, const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step,
              To to, int64_t depth, Next next = {}) {

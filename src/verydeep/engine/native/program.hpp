@@ -1,4 +1,4 @@
-// Layers that follow one another, as schedule.py has put their calls in order.
+// Runs consecutive layers, as calls in the order that schedule.py has planned.
 #pragma once
 
 #include "assertions.hpp"
@@ -10,13 +10,13 @@
 
 namespace verydeep {
 
-// The weights of a call, where they are many.
+// The weights of a call; empty for a kind of layer that has few.
 inline Memory weights_of(const Program& program, const Call& call) {
   const int64_t kernel = call.kind == WINOGRAD ? TAPS : call.kind == WHOLE ? call.height * call.width : 0;
   return {program.parameters[2 * call.layer], call.out * kernel * call.in};
 }
 
-// Whether what a call reads and writes lies in its memories.
+// Preconditions on a call: it reads and writes within its memories.
 inline void expect_inside(const Program& program, const Call& call) {
   const int64_t floats[] = {program.inputs, program.floats, program.outputs};
   VERYDEEP_EXPECT(call.kind >= WINOGRAD && call.kind <= WHOLE);

@@ -1,8 +1,8 @@
-// The 9 taps of LANES 3x3 kernels that follow one another in memory, as vectors of one tap each, and back.
+// Converts the 9 taps of LANES consecutive 3x3 kernels to 9 vectors of one tap each, and back.
 //
-// In memory the taps of a kernel lie side by side. LANES and 9 have no common factor, so that each lane of the LANES
-// kernels' 9 vectors holds every tap exactly once: if each lane is moved on by its own number of vectors, all that is
-// left to do is to change the order within each vector.
+// In memory the taps of a kernel are side by side. LANES and 9 have no common factor, so over the kernels' 9 vectors each
+// lane holds every tap exactly once. So it is enough to rotate each lane through the vectors by its own distance, and then
+// to permute each vector.
 #pragma once
 
 #include "vectors.hpp"
@@ -15,13 +15,13 @@ constexpr int TAPS = 9;
 constexpr int INVERSE = LANES == 16 ? 4 : LANES == 8 ? 8 : 7;
 static_assert(LANES * INVERSE % TAPS == 1, "INVERSE is that of LANES modulo 9");
 
-// `b` in the lanes whose number modulo 9 has the bit STEP, `a` in the others.
+// Takes `b` in the lanes whose number modulo 9 has the bit STEP, and `a` in the others.
 template <int STEP, size_t... LANE>
 inline vec where_bit(vec a, vec b, std::index_sequence<LANE...>) {
   return __builtin_shufflevector(a, b, (LANE % TAPS & STEP ? LANES + LANE : LANE)...);
 }
 
-// Lane p of each vector moves on by p vectors (modulo 9), or back if BACK.
+// Moves lane p of each vector p vectors on (modulo 9), or back if BACK.
 template <bool BACK, int STEP = 1>
 inline void turn(vec v[TAPS]) {
   vec from[TAPS];
@@ -33,7 +33,7 @@ inline void turn(vec v[TAPS]) {
   if constexpr (2 * STEP < LANES) turn<BACK, 2 * STEP>(v);
 }
 
-// Lane l of the tap T lies, once lanes are turned, in lane 9 * l + T modulo LANES; 9 * 9 is 1 modulo 4, 8 and 16.
+// After the turn, lane l of the tap T is in lane 9 * l + T modulo LANES; 9 * 9 is 1 modulo 4, 8 and 16.
 template <int T, size_t... LANE>
 inline vec in_order(vec v, std::index_sequence<LANE...>) {
   return __builtin_shufflevector(v, v, ((TAPS * LANE + T) % LANES)...);
@@ -76,7 +76,7 @@ inline void join_taps(const vec taps[TAPS], vec kernels[TAPS]) {
 }
 #endif
 
-// Of up to LANES kernels, from memory and to it.
+// The taps of up to LANES kernels, from memory and to it.
 inline void load_taps(const float* from, int kernels, vec taps[TAPS]) {
   vec lines[TAPS];
 #pragma GCC unroll 9

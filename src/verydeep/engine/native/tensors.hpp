@@ -1,4 +1,4 @@
-// What a convolution reads and writes: tensors with channels last, seen as vectors of channels at a pixel.
+// The tensors that a convolution reads and writes: they have channels last, and are read as vectors of channels at a pixel.
 #pragma once
 
 #include "vectors.hpp"
@@ -9,7 +9,7 @@ struct Shape {
   int64_t images, height, width, channels;
 };
 
-// Memory that is read before long.
+// Memory that will be read soon.
 struct Memory {
   const float* begin = nullptr;
   int64_t floats = 0;
@@ -17,7 +17,7 @@ struct Memory {
   Memory share(int64_t thread, int threads) const { return {begin + floats * thread / threads, floats / threads}; }
 };
 
-// Pixels from a certain one on, down and to the right, all of them inside of the map.
+// Pixels below and to the right of a first one, all inside the map.
 struct Window {
   int64_t at, row, pixel;  // in floats
 
@@ -26,17 +26,17 @@ struct Window {
   int64_t operator()(int i, int j, int64_t c) const { return at + i * row + j * pixel + c; }
 };
 
-// An image or feature map, 0 outside.
+// An image or feature map; 0 outside.
 struct Map {
   const float* x;
   Shape shape;
 
-  // All lanes of channel c of the pixel i below and j to the right of (y, x).
+  // A reader of pixels: it returns the vector from channel c on of the pixel i below and j to the right of (y, x).
   auto window(int64_t n, int64_t y, int64_t x_) const {
     return [from = Window(shape, n, y, x_), x = x](int i, int j, int64_t c) { return load(x + from(i, j, c)); };
   }
 
-  // So many pixels from one on.
+  // The memory of `pixels` pixels, beginning with this one.
   Memory memory(int64_t n, int64_t y, int64_t x_, int64_t pixels) const {
     return {x + Window(shape, n, y, x_).at, pixels * shape.channels};
   }
@@ -46,7 +46,7 @@ struct Map {
   }
 };
 
-// The gradient at the convolution's output, from that after the ReLU: 0 where the output was.
+// The gradient at the convolution's output, from the gradient after the ReLU: 0 where the ReLU's output was 0.
 struct RectifiedGradient {
   const float* gradient;
   const float* output;
@@ -71,10 +71,10 @@ struct RectifiedGradient {
   }
 };
 
-// No pixel of the four had a positive output.
+// The winner if none of the four pixels had a positive output.
 constexpr uint8_t NONE = 4;
 
-// The gradient at the convolution's output, from that after ReLU and 2 x 2 max-pooling: it goes to the winners.
+// The gradient at the convolution's output, from the gradient after ReLU and 2 x 2 max-pooling: it goes to the winners.
 struct PooledGradient {
   const float* gradient;
   const uint8_t* winner;  // 0 to 3, row by row, or NONE
@@ -98,16 +98,16 @@ struct PooledGradient {
   }
 };
 
-// Where outputs go: bias, ReLU and 2 x 2 max-pooling are done on the way, each where wanted.
+// Where outputs are written, optionally after adding the bias, ReLU and 2 x 2 max-pooling.
 struct Output {
   float* y;
   uint8_t* winner;    // for the backward pass, or null
   const float* bias;  // or null
   bool rectify, pool;
   Shape shape;  // before the pooling
-  bool streams = false;  // whether it is written past the caches; finish_streams() is due at the end
+  bool streams = false;  // whether to use non-temporal stores, which need finish_streams() at the end
 
-  // A square of outputs, the first one at (y0, x0), both even; those outside of the map are left out.
+  // Writes a square of outputs, the first one at (y0, x0), both even; outputs outside the map are left out.
   template <int SIDE>
   void put(const vec* square, int64_t n, int64_t y0, int64_t x0, int64_t c, int lanes) const {
     const vec b = bias == nullptr ? vec{} : load_some(bias + c, lanes);
@@ -139,7 +139,7 @@ struct Output {
 
   vec finished(vec v) const { return rectify ? (v < 0.0f ? vec{} : v) : v; }
 
-  // Whether vectors are whole lines of the cache, or halves, that need not be fetched to be overwritten.
+  // Whether to use non-temporal stores: vectors are whole or half cache lines, which need not be fetched to be overwritten.
   bool past_caches() const {
     return streams && reinterpret_cast<uintptr_t>(y) % sizeof(vec) == 0 && shape.channels % LANES == 0;
   }
@@ -161,7 +161,7 @@ struct Output {
         vec most = four[0];
         ivec won = {};
         for (int k = 1; k < 4; ++k) {
-          const ivec greater = (four[k] > most) | (four[k] != four[k]);  // not a number is not lost
+          const ivec greater = (four[k] > most) | (four[k] != four[k]);  // keeps nan
           most = greater ? four[k] : most;
           won = greater ? k - ivec{} : won;
         }

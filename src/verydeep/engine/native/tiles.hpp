@@ -1,4 +1,4 @@
-// A map as tiles of 4 x 4 outputs, and their values at the 36 points.
+// A map as tiles of 4 x 4 outputs, and the transformed values of the tiles at the 36 points.
 #pragma once
 
 #include "tensors.hpp"
@@ -6,22 +6,22 @@
 
 namespace verydeep {
 
-// A tile's image and first output; whether it is of SHORT outputs down, and across.
+// A tile's image and first output, and whether it has only SHORT outputs down (low) or across (narrow).
 struct Tile {
   int64_t n, y, x;
   bool low, narrow;
 };
 
-// Which tiles of a block have a value at a point, counted from its first one on.
+// The tiles of a block that have a value at each point, numbered from the first of the block.
 struct TilesAtPoints {
   struct Range {
     int64_t from, to;
 
     int64_t count() const { return to - from; }
   };
-  Range ranges[2][2];  // by whether tiles that are low, and narrow, have one
+  Range ranges[2][2];  // by whether low tiles have the point, and whether narrow ones do
 
-  // Of those points that any have.
+  // The smallest number of tiles that have a point, among points that any tile has.
   int64_t fewest() const {
     int64_t count = ranges[1][1].count();
     for (const auto& pair : ranges)
@@ -31,13 +31,13 @@ struct TilesAtPoints {
   const Range& operator()(int point) const { return ranges[has_short(point / WINDOW)][has_short(point % WINDOW)]; }
 };
 
-// The tiles of all images, in an order in which those that have a value at a point follow one another: the low ones, those
-// of full size, the narrow ones, and those that are both; and of each kind row by row.
+// The tiles of all images, in an order in which those that have a value at a point are consecutive: low ones, full ones,
+// narrow ones, then those that are both low and narrow; within each kind row by row.
 struct Tiling {
   Shape shape;
   int64_t rows, columns, count;
 
-  // `shorten`: whether the last tiles are short where that is enough.
+  // `shorten`: whether the last tiles along a side may be short, if that is enough.
   Tiling(Shape s, bool shorten)
       : shape(s),
         rows(parts(s.height, TILE)),
@@ -61,7 +61,7 @@ struct Tiling {
     return {number - shape.images * down, down * TILE, across * TILE, true, true};
   }
 
-  // Which of the tiles [first, first + tiles) have a value at each point.
+  // Those of the tiles [first, first + tiles) that have a value at each point.
   TilesAtPoints at_points(int64_t first, int64_t tiles) const {
     const auto inside = [&](int64_t number) {
       return number < first ? 0 : number < first + tiles ? number - first : tiles;
@@ -84,12 +84,13 @@ struct Channels {
   int64_t count() const { return end - first; }
 };
 
-// Rows of transformed values: a vector more than the channels, or all rows of a matrix would compete for the same
-// places of the cache.
+// Length of a row of transformed values: one vector more than the channels, or all rows of a matrix would compete for the
+// same cache sets.
 inline int64_t row_length(int64_t channels) { return rounded_up(channels, LANES) + LANES; }
 
-// Some channels of a SIDE x SIDE square of a map whose first pixel is at (y, x), 0 outside of the map: for each vector of
-// them transform(read, write), with read(i) its i-th pixel, row by row, and write(p, value) to values[point][channel].
+// Transforms some channels of the SIDE x SIDE square of a map whose first pixel is at (y, x); the map is 0 outside. Calls
+// transform(read, write) for each vector of channels: read(i) gives its i-th pixel, row by row, and write(p, value) stores
+// to values[point][channel].
 template <int SIDE, class Source, class Transform>
 void transform_square(const Source& source, int64_t n, int64_t y, int64_t x, Channels channels, float* values,
                       int64_t matrix, Transform transform) {
@@ -113,7 +114,8 @@ void transform_square(const Source& source, int64_t n, int64_t y, int64_t x, Cha
   }
 }
 
-// Some channels of one short tile of the input to values[point][tile][channel]. Apart, since there are few.
+// Transforms some channels of one short tile of the input to values[point][tile][channel]. Not inlined, since short tiles
+// are few.
 template <class Source>
 __attribute__((noinline)) void transform_short_input(const Source& source, Tile tile, Channels channels,
                                                      float* values, int64_t matrix) {
@@ -126,7 +128,7 @@ __attribute__((noinline)) void transform_short_input(const Source& source, Tile 
   transform_square<WINDOW>(source, tile.n, tile.y - 1, tile.x - 1, channels, values, matrix, transform);
 }
 
-// Some channels of one tile of the input to values[point][tile][channel].
+// Transforms some channels of one tile of the input to values[point][tile][channel].
 template <class Source>
 void transform_input(const Source& source, const Tiling& tiling, int64_t number, Channels channels, float* values,
                      int64_t matrix) {
@@ -138,7 +140,7 @@ void transform_input(const Source& source, const Tiling& tiling, int64_t number,
   transform_square<WINDOW>(source, tile.n, tile.y - 1, tile.x - 1, channels, values, matrix, transform);
 }
 
-// One tile of the output's gradient, all channels, to values[point][tile][channel].
+// Transforms all channels of one tile of the output's gradient to values[point][tile][channel].
 template <class Source>
 void transform_gradient(const Source& source, const Tiling& tiling, int64_t number, float* values, int64_t matrix) {
   const Tile tile = tiling.tile(number);

@@ -1,14 +1,15 @@
-// F(4x4, 3x3) of Lavin and Gray (2016): a tile of 4 x 4 outputs from 6 x 6 inputs with 36 multiplications, not 144.
+// F(4x4, 3x3) of Lavin and Gray (2016): a tile of 4 x 4 outputs from 6 x 6 inputs with 36 instead of 144 multiplications.
 //
-// Y = A'[(G g G') . (B' d B)] A, by interpolation at 0, 1, -1, 2, -2 and infinity. All act on vectors of channels.
+// Y = A'[(G g G') . (B' d B)] A, by interpolation at 0, 1, -1, 2, -2 and infinity. All transforms act on vectors of
+// channels.
 #pragma once
 
 #include "vectors.hpp"
 
 namespace verydeep {
 
-constexpr int TILE = 4;    // outputs of a tile along a side
-constexpr int WINDOW = 6;  // inputs that they need
+constexpr int TILE = 4;    // outputs along a side of a tile
+constexpr int WINDOW = 6;  // inputs along a side that they need
 constexpr int POINTS = WINDOW * WINDOW;
 
 // B' of one column of inputs.
@@ -64,9 +65,9 @@ inline void weight_gradient_transform(const vec u[WINDOW], vec g[3]) {
   g[2] = u[5] - sum * (1.0f / 6) + sum2 * (1.0f / 6);
 }
 
-// F(2, 3) by interpolation at 0, 1, -1 and infinity, which are among the points of F(4, 3): for the last tile along a side
-// where no more than two of its outputs are inside of the map. Its factors are those that belong to F(4, 3)'s weights. The
-// other points are left at 0 and not read.
+// F(2, 3) by interpolation at 0, 1, -1 and infinity, which are among the points of F(4, 3). It is for the last tile along a
+// side if at most two of its outputs are inside the map. Its factors fit the transformed weights of F(4, 3). The other
+// points are set to 0 and not read.
 constexpr int SHORT = 2;  // outputs of such a tile
 
 inline bool has_short(int point) { return point != 3 && point != 4; }
@@ -87,9 +88,9 @@ inline void short_output_transform(const vec m[WINDOW], vec y[TILE]) {
   y[2] = y[3] = vec{};
 }
 
-// A transform down the columns and one across the rows of an IN x IN square, to one of OUT x OUT, both row by row.
-//   read(i) gives the i-th value, write(i, value) takes what comes out: each row as soon as it is there, since there are not
-//   registers enough for all of them.
+// Transforms the columns of an IN x IN square with `down` and then its rows with `across`, to an OUT x OUT square.
+//   read(i) gives the i-th input and write(i, value) takes the i-th output, both row by row. Each row is written as soon
+//   as it is computed, since there are not enough registers for all of them.
 template <int IN, int OUT, class Down, class Across, class Read, class Write>
 inline __attribute__((always_inline)) void both_sides(Down down, Across across, Read read, Write write) {
   vec half[OUT][IN];
@@ -108,7 +109,7 @@ inline __attribute__((always_inline)) void both_sides(Down down, Across across, 
     across(half[y], row);
 #pragma GCC unroll 6
     for (int x = 0; x < OUT; ++x) write(y * OUT + x, row[x]);
-    asm volatile("" ::: "memory");  // the compiler may not put them off
+    asm volatile("" ::: "memory");  // keeps the compiler from delaying the writes
   }
 }
 

@@ -1,4 +1,4 @@
-// Vectors of as many floats as this file is compiled for: 16 with AVX-512, 8 with AVX2, else 4.
+// Vectors of floats, of the size that this file is compiled for: 16 with AVX-512, 8 with AVX2, otherwise 4.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ namespace verydeep {
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
-constexpr int ROWS = 14;  // 14 x 2 sums, 2 operands and a broadcast fill the 32 registers
+constexpr int ROWS = 14;  // 14 x 2 sums, 2 operands and a broadcast fit into 32 registers
 #elif defined(__AVX2__)
 constexpr int LANES = 8;
 constexpr int ROWS = 6;  // 6 x 2 sums, 2 operands and a broadcast fit into 16 registers
@@ -23,7 +23,7 @@ constexpr int ROWS = 6;  // 6 x 2 sums, 2 operands and a broadcast fit into 16 r
 constexpr int LANES = 4;
 constexpr int ROWS = 6;
 #endif
-constexpr int PANEL = 2 * LANES;  // channels that a product computes at once
+constexpr int PANEL = 2 * LANES;  // output channels that a product computes at once
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -34,8 +34,8 @@ typedef uint8_t unaligned_bytes __attribute__((vector_size(LANES), aligned(1), m
 inline vec load(const float* p) { return *reinterpret_cast<const unaligned_vec*>(p); }
 inline void store(float* p, vec v) { *reinterpret_cast<unaligned_vec*>(p) = v; }
 
-// To a place that is a multiple of a vector's size, and past the caches where that can be: a line that is overwritten as a
-// whole need not be fetched first. Others see it after finish_streams().
+// A non-temporal store, if the processor has one, to an address that is a multiple of the vector's size: a cache line that
+// is overwritten as a whole need not be fetched first. Other threads see it after finish_streams().
 inline void stream(float* p, vec v) {
   VERYDEEP_EXPECT(reinterpret_cast<uintptr_t>(p) % sizeof(vec) == 0);
 #if defined(__AVX512F__)
@@ -52,7 +52,7 @@ inline void finish_streams() {
 #endif
 }
 
-// The first `n` lanes only, where a row of channels ends; the others are 0.
+// The first `n` lanes only, at the end of a row of channels; loads set the others to 0.
 inline vec load_some(const float* p, int n) {
   if (n >= LANES) return load(p);
   vec v = {};
@@ -88,7 +88,7 @@ inline vec all(float x) { return x - vec{}; }
 #endif
 
 #ifdef VERYDEEP_SHUFFLES
-// Two rows of a square exchange the halves, or quarters, .. that lie off its diagonal.
+// Two rows of a square exchange their off-diagonal blocks of STEP lanes.
 template <int STEP, size_t... LANE>
 inline void exchange(vec& a, vec& b, std::index_sequence<LANE...>) {
   const vec first = __builtin_shufflevector(a, b, (LANE & STEP ? LANES + LANE - STEP : LANE)...);
@@ -114,7 +114,7 @@ inline void transpose(vec rows[LANES]) {
 }
 #endif
 
-// Up to LANES rows of up to LANES floats, as columns.
+// Reads up to LANES rows of up to LANES floats, and returns their columns.
 inline void read_transposed(const float* from, int64_t row, int rows, int lanes, vec columns[LANES]) {
   vec square[LANES];
 #pragma GCC unroll 16

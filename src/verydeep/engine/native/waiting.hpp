@@ -1,14 +1,14 @@
 // How the threads of torch's pool wait for one another.
 //
-// GNU's OpenMP lets a thread that waits spin for milliseconds before it sleeps. While each thread has a core, that is
-// the fastest: microseconds lie between two layers, and waking a thread takes longer. As soon as another process
-// computes on one of the cores, it is ruinous: a thread that spins uses up its turns on the core, so that the other
-// process has the core when there is work, and until then every thread spins.
+// GNU's OpenMP lets a waiting thread spin for milliseconds before it sleeps. While each thread has a core, that is the
+// fastest way: layers are microseconds apart, and waking a thread takes longer. Once another process computes on one of the
+// cores, it is ruinous: a spinning thread uses up its time slices, so that the other process holds the core when there is
+// work, and the other threads spin until that work is done.
 //
-// OpenMP reads from the environment how long to spin, once, when it is loaded, and no one setting serves both. But it
-// spins a 3000th of the time while it manages more threads than the process has cores. So when the system says that
-// our threads waited for a core, we have it form a second team, which only sleeps, and when they no longer do, we have
-// it dissolved. No result depends on this.
+// OpenMP reads the spin time from the environment, once, when it is loaded, and no single setting serves both cases. But
+// while it manages more threads than the process has cores, it spins for only a 3000th of that time. So when the system
+// reports that our threads waited for a core, we make OpenMP form a second team, which only sleeps. When they no longer
+// wait, we dissolve that team. No result depends on this.
 #pragma once
 
 #include <algorithm>
@@ -37,22 +37,22 @@ namespace verydeep {
 using Pool = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
 inline Pool pool = nullptr;
 
-// How many milliseconds to spin, in LLVM's and Intel's OpenMP, which let a program say so; null in GNU's.
+// Functions of LLVM's and Intel's OpenMP that set and return the spin time in milliseconds; null for GNU's.
 using SetBlocktime = void (*)(int);
 using GetBlocktime = int (*)();
 inline SetBlocktime set_blocktime = nullptr;
 inline GetBlocktime get_blocktime = nullptr;
 
-// A team of OpenMP's own that sleeps until this object is destroyed.
+// A second team of OpenMP threads, which sleeps until this object is destroyed.
 class SleepingTeam {
  public:
   explicit SleepingTeam(unsigned threads) : state_(std::make_shared<State>()) {
-    // Nothing joins this thread: neither the end of the process nor a forked process, which lacks it, may wait for it.
+    // Nothing joins this thread: neither a process that ends nor a forked one, which lacks the thread, may wait for it.
     std::thread([state = state_, threads] {
       pool([](void*) {}, nullptr, threads, 0);
       std::unique_lock<std::mutex> lock(state->mutex);
       state->wake.wait(lock, [&] { return state->over; });
-    }).detach();  // OpenMP ends the team of a thread that ends
+    }).detach();  // when a thread ends, OpenMP ends its team
   }
   ~SleepingTeam() {
     const std::lock_guard<std::mutex> lock(state_->mutex);
@@ -71,12 +71,12 @@ class SleepingTeam {
   std::shared_ptr<State> state_;
 };
 
-// Nanoseconds that a thread has run, and that it has waited for a core while it could have run.
+// Nanoseconds for which a thread has run, and for which it was ready to run but had no core.
 struct Times {
   int64_t ran = 0, waited = 0;
 };
 
-// The times of a thread since it started; nothing where the thread has ended or the system does not keep them.
+// The times of a thread since it started; nothing if the thread has ended or the system does not record them.
 inline std::optional<Times> times_of(int64_t thread) {
 #if defined(__linux__)
   char text[96];
@@ -105,15 +105,15 @@ inline unsigned cores() {
   return std::max(1U, std::thread::hardware_concurrency());
 }
 
-// Sees whether the threads that work here have their cores to themselves, and sets how OpenMP waits.
+// Monitors whether the engine's threads have their cores to themselves, and sets how OpenMP waits.
 class Waiting {
  public:
   Waiting() {
     for (const char* name : {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"})
-      if (std::getenv(name) != nullptr) chosen_ = true;  // the user's choice, which stands
+      if (std::getenv(name) != nullptr) chosen_ = true;  // the user's choice is kept
   }
 
-  // What each thread of the pool calls once, with a number of its own.
+  // Called once by each thread of the pool, with its unique number.
   void enter(unsigned number) {
 #if defined(__linux__)
     if (number < threads_.size()) threads_[number].id.store(syscall(SYS_gettid), std::memory_order_relaxed);
@@ -122,7 +122,7 @@ class Waiting {
 #endif
   }
 
-  // Called before each piece of work, by the thread that shares it out among `team` threads; looks now and then.
+  // Called before each piece of work, by the thread that distributes it over `team` threads. Looks at intervals only.
   void look(unsigned team) {
 #if defined(__linux__)
     timespec clock;
@@ -132,10 +132,11 @@ class Waiting {
     const std::unique_lock<std::mutex> lock(looking_, std::try_to_lock);
     if (!lock.owns_lock()) return;
     due_.store(now + INTERVAL, std::memory_order_relaxed);
-    int64_t waited = 0, wanted = 0;  // most of any thread since the last decision: for a core; a core, had or not
+    // The most of any thread since the last decision: time waiting for a core, and time waiting or running.
+    int64_t waited = 0, wanted = 0;
     for (Thread& thread : threads_) {
       const int64_t id = thread.id.load(std::memory_order_relaxed);
-      if (id == 0) break;  // numbers are given in order
+      if (id == 0) break;  // numbers are assigned in order
       thread.now = times_of(id);
       if (!thread.now || !thread.before) continue;
       const Times times{thread.now->ran - thread.before->ran, thread.now->waited - thread.before->waited};
@@ -151,14 +152,14 @@ class Waiting {
 #endif
   }
 
-  // Whether threads that wait go to sleep soon.
+  // Whether waiting threads go to sleep soon.
   bool sleeps() const { return sleeps_.load(std::memory_order_relaxed); }
 
  private:
   static constexpr int64_t INTERVAL = 50'000'000;  // ns between two looks
-  static constexpr int64_t ENOUGH = 20'000'000;    // ns that the busiest thread has had work, for a decision
-  static constexpr double SHARE = 0.1;             // of that time, spent waiting for a core: somebody else computes
-  static constexpr int CALM = 10;                  // decisions in a row, before threads spin again
+  static constexpr int64_t ENOUGH = 20'000'000;    // ns for which the busiest thread must have had work for a decision
+  static constexpr double SHARE = 0.1;             // of that time spent waiting for a core: other processes compute
+  static constexpr int CALM = 10;                  // consecutive decisions without that before threads spin again
 
   struct Thread {
     std::atomic<int64_t> id{0};
@@ -176,7 +177,7 @@ class Waiting {
     }
   }
 
-  // Have threads that wait sleep; whether that is possible.
+  // Makes waiting threads sleep; returns whether that is possible.
   bool sleep(unsigned team) {
     if (set_blocktime != nullptr) {
       usual_ = get_blocktime();
@@ -184,7 +185,7 @@ class Waiting {
       return true;
     }
     const unsigned have = cores();
-    if (have > 2 * team) return false;  // the system finds our threads another core
+    if (have > 2 * team) return false;  // the system moves our threads to another core
     try {
       second_.emplace(have < team ? 2 : have - team + 2);  // OpenMP does not count its first thread
     } catch (const std::system_error&) {  // no further thread is allowed
@@ -198,12 +199,12 @@ class Waiting {
   std::atomic<int64_t> due_{0};
   std::atomic<bool> sleeps_{false};
   std::optional<SleepingTeam> second_;
-  int usual_ = 0;  // milliseconds that LLVM's OpenMP spins
+  int usual_ = 0;  // the spin time of LLVM's OpenMP, in milliseconds, before we changed it
   int calm_ = 0;
   bool chosen_ = false;
 };
 
-// Never destroyed: threads may still work while the process ends.
+// Never destroyed: threads may still be working while the process ends.
 inline Waiting& waiting = *new Waiting;
 
 }  // namespace verydeep

@@ -1,7 +1,7 @@
-// The weights of a 3x3 convolution at the 36 points.
+// The transformed weights of a 3x3 convolution, at the 36 points.
 //
-// They are transformed in each pass: it takes hardly longer than reading transformed ones, four times as large, from memory,
-// and nothing has to be kept that may be out of date.
+// They are computed in each pass. That takes hardly longer than reading transformed weights, which are four times as
+// large, from memory, and nothing is kept that could be out of date.
 #pragma once
 
 #include "parallel.hpp"
@@ -12,8 +12,8 @@
 
 namespace verydeep {
 
-// Weights [out][in][3][3], as the convolution takes them or, rotated by 180 degrees and with out and in exchanged, as
-// the input's gradient does.
+// Weights [out][in][3][3], as the convolution uses them or, rotated by 180 degrees and with out and in exchanged, as the
+// input's gradient does.
 struct Weights {
   const float* weights;
   int64_t out, in;
@@ -29,11 +29,11 @@ struct Weights {
   }
 };
 
-// Floats of one of the 36 matrices [depth][PANEL]: a row more than the depth, or all of them would compete for the same
-// places of the cache.
+// Floats of one of the 36 matrices [depth][PANEL]: one row more than the depth, or all matrices would compete for the same
+// cache sets.
 inline int64_t weight_matrix(int64_t depth) { return (depth + 1) * PANEL; }
 
-// The transformed weights of LANES outputs at one depth.
+// Transforms the weights of LANES outputs at one depth.
 inline void transform_filters(const vec filters[9], float* to, int64_t matrix, bool past_caches) {
   const auto read = [&](int i) { return filters[i]; };
   if (past_caches) {
@@ -43,8 +43,9 @@ inline void transform_filters(const vec filters[9], float* to, int64_t matrix, b
   }
 }
 
-// The weights of up to PANEL outputs at some depths, to [point][depth][PANEL]. LANES outputs at two vectors of depths are a
-// group, 18 vectors side by side of each of its rows; while they are transformed, the next group's are asked for.
+// Transforms the weights of up to PANEL outputs at some depths to [point][depth][PANEL]. LANES outputs at two vectors of
+// depths form a group: 18 consecutive vectors in each of the outputs' rows. While a group is transformed, the next is
+// prefetched.
 inline void transform_weights(const Weights& w, Channels outputs, Channels depths, float* to,
                               bool past_caches = false) {
   const Timed timed(WEIGHTS);
@@ -83,13 +84,13 @@ inline void transform_weights(const Weights& w, Channels outputs, Channels depth
   }
 }
 
-constexpr int64_t MANY = 4 << 20;  // floats of transformed weights that would push all else out of the caches
+constexpr int64_t MANY = 4 << 20;  // floats of transformed weights that would evict everything else from the caches
 
-// All of them, to [panel][point][depth][PANEL].
+// Transforms all weights to [panel][point][depth][PANEL].
 inline const float* transform_weights(const Weights& w, Scratch& scratch, int threads) {
   const int64_t size = POINTS * weight_matrix(w.depth());
   float* const transformed = scratch.floats(w.panels() * size);
-  const bool past_caches = sizeof(vec) == 64 && w.panels() * size > MANY;  // where a vector is a line of the cache
+  const bool past_caches = sizeof(vec) == 64 && w.panels() * size > MANY;  // if a vector is a cache line
   parallel(w.panels(), threads, [&](int64_t panel) {
     transform_weights(w, w.panel(panel), {0, w.depth()}, transformed + panel * size, past_caches);
     finish_streams();

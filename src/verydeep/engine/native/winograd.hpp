@@ -1,15 +1,15 @@
-// 3x3 convolutions with stride 1 and padding 1, their input's and their weights' gradient, by F(4x4, 3x3).
+// 3x3 convolutions with stride 1 and padding 1, and the gradients of their inputs and weights, by F(4x4, 3x3).
 //
-// A block of tiles is transformed into 36 matrices of tiles x channels, each is multiplied by the weights of its
-// point, panel by panel of output channels, and the 36 products are transformed back while they are in the cache.
+// A block of tiles is transformed to 36 matrices of tiles x channels. Each matrix is multiplied by the weights of its point,
+// one panel of output channels after another, and the 36 products are transformed back while they are in the cache.
 #pragma once
 
 #include "weights.hpp"
 
 namespace verydeep {
 
-// The 36 products of the values of some tiles with a panel of weights.
-//   ahead(p) is what is asked for from memory while the point p is computed.
+// Computes the 36 products of the values of some tiles with a panel of weights.
+//   ahead(p): the memory to prefetch during the product at point p.
 template <bool ADD, class Ahead>
 inline void multiply(const TilesAtPoints& tiles, const float* values, int64_t row, int64_t matrix,
                      const float* weights, int64_t depth, int vectors, float* products, int64_t product_matrix,
@@ -23,7 +23,7 @@ inline void multiply(const TilesAtPoints& tiles, const float* values, int64_t ro
   }
 }
 
-// The 36 products of some tiles with a panel, transformed to the output.
+// Transforms the 36 products of some tiles with a panel to the output.
 inline void finish(const Tiling& tiling, int64_t first, int64_t tiles, Channels panel, const float* products,
                    int64_t product_matrix, const Output& output) {
   const Timed timed(OUTPUTS);
@@ -51,10 +51,10 @@ inline void finish(const Tiling& tiling, int64_t first, int64_t tiles, Channels 
   finish_streams();
 }
 
-// Floats between the products of two points, for some tiles.
+// Floats from the products of one point to those of the next, for some tiles.
 inline int64_t products_length(int64_t tiles) { return tiles * PANEL + LANES; }
 
-// Some channels of some tiles to values[point][tile][channel].
+// Transforms some channels of some tiles to values[point][tile][channel].
 template <class Source>
 inline void transform_inputs(const Source& source, const Tiling& tiling, int64_t first, int64_t tiles,
                              Channels channels, float* values, int64_t row, int64_t matrix) {
@@ -62,8 +62,7 @@ inline void transform_inputs(const Source& source, const Tiling& tiling, int64_t
   for (int64_t t = 0; t < tiles; ++t) transform_input(source, tiling, first + t, channels, values + t * row, matrix);
 }
 
-// All output channels of some tiles, with the scratch of this thread and all transformed weights. Meanwhile `next` is asked
-// for.
+// Computes all output channels of some tiles from the transformed weights, with this thread's scratch; prefetches `next`.
 template <class Source>
 void block_of_tiles(const Source& source, const Tiling& tiling, int64_t first, int64_t tiles, const Weights& weights,
                     const float* transformed, const Output& output, Memory next) {
@@ -87,7 +86,7 @@ void block_of_tiles(const Source& source, const Tiling& tiling, int64_t first, i
   }
 }
 
-// A block of tiles that all threads share, transformed: some channels ("chunk") after another.
+// A block of tiles that all threads share, transformed in chunks of channels.
 struct SharedBlock {
   const Tiling& tiling;
   int64_t first, tiles, chunks, row;
@@ -102,10 +101,10 @@ struct SharedBlock {
 };
 
 constexpr int64_t SUB_BLOCK = 98;  // tiles whose 36 products with a panel stay in a core's own cache
-constexpr int64_t DEPTHS = 128;    // channels at which a panel's transformed weights do
+constexpr int64_t DEPTHS = 128;    // input channels for which a panel's transformed weights do
 
-// A panel of output channels of the sub-blocks [from, to) of `subs` of a block, with the scratch of this thread. While it
-// is computed as many weights are asked for, from `next` on.
+// Computes a panel of output channels for the sub-blocks [from, to) of the `subs` in a block, with this thread's scratch.
+// Meanwhile it prefetches as many weights as a panel has, beginning at `next`.
 inline void panel_of_block(const SharedBlock& block, const Weights& weights, int64_t number, int64_t from, int64_t to,
                            int64_t subs, const float* next, const Output& output) {
   static thread_local Scratch transformed, products;
@@ -113,7 +112,7 @@ inline void panel_of_block(const SharedBlock& block, const Weights& weights, int
   const int64_t length = products_length(parts(block.tiles, subs));
   const Channels panel = weights.panel(number);
   const int vectors = panel.count() > LANES ? 2 : 1;
-  const int64_t asked = parts(PANEL * TAPS * weights.in, block.chunks * (to - from) * POINTS);  // while one product is computed
+  const int64_t asked = parts(PANEL * TAPS * weights.in, block.chunks * (to - from) * POINTS);  // floats per product
   float* const w = transformed.floats(POINTS * weight_matrix(block.row));
   float* const m = products.floats((to - from) * POINTS * length);
   for (int64_t chunk = 0; chunk < block.chunks; ++chunk) {
@@ -143,7 +142,8 @@ inline void panel_of_block(const SharedBlock& block, const Weights& weights, int
            m + (sub - from) * POINTS * length, length, output);
 }
 
-// All output channels of some tiles, by all threads: they share out the transforms, then the panels of output channels.
+// Computes all output channels of some tiles on all threads, which share the transforms, then the panels of output
+// channels.
 template <class Source>
 void shared_block(const Source& source, const Tiling& tiling, int64_t first, int64_t tiles, const Weights& weights,
                   const Output& output, int threads, Memory following) {
@@ -159,9 +159,9 @@ void shared_block(const Source& source, const Tiling& tiling, int64_t first, int
   });
   const int64_t subs = parts(tiles, SUB_BLOCK);
   const int64_t panels = weights.panels(), size = PANEL * TAPS * weights.in;
-  const int64_t shares = panels < 2 * threads ? subs : 1;  // of a panel, where there are few of them
-  // What a thread reads after a panel: the next one, or its share of the next layer. Panels of rotated weights are columns
-  // and do not lie together: of those it is no more than a guess.
+  const int64_t shares = panels < 2 * threads ? subs : 1;  // per panel; several if there are few panels
+  // What a thread reads after a panel: the next panel, or its share of the next layer. The panels of rotated weights are
+  // columns, which are not contiguous; for those this is only a guess.
   const auto next = [&](int64_t panel) {
     const Worker worker(panel, panels, threads);
     if (worker.last && following.floats > 0) return following.share(worker.thread, threads).begin;
@@ -174,10 +174,10 @@ void shared_block(const Source& source, const Tiling& tiling, int64_t first, int
   });
 }
 
-// How a convolution is cut.
+// How a convolution is divided into blocks.
 struct Blocks {
-  int64_t tiles;  // of a block
-  bool shared;    // all threads on one block, or a block a thread
+  int64_t tiles;  // per block
+  bool shared;    // all threads on one block, or one block per thread
 };
 
 template <class Source>
@@ -196,7 +196,7 @@ void convolve(const Source& source, const Weights& weights, const Output& output
   const float* const transformed = transform_weights(weights, all_weights, threads);
   parallel(count, threads, [&](int64_t block) {
     const int64_t first = begin(block), end = begin(block + 1);
-    // What this thread reads then: of the next block's tiles what this one's have not.
+    // What this thread reads next: the part of the next block's input that this block has not read.
     const auto next = [&] {
       const Worker worker(block, count, threads);
       if (worker.last) return Memory{};
@@ -207,7 +207,7 @@ void convolve(const Source& source, const Weights& weights, const Output& output
   });
 }
 
-// The gradients of weights [out][in][3][3] and bias. In an order of additions that depends on the shape alone.
+// The gradients of weights [out][in][3][3] and bias. The order of additions depends only on the shape.
 template <class Source>
 void weight_gradient(const Map& input, const Source& gradient, float* weights, float* bias, int64_t block_tiles,
                      int threads) {
@@ -231,7 +231,7 @@ void weight_gradient(const Map& input, const Source& gradient, float* weights, f
     });
     parallel(POINTS * groups + 1, threads, [&](int64_t task) {
       if (task == POINTS * groups) {
-        // At the point (1, 1) the transform is the sum over the tile.
+        // At the point (1, 1) the transformed gradient is the sum over the tile.
         const float* const total = z + (WINDOW + 1) * gradient_matrix;
         for (int64_t t = 0; t < tiles; ++t)
           for (int64_t k = 0; k < out; k += LANES)
