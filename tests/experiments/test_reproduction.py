@@ -239,7 +239,7 @@ def test_what_steers_is_not_what_is_reported(photographs, tmp_path):
 def test_the_report_is_made_from_the_measurements_that_are_stored(photographs, tmp_path):
     """The report of `reproduce` is made from memory, and `verydeep report` makes the same one from the files."""
     found = reproduce(photographs, tiny(), ["table5"], out=tmp_path / "out")
-    assert check_report(tmp_path / "out") == (tmp_path / "out" / "report.html",)  # which shows photographs
+    assert check_report(tmp_path / "out") == ()
     assert found.checked is found.checked
     assert [each.verdict for each in found.checked.findings].count("undecided") == 1  # complementary testing
 

@@ -81,7 +81,7 @@ def train_step(experiment: Experiment, training: Training, seed: int, title: str
         return False
     if here.first:
         start = f" from {training.start}" if training.start else " from random weights"
-        say(f"{title}: training net {training.net}{start}, S = {', '.join(map(str, recipe.training_scale))}")
+        say(f"{title}: training net {training.net}{start}, S = {' to '.join(map(str, recipe.training_scale))}")
     procedures.train(
         data.training,
         recipe,
