@@ -1,13 +1,15 @@
-"""Kill trainings at random moments, and check that they end with the weights of one that was not killed.
+"""Kill trainings at random moments, and check that they end with the result of one that was not killed.
 
     python tests/campaigns/kills.py process 200
     python tests/campaigns/kills.py process 40 --ranks 2
     python tests/campaigns/kills.py worker 20
+    python tests/campaigns/kills.py plan 10
 
 `process` kills all processes of a training (SIGKILL). `worker` kills one of its workers; the training must then
-say so in one line and end within `PATIENCE` seconds. The same command resumes the training until it ends. Its
-weights are then compared with those of an uninterrupted training: bit for bit in one process, up to rounding in
-several. The exit code is 1 if anything differs.
+say so in one line and end within `PATIENCE` seconds. `plan` kills the paper's experiments on digits. The same
+command resumes until it ends. The result is then compared with that of an uninterrupted one: the weights of a
+training, or results.json and outcomes.safetensors of the experiments; bit for bit in one process, up to rounding
+in several. The exit code is 1 if anything differs.
 """
 
 import argparse
@@ -28,22 +30,26 @@ RECIPE = [
     "train", "digits", "--net", "A", "--crop", "32", "--width", "0.125", "--fully-connected", "16",
     "--initialisation", "glorot", "--device", "cpu", "--batch", "100", "--epochs", "2", "--workers", "1",
 ]  # fmt: skip
+PLAN = ["reproduce", "--data", "digits", "--preset", "digits", "--device", "cpu"]
 PATIENCE = 15.0
+SAID = "said.txt"
+"""Standard error of the last process, next to the directories of its results."""
 
 
-def start(out: Path, ranks: int) -> subprocess.Popen[str]:
-    """Start a training in its own session."""
+def start(what: str, out: Path, ranks: int) -> subprocess.Popen[str]:
+    """Start a training, or the experiments, in its own session."""
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    return subprocess.Popen(
-        [*launcher, "-m", "verydeep", *RECIPE, "--out", str(out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    with (out.parent / SAID).open("w") as said:
+        return subprocess.Popen(
+            [*launcher, "-m", "verydeep", *(PLAN if what == "plan" else RECIPE), "--out", str(out)],
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
 
 
 def children(process: int) -> list[int]:
@@ -62,10 +68,10 @@ def kill_all(process: subprocess.Popen[str]) -> None:
             os.kill(number, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    process.communicate()
+    process.wait()
 
 
-def kill_worker(process: subprocess.Popen[str], chance: random.Random) -> str:
+def kill_worker(process: subprocess.Popen[str], chance: random.Random, said: Path) -> str:
     """Kill a worker; return a complaint, or nothing."""
     workers = children(process.pid)
     if not workers:
@@ -73,21 +79,23 @@ def kill_worker(process: subprocess.Popen[str], chance: random.Random) -> str:
     os.kill(chance.choice(workers), signal.SIGKILL)
     before = time.monotonic()
     try:
-        _, said = process.communicate(timeout=PATIENCE)
+        process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         kill_all(process)
         return f"it did not end within {PATIENCE:.0f} s"
     if process.returncode == 0:  # the worker had already read everything
         return ""
-    if process.returncode != 2 or "Traceback" in said or "a reading process has ended" not in said:
-        return f"exit code {process.returncode} after {time.monotonic() - before:.1f} s: {said[-500:]}"
+    text = said.read_text()
+    if process.returncode != 2 or "Traceback" in text or "a reading process has ended" not in text:
+        return f"exit code {process.returncode} after {time.monotonic() - before:.1f} s: {text[-500:]}"
     return ""
 
 
-def same(one: Path, other: Path, ranks: int) -> bool:
-    """Whether two runs have the same weights."""
+def same(what: str, one: Path, other: Path, ranks: int) -> bool:
+    """Whether two trainings have the same weights, or two experiments the same results."""
     if ranks == 1:
-        return (one / weights.FILE_NAME).read_bytes() == (other / weights.FILE_NAME).read_bytes()
+        names = ("results.json", "outcomes.safetensors") if what == "plan" else (weights.FILE_NAME,)
+        return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
     flat = [
         torch.cat([each.flatten() for each in weights.load(run).state_dict().values()]) for run in (one, other)
     ]
@@ -97,41 +105,41 @@ def same(one: Path, other: Path, ranks: int) -> bool:
 def main(what: str, kills: int, ranks: int, seed: int) -> int:
     """Run the campaign and return the exit code."""
     chance, done, wrong, number = random.Random(seed), 0, 0, 0
+    shares = (0.03, 0.3) if what == "plan" else (0.1, 1.2)  # of the time of an uninterrupted one
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "whole"
+        whole, said = Path(folder) / "whole", Path(folder) / SAID
         before = time.monotonic()
-        process = start(whole, ranks)
-        _, said = process.communicate()
-        assert process.returncode == 0, said
+        code = start(what, whole, ranks).wait()
+        assert code == 0, said.read_text()
         seconds = time.monotonic() - before
         while done < kills:
             run = Path(folder) / f"run-{number}"
             number += 1
             ended = False
             while not ended:
-                process = start(run, ranks)
+                process = start(what, run, ranks)
                 try:
-                    code = process.wait(chance.uniform(0.1, 1.2) * seconds if done < kills else None)
+                    code = process.wait(chance.uniform(*shares) * seconds if done < kills else None)
                 except subprocess.TimeoutExpired:
                     done += 1
-                    if what == "process":
+                    if what != "worker":
                         kill_all(process)
-                    elif complaint := kill_worker(process, chance):
+                    elif complaint := kill_worker(process, chance, said):
                         wrong += 1
                         print(f"kill {done}: {complaint}", flush=True)
                     continue
-                _, said = process.communicate()
                 ended = True
-                if code or not same(run, whole, ranks):
+                if code or not same(what, run, whole, ranks):
                     wrong += 1
-                    print(f"after kill {done}: exit code {code}, or other weights: {said[-500:]}", flush=True)
+                    text = said.read_text()[-500:]
+                    print(f"after kill {done}: exit code {code}, or another result: {text}", flush=True)
             print(f"{done} kills, {wrong} wrong", flush=True)
     return int(wrong > 0)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("process", "worker"))
+    parser.add_argument("what", choices=("process", "worker", "plan"))
     parser.add_argument("kills", type=int)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
