@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from verydeep.engine.explanation import Explanation
     from verydeep.evaluation.metrics import Error
     from verydeep.evaluation.testing import Result
-    from verydeep.experiments.dry_run import DryRun, PlannedStep
-    from verydeep.experiments.pages.document import Grid
     from verydeep.procedures import Inspection, Prediction
 
 app = App(
@@ -517,10 +515,10 @@ def reproduce(
     skip_unreadable: Skip = False,
     json_: Json = False,
 ) -> None:
-    """Run the paper's experiments (Sect. 4): train and test the nets of its tables, and compare with its errors.
+    """Run the paper's experiments (Sect. 4): train and test the nets of its tables, and compare the errors.
 
-    A step that is done is not repeated: after Ctrl-C or a power failure the same command resumes. A net whose
-    recipe, data or start has changed is trained again; the run before is kept under another name.
+    Finished steps are not repeated: after Ctrl-C or a power failure the same command resumes. If the recipe, data
+    or start of a net has changed, the net is trained again and the earlier run is kept under another name.
 
     For example:
 
@@ -529,15 +527,16 @@ def reproduce(
     - `torchrun --nproc-per-node 8 -m verydeep reproduce --data ILSVRC --preset ilsvrc --out runs/paper`
 
     Args:
-        tables: those to make [default: all].
-        data: a folder of photographs as `verydeep train` takes it, or "digits".
+        tables: tables to make [default: all].
+        data: a folder of photographs as for `verydeep train`, or "digits".
         preset: the sizes of nets, scales and schedules: ilsvrc is the paper; imagenette is for small photographs
-            and two CPU cores; imagenette-gpu for the same at crop 224; digits for trying things out.
-        seeds: how many times all of it is done, each time with other random numbers.
-        out: the folder to make or to resume: runs, results.json, report.html [default: runs/PRESET].
-        dry_run: show the plan, with what it costs, and do nothing.
-        micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
+            on two CPU cores; imagenette-gpu is the same at crop 224 on a GPU; digits is for trying things out.
+        seeds: number of repetitions, each with different random numbers.
+        out: the folder to create or resume: runs, results.json, report.html [default: runs/PRESET].
+        dry_run: print the plan and its cost, and run nothing.
+        micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
     """
+    from verydeep import experiment_output
     from verydeep.experiments.dry_run import dry_run as plan
     from verydeep.experiments.reproduction import reproduce as run_plan
 
@@ -552,15 +551,15 @@ def reproduce(
     if dry_run:
         planned = plan(data, preset, tables, seeds, folder, **options)
         if _first() and not json_:
-            _show_plan(planned)
+            experiment_output.write_plan(planned)
         elif _first():
             write_json(asdict(planned))
         return
-    results = run_plan(data, preset, tables, seeds, folder, **options)
+    found = run_plan(data, preset, tables, seeds, folder, **options)
     if _first() and not json_:
-        _show_experiment(folder)
+        experiment_output.write_experiment(found, folder)
     elif _first():
-        write_json(asdict(results))
+        write_json(asdict(found.results))
 
 
 @app.command
@@ -568,10 +567,10 @@ def report(
     *sources: Annotated[Path, Parameter(name="RUN...")],
     out: Annotated[Path | None, Parameter(name=["--out", "-o"], show_default=False)] = None,
 ) -> None:
-    """Make a page of some runs or of an experiment, from what they wrote down.
+    """Make a report of training runs or of an experiment, from the files in their folders.
 
-    A page replaces a report that was there before. Any other file is left alone, and the report is refused. The
-    photographs in the page of `verydeep reproduce` are not part of what it wrote down, so this page lacks them.
+    An earlier report is overwritten. If any other file is in the way, nothing is written. The page that
+    `verydeep reproduce` makes also shows photographs; they are not stored with the results, so this page has none.
 
     For example:
 
@@ -579,95 +578,13 @@ def report(
     - `verydeep report results/imagenette` makes report.md and report.html in that folder.
 
     Args:
-        sources: run directories, or the folder of an experiment, which has a results.json.
-        out: the page to make: .html, one file that holds all; or .md, with its charts as .svg beside it.
+        sources: run directories, or the folder of an experiment, which contains results.json.
+        out: the page to write: .html for one self-contained file, or .md with its charts as .svg files next to it.
     """
     from verydeep.experiments.report import report as make_pages
 
     for path in make_pages(sources, out):
         write_line(str(path))
-
-
-def _show_experiment(folder: Path) -> None:
-    """Print the tables and the findings of an experiment, and where its report is."""
-    from verydeep.experiments.findings import check_claims
-    from verydeep.experiments.pages.document import Grid
-    from verydeep.experiments.report.measurements import read_measurements
-    from verydeep.experiments.report.tables import tables_section
-
-    found = read_measurements(folder)
-    for grid in (block for block in tables_section(found).blocks if isinstance(block, Grid)):
-        _show_grid(grid)
-        write("\n")
-    checked = [f for f in check_claims(found.outcomes).findings if f.verdict != "not measured"]
-    if checked:
-        write_table("The paper's findings", [{"the paper": f.claim.says, "here": f.says} for f in checked])
-        write("\n")
-    write_line(f"report: {folder / 'report.html'}")
-
-
-def _show_grid(grid: "Grid") -> None:
-    """Print a table of errors without what a terminal has no room for; the report has all of it."""
-    names = [column.name for column in grid.columns]
-    left_out = ("Q in the paper", "seeds", "paper, test images")
-    rows: list[dict[str, Cell]] = []
-    for cells in grid.rows:
-        texts = [cell if isinstance(cell, str) else cell.text for cell in cells]
-        row: dict[str, Cell] = {}
-        for at, (name, text) in enumerate(zip(names, texts, strict=True)):
-            if name == "95% interval":  # below the top-1 error that it belongs to; of top-5 errors there is none
-                if names[at - 1] == "top-1":
-                    row["top-1"] = tuple(filter(None, (texts[at - 1], text)))
-            elif name not in left_out:
-                row[f"paper, {names[at - 2]}" if name == "paper" else name] = text
-        rows.append(row)
-    numeric = [name for name in rows[0] if name.startswith(("top-", "paper"))] if rows else []
-    write_table(grid.caption, rows, numeric)
-
-
-def _show_plan(plan: "DryRun") -> None:
-    """Print the steps of an experiment with what they cost."""
-    from verydeep.experiments.report.facts import duration
-
-    several = len({step.seed for step in plan.steps}) > 1
-    title = f"{plan.preset} on {plan.data}, rates measured on {plan.device}"
-    rows = [_step_row(step, several) for step in plan.steps]
-    write_table(title, rows, numeric=["mult-adds, 10^12", "time here"])
-    write("\n")
-    total, left = plan.total, plan.left
-    write_line(
-        f"in all {total.images:,} images, {total.multiply_adds:.3g} multiply-adds, {duration(total.seconds)}; "
-        f"left to do: {left.images:,} images, {left.multiply_adds:.3g} multiply-adds, {duration(left.seconds)}"
-    )
-    if plan.gpus:
-        gpus: list[dict[str, Cell]] = [
-            {
-                "GPU": each.gpu.name,
-                "precision": each.gpu.precision,
-                "images/s of D": f"{each.gpu.images_per_second:,.0f}",
-                "days": f"{each.hours / 24:.1f}",
-                "US dollars": "no price known" if each.dollars is None else f"{each.dollars:,.0f}",
-                "source": "; ".join(filter(None, (each.gpu.source, each.gpu.price_source))),
-            }
-            for each in plan.gpus
-        ]
-        write("\n")
-        title = "What is left, on GPUs, by published measurements of net D's training"
-        write_table(title, gpus, numeric=["images/s of D", "days"])
-
-
-def _step_row(step: "PlannedStep", seeds: bool) -> dict[str, Cell]:
-    from verydeep.experiments.report.facts import duration
-
-    return {
-        "step": f"{step.name}, seed {step.seed}" if seeds else step.name,
-        "from": step.start or "random weights",
-        "S": " to ".join(map(str, step.training_scale)),
-        "tests": "; ".join(f"{method} {', '.join(map(str, q))}" for method, q in step.tests.items()),
-        "mult-adds, 10^12": f"{(step.training.multiply_adds + step.testing.multiply_adds) / 1e12:,.1f}",
-        "time here": duration((step.training + step.testing).seconds),
-        "state": "; ".join((step.state, *step.reasons)),
-    }
 
 
 def _first() -> bool:

@@ -1,4 +1,4 @@
-"""The cost of a step by arithmetic is what the nets then do."""
+"""The calculated cost of a step is what the nets compute."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def tiny(**fields):
 
 
 def counted(net, images):
-    """Multiply-adds of a forward pass, counted in each layer."""
+    """The multiply-adds of a forward pass, counted layer by layer."""
     total = 0
 
     def count(module, inputs, output):
@@ -77,7 +77,7 @@ def test_a_training_ends_at_its_limit_of_iterations():
 def test_layers_that_do_not_learn_cost_one_pass():
     recipe = tiny(epochs=1, learns=("fc7", "fc8"), start_from="somewhere")
     assert training_multiply_adds(recipe, 3, 10) == 10 * (BY_HAND + 2 * (2 * 2 + 2 * 3))
-    # The way back goes down to the lowest that learns, through all above it.
+    # The backward pass goes down to the lowest trained layer, through all layers above it.
     recipe = tiny(epochs=1, learns=("conv1_1",), start_from="somewhere")
     assert training_multiply_adds(recipe, 3, 10) == 10 * 3 * BY_HAND
 

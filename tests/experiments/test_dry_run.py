@@ -1,4 +1,4 @@
-"""A dry run says what `reproduce` would do, and does nothing."""
+"""A dry run shows the plan of `reproduce` and carries out none of it."""
 
 import dataclasses
 import json
@@ -57,7 +57,7 @@ UPDATE = 0.25
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    """A machine of known speed, that reads in no time."""
+    """A machine of known speed that reads in no time."""
     monkeypatch.setattr(module, "net_rate", lambda recipe, *_: NetRate(recipe.net, RATE, UPDATE, 4 * RATE))
     monkeypatch.setattr(module, "crop_reading", lambda *_: 0.0)
     monkeypatch.setattr(module, "pass_reading", lambda *_: 0.0)
@@ -65,7 +65,7 @@ def known(monkeypatch):
 
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory):
-    """Two classes, two training images each and one for validation."""
+    """Two classes, with two training images and one validation image each."""
     root = tmp_path_factory.mktemp("data") / "pets"
     for seed, name in enumerate(
         ("train/cat/a", "train/cat/b", "train/dog/a", "train/dog/b", "val/cat/c", "val/dog/d")
@@ -85,7 +85,7 @@ def finished(pets, tmp_path_factory):
 
 @pytest.fixture
 def done(finished, tmp_path):
-    """An experiment that is done, to be spoiled."""
+    """A finished experiment that a test may damage."""
     return shutil.copytree(finished, tmp_path / "done")
 
 
@@ -138,7 +138,7 @@ def test_what_is_done_is_not_left(pets, done):
     assert found.left == Work()
     assert found.total.images > 0
     assert files(done) == before
-    # One pass is lost, and others are needed by a table that was not asked for before.
+    # One pass is lost, and a newly requested table needs others.
     (lost,) = (done / "seed-0" / "E").rglob("posteriors/dense-Q38-*")
     lost.unlink()
     _, steps = planned(pets, done)
@@ -149,7 +149,7 @@ def test_what_is_done_is_not_left(pets, done):
     assert steps["B"].state == "to do"
     assert steps["B"].left == steps["B"].training + steps["B"].testing
     assert steps["A"].state == "done"
-    assert steps["A"].left.images == 2 * 2  # Table 3 has A, Table 7 only nets that start from it
+    assert steps["A"].left.images == 2 * 2  # Table 3 tests A; Table 7 tests only nets that start from it
     assert steps["E"].left.images == 2 * 2
 
 
@@ -169,7 +169,7 @@ def test_it_says_why_a_training_would_be_done_again(pets, done):
     again = {step.name: step.reasons for step in found.steps if step.state == "again"}
     assert set(again) == {"C-384", "D-384", "E-384", "D-jitter", "E-jitter", "D-jitter-fc"}
     assert again["D-384"] == ("epochs: 3 (there: 1)",)
-    assert again["D-jitter"] == ("what it starts from, D-384, is trained first",)
+    assert again["D-jitter"] == ("it starts from D-384, which is trained first",)
     assert steps["D-384"].left == steps["D-384"].training + steps["D-384"].testing
     assert steps["D"].left == Work()
     assert found.left.images == sum(steps[name].left.images for name in again)
@@ -184,10 +184,10 @@ def test_time_follows_from_the_rates(pets, tmp_path, monkeypatch):
     d = steps["D"]
     whole = Recipe(net="D", crop=32, width=0.03125, fully_connected=4, training_scale=32).architecture(2)
     validation = 2 * 2 * whole.multiply_adds() / (4 * RATE)  # two epochs, two images
-    iterations = 2 * 2  # two epochs of four images, three at once
+    iterations = 2 * 2  # two epochs of four images, three per mini-batch
     assert d.training.seconds == pytest.approx(d.training.multiply_adds / RATE + iterations * UPDATE + validation)
     assert d.testing.seconds == pytest.approx(d.testing.multiply_adds / (4 * RATE))
-    # Reading is added where no process reads ahead, and hidden behind computing, or the other way, where some do.
+    # Without workers, reading and computing times add up; with workers, the longer one counts.
     monkeypatch.setattr(module, "crop_reading", lambda *_: 100.0)
     _, slow = planned(pets, tmp_path)
     assert slow["D"].training.seconds == pytest.approx(d.training.seconds + d.training.images * 100)

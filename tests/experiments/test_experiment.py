@@ -1,4 +1,4 @@
-"""What an experiment calls its images, whatever their files are called."""
+"""The names an experiment gives its images, whatever the names of their files."""
 
 import sys
 
@@ -11,7 +11,7 @@ from verydeep.experiments.presets import preset
 from verydeep.experiments.results import OUTCOMES, Outcomes, read_outcomes, write_outcomes
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux may names be any bytes")
 def test_names_of_photographs_are_lines_that_come_back(tmp_path):
     data = tmp_path / "p\udce9ts"
     for split in ("train", "val"):

@@ -1,4 +1,4 @@
-"""What a difference between two nets is worth, against scipy and against made-up data where the truth is known."""
+"""Paired tests, checked against scipy and against synthetic data with a known truth."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from verydeep.experiments.paired import differences, gained_and_lost, mcnemar
 
 
 def crossed(rng, seeds, images, *, mean=0.0, of_seeds=0.0, of_images=0.5, rest=0.7):
-    """Differences with effects of seeds, of images and of both, each normal with this standard deviation."""
+    """Differences with effects of seeds, of images and of both, each normal with the given standard deviation."""
     return (
         mean
         + of_seeds * rng.normal(size=(seeds, 1))
@@ -43,7 +43,7 @@ def test_one_seed_gives_what_a_paired_t_test_gives():
 
 
 def test_images_that_seeds_agree_on_count_once():
-    """Three copies of one seed are three seeds without a spread: no more certain than one."""
+    """Three copies of one seed are three seeds without spread, and no more certain than one."""
     one = np.random.default_rng(1).normal(0.05, 1, (1, 300))
     alone, thrice = differences([one, np.repeat(one, 3, axis=0)])
     assert (thrice.low, thrice.high) == pytest.approx((alone.low, alone.high))
@@ -57,7 +57,7 @@ def test_seeds_that_disagree_widen_the_interval_as_a_t_test_over_seeds_does():
     assert found.by_seed == pytest.approx((0.1, 0.2, 0.6))
 
 
-# (seeds, spread of the seeds' effects in standard errors of the mean over images, least and most false positives)
+# Seeds, spread of their effects in standard errors of the mean over images, bounds of the false positive rate.
 @pytest.mark.parametrize(
     ("seeds", "of_seeds", "least", "most"),
     [
@@ -80,7 +80,7 @@ def test_a_true_zero_is_found_to_differ_about_one_time_in_twenty(seeds, of_seeds
 
 
 def test_without_the_seeds_spread_a_true_zero_would_be_found_too_often():
-    """The reason why seeds have a part: their effects are as large as the images' here."""
+    """Why seeds must be part of the interval: here their effects are as large as those of the images."""
     rng = np.random.default_rng(3)
     error = np.sqrt((0.5**2 + 0.7**2 / 3) / 120)
     samples = [crossed(rng, 3, 120, of_seeds=error * 3**0.5) for _ in range(1000)]
@@ -97,7 +97,7 @@ def test_what_is_called_detectable_is_found_four_times_in_five():
 
 
 def test_no_difference_on_few_images_is_not_certainty():
-    """None of n images differing leaves up to about 3 / n."""
+    """No difference on n images allows one of up to about 3 / n."""
     (found,) = differences([np.zeros((3, 300))])
     assert (found.mean, found.p) == (0.0, 1.0)
     assert found.high == pytest.approx(3 / 300, rel=0.1)

@@ -1,4 +1,4 @@
-"""The plan is the paper's: its trainings, its tables row by row with their S and Q, and the errors it prints."""
+"""The plan is the paper's: its trainings, its tables row by row with S and Q, and its printed errors."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from verydeep.experiments.plan import (
     needed_trainings,
 )
 
-# As the paper prints them: net, S, Q, top-1 and top-5 error in percent.
+# As printed in the paper: net, S, Q, top-1 and top-5 error in percent.
 TABLE_3 = """
 A 256 256 29.6 10.4
 A-LRN 256 256 29.7 10.5

@@ -1,4 +1,4 @@
-"""A preset is the same plan at another size; `ilsvrc` is the paper."""
+"""A preset is the plan at another size; `ilsvrc` is the paper's."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The plan is carried out once: nothing is trained or tested twice, and what was interrupted ends the same."""
+"""Nothing in the plan is trained or tested twice, and an interrupted experiment has the same results."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from verydeep.experiments import experiment
 from verydeep.experiments.plan import TABLES, TRAININGS
 from verydeep.experiments.presets import parsed
 from verydeep.experiments.record import outcome
+from verydeep.experiments.report import check_report
 from verydeep.experiments.reproduction import reproduce
 from verydeep.experiments.results import (
     OUTCOMES,
@@ -77,7 +78,7 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """What is trained, and every pass that is computed."""
+    """Every training and every testing pass that is computed."""
     trained, tested = [], []
     train, one_pass = procedures.train, testing.one_pass
 
@@ -96,7 +97,7 @@ def counted(monkeypatch):
 
 def test_the_whole_plan_trains_each_net_once_and_makes_each_pass_once(photographs, tmp_path, counted):
     trained, tested = counted
-    results = reproduce(photographs, tiny(controls=True), out=tmp_path / "out")
+    results = reproduce(photographs, tiny(controls=True), out=tmp_path / "out").results
     assert trained == list(TRAININGS)
     expected = {
         (tested.training, scale, method)
@@ -106,7 +107,7 @@ def test_the_whole_plan_trains_each_net_once_and_makes_each_pass_once(photograph
         for scale in tested.scales
         for method in (("dense", "multi-crop") if row.method == "both" else (row.method,))
     }
-    # 288 and 352, which are other passes in the paper, are other pixels here, too.
+    # 288 and 352, different passes in the paper, are different sizes here too.
     assert len(tested) == len(expected)
     assert [row.key for row in results.rows] == list(
         dict.fromkeys(row.key for table in TABLES.values() for row in table.rows if row.nets)
@@ -114,7 +115,7 @@ def test_the_whole_plan_trains_each_net_once_and_makes_each_pass_once(photograph
 
     trained.clear()
     tested.clear()
-    again = reproduce(photographs, tiny(controls=True), out=tmp_path / "out")
+    again = reproduce(photographs, tiny(controls=True), out=tmp_path / "out").results
     assert (trained, tested) == ([], [])
     assert again == results == read_results(tmp_path / "out")
 
@@ -127,7 +128,7 @@ def test_later_tables_need_no_pass_that_earlier_ones_made(photographs, tmp_path,
     tested.clear()
     reproduce(photographs, tiny(), ["table6", "table7"], out=tmp_path / "out")
     assert trained == ["D-jitter-fc"]
-    assert len(tested) == 3  # the scales of the net that is new
+    assert len(tested) == 3  # the scales of the new net
 
 
 def test_a_row_is_the_mean_of_its_nets_scales_and_methods(photographs, tmp_path):
@@ -181,7 +182,7 @@ def test_a_plan_that_was_interrupted_anywhere_ends_the_same(photographs, tmp_pat
     monkeypatch.setattr(testing, "one_pass", stopping(one_pass))
     interruptions = 0
     while True:
-        left[0] = 3  # trainings and passes until the next interruption
+        left[0] = 3  # number of trainings and passes before the next interruption
         try:
             reproduce(photographs, tiny(), ["table5"], out=tmp_path / "parts")
             break
@@ -213,7 +214,7 @@ def test_other_data_are_refused_and_another_preset_too(photographs, tmp_path):
     out = tmp_path / "out"
     reproduce(photographs, tiny(), ["table5"], out=out)
     other = parsed("other", TINY.format(controls="false", epochs=2))
-    assert "preset tiny, not of other" in refusal(reproduce, photographs, other, ["table5"], 1, out)
+    assert "with preset tiny, not other" in refusal(reproduce, photographs, other, ["table5"], 1, out)
     message = refusal(reproduce, "digits", tiny(), ["table5"], 1, out)
     assert "12 tested images of 2 classes; digits has 360 of 10" in message
     assert "seeds" in refusal(reproduce, photographs, tiny(), ["table5"], 0, tmp_path / "none")
@@ -221,7 +222,7 @@ def test_other_data_are_refused_and_another_preset_too(photographs, tmp_path):
 
 
 def test_seeds_differ_and_stand_beside_one_another(photographs, tmp_path):
-    results = reproduce(photographs, tiny(), ["table5"], 2, tmp_path / "out")
+    results = reproduce(photographs, tiny(), ["table5"], 2, tmp_path / "out").results
     assert results.seeds == (0, 1)
     assert all([each.seed for each in row.seeds] == [0, 1] for row in results.rows)
     one, other = (weights.load(tmp_path / "out" / f"seed-{seed}" / "D-jitter") for seed in (0, 1))
@@ -229,10 +230,18 @@ def test_seeds_differ_and_stand_beside_one_another(photographs, tmp_path):
 
 
 def test_what_steers_is_not_what_is_reported(photographs, tmp_path):
-    results = reproduce(photographs, tiny(), ["table5"], out=tmp_path / "out")
+    results = reproduce(photographs, tiny(), ["table5"], out=tmp_path / "out").results
     assert (results.training_images, results.held_out_images, results.tested_images) == (12, 4, 12)
     data = json.loads((tmp_path / "out" / "seed-0" / "A" / "data.json").read_text())
     assert (data["images"], data["validation_images"]) == (12, 4)
+
+
+def test_the_report_is_made_from_the_measurements_that_are_stored(photographs, tmp_path):
+    """The report of `reproduce` is made from memory, and `verydeep report` makes the same one from the files."""
+    found = reproduce(photographs, tiny(), ["table5"], out=tmp_path / "out")
+    assert check_report(tmp_path / "out") == ()
+    assert found.checked is found.checked
+    assert [each.verdict for each in found.checked.findings].count("undecided") == 1  # complementary testing
 
 
 def test_times_say_what_each_step_took_and_on_what(photographs, tmp_path):
@@ -248,7 +257,7 @@ def test_times_say_what_each_step_took_and_on_what(photographs, tmp_path):
 def test_an_outcome_is_by_hand():
     matrix = np.array([[0.5, 0.3, 0.2], [0.25, 0.25, 0.5], [0.4, 0.4, 0.2]], np.float32)
     rank, said, loss = outcome(matrix, np.array([0, 1, 1]))
-    assert rank.tolist() == [0, 2, 1]  # of equal ones the first is higher
+    assert rank.tolist() == [0, 2, 1]  # of equal ones, the first ranks higher
     assert said.tolist() == [0, 2, 0]
     assert np.allclose(loss, -np.log([0.5, 0.25, 0.4]), atol=1e-3)
 
@@ -261,7 +270,7 @@ def test_photographs_are_kept_in_memory_only_where_that_changes_no_pixel():
 
     small = found((144, 144), (500, 127))
     assert experiment._may_be_kept(small, small, 128)
-    assert not experiment._may_be_kept(small, found((600, 512)), 128)  # would be decoded at half its size
+    assert not experiment._may_be_kept(small, found((600, 512)), 128)  # would be decoded at half size
     many = found(*[(500, 400)] * 4000)
     assert not experiment._may_be_kept(many, small, 128)
 
@@ -301,7 +310,7 @@ def test_a_plan_that_is_killed_at_random_moments_ends_the_same(photographs, tmp_
     preset_file.write_text(TINY.format(controls="false", epochs=2))
 
     def run(out, lines=None):
-        """Run the plan, or kill it after so many lines of what it says; gives its exit status."""
+        """Run the plan, or kill it after this many lines of output, and return its exit status."""
         words = [sys.executable, "-c", KILLED, photographs, out, preset_file]
         with subprocess.Popen(words, env=one_thread(), stderr=subprocess.PIPE, text=True) as process:
             for number, _ in enumerate(process.stderr):
@@ -325,7 +334,7 @@ def test_what_is_left_is_estimated_from_what_is_done():
     planned = {(0, name): step(name, 0.0, cost) for name, cost in (("a", 6e9), ("b", 3e9), ("c", 9e9))}
     assert time_left(planned, {}) is None
     assert time_left(planned, {(0, "a"): 2.0}) == pytest.approx((3e9 + 9e9) / 3e9)
-    assert time_left(planned, {(0, "a"): 2.0, (0, "b"): 0.0}) == pytest.approx(9e9 / 3e9)  # one that is not known
+    assert time_left(planned, {(0, "a"): 2.0, (0, "b"): 0.0}) == pytest.approx(9e9 / 3e9)  # time unknown
     assert time_left(planned, dict.fromkeys(planned, 1.0)) == 0
 
 
@@ -347,7 +356,7 @@ def test_a_later_call_reports_what_earlier_ones_measured_from_its_first_step_on(
         reproduce(photographs, tiny(), ["table4"], [1], out)
     assert read_results(out) == first
     monkeypatch.undo()
-    later = reproduce(photographs, tiny(), ["table6"], [1], out)
+    later = reproduce(photographs, tiny(), ["table6"], [1], out).results
     assert later.seeds == (0, 1)
     assert set(later.tables) == {"table5", "table6"}
     assert {row.key for row in first.rows} <= {row.key for row in later.rows}
@@ -369,17 +378,17 @@ def test_a_net_that_was_trained_again_is_measured_again(photographs, tmp_path):
     out = tmp_path / "out"
     reproduce(photographs, tiny(), ["table5"], out=out)
     before = read_results(out)
-    changed = reproduce(photographs, tiny(epochs=3), ["table5"], out=out)
-    fresh = reproduce(photographs, tiny(epochs=3), ["table5"], out=tmp_path / "fresh")
+    changed = reproduce(photographs, tiny(epochs=3), ["table5"], out=out).results
+    fresh = reproduce(photographs, tiny(epochs=3), ["table5"], out=tmp_path / "fresh").results
     assert changed == fresh != before
 
 
 def test_results_that_cannot_be_read_are_made_again(photographs, tmp_path, capsys):
     out = tmp_path / "out"
-    results = reproduce(photographs, tiny(), ["table5"], out=out)
+    results = reproduce(photographs, tiny(), ["table5"], out=out).results
     (out / RESULTS).write_text("{")
-    assert reproduce(photographs, tiny(), ["table5"], out=out) == results
-    assert re.search(r"results\.json.*it is made anew", capsys.readouterr().err)
+    assert reproduce(photographs, tiny(), ["table5"], out=out).results == results
+    assert re.search(r"results\.json.*it will be made again", capsys.readouterr().err)
 
 
 def test_names_of_photographs_are_kept_whatever_is_in_them(tmp_path):

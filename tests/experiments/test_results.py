@@ -1,4 +1,4 @@
-"""What an experiment wrote is read back, or refused by name."""
+"""Files of an experiment are read back, or refused by name."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_a_digit_that_has_changed_is_found(folder, name):
 
 
 def test_results_without_a_digest_are_read(folder):
-    """As version 0.3 wrote them."""
+    """As written by version 0.3."""
     expected = read_results(folder)
     fields = json.loads((folder / RESULTS).read_text())
     del fields["sha256"]

@@ -1,1 +1,1 @@
-"""Sect. 4: the paper's experiments: the plan, its sizes, the steps, the claims, the report."""
+"""Sect. 4, the paper's experiments: the plan, presets, steps, claims and report."""

@@ -1,4 +1,4 @@
-"""The findings of Sect. 4 as data: for each, which rows of the plan are compared, and which has to err less."""
+"""The findings of Sect. 4 as data: the rows that each compares, and which must have the lower error."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from verydeep.experiments.plan import (
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows of the plan, by their keys: the claim is that the one errs less than the other."""
+    """Two rows of the plan, by key. The claim is that `row` has a lower error than `against`."""
 
     row: str
     against: str
@@ -25,12 +25,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Pairs whose differences are averaged, in words: "with `what` than with `than`, `tested`"."""
+    """Pairs whose differences are averaged, with the words for "`what` vs `than`, `tested`"."""
 
     what: str
     than: str
     tested: str
-    """How: "densely", "on the centre crop"."""
+    """The test method: "dense testing", "centre crop"."""
     pairs: tuple[Pair, ...]
 
 
@@ -40,27 +40,29 @@ class Claim:
 
     name: str
     says: str
-    """The finding, in our words."""
+    """The finding as a sentence."""
     section: str
     contrasts: tuple[Contrast, ...]
-    """The paper's own. All have to hold."""
+    """The paper's own contrasts. All must hold."""
     controlled: tuple[Contrast, ...] = ()
-    """The same against a control that the paper has not; they decide instead where they are measured."""
+    """The same against a control, which the paper does not have; they decide instead if they are measured."""
     also: tuple[Contrast, ...] = ()
-    """Shown, and decide nothing."""
+    """Reported, but without influence on the verdict."""
     margin: float | None = None
-    """For a claim that something does not help: the share of the images, in [0, 1], that counts as no gain."""
+    """For a claim that something does not help: the largest gain that counts as none, as a share of the images."""
     padded: bool = False
-    """Whether dense testing refutes it only if it loses nothing against the windows of its maps as crops."""
+    """Whether dense testing can refute it only if its error is not above that of its windows as separate crops."""
 
 
 NO_GAIN = 0.005
-"""Half a point: less than any step from A to D in Table 3."""
+"""Half a percentage point: less than any step from A to D in Table 3."""
 
-_DENSELY, _CENTRE, _WINDOWS = "densely", "on the centre crop", "on the dense map's windows as crops"
+_DENSE, _CENTRE, _WINDOWS = "dense testing", "centre crop", "windows of the dense map as crops"
+_MULTI_CROP = "multi-crop testing"
+_DENSE_ONE, _DENSE_THREE = "dense testing at one scale", "dense testing at three scales"
 _TESTED: dict[Method, str] = {
-    "dense": _DENSELY,
-    "multi-crop": "by multi-crop",
+    "dense": _DENSE,
+    "multi-crop": _MULTI_CROP,
     "centre-crop": _CENTRE,
     "windows": _WINDOWS,
 }
@@ -86,7 +88,7 @@ def _deeper(method: Method = "dense") -> Contrast:
 
 
 def _deeper_than_longer(method: Method = "dense") -> Contrast:
-    return _at_256(("D", "E"), "A-longer", "D and E", "A trained as long", method)
+    return _at_256(("D", "E"), "A-longer", "D and E", "A trained equally long", method)
 
 
 def _jittered(suffix: str, than: str, scales: tuple[int, ...], others: tuple[int, ...], tested: str) -> Contrast:
@@ -95,19 +97,19 @@ def _jittered(suffix: str, than: str, scales: tuple[int, ...], others: tuple[int
 
 
 def _several_scales(what: str, *scales: tuple[int, ...]) -> Contrast:
-    """Rows of Table 4 at these scales, each against its net's row of Table 3."""
+    """Compare the rows of Table 4 at these scales, each with its net's row of Table 3."""
     at_one = {row.nets[0].training: row.key for row in TABLES["table3"].rows}
     pairs = tuple(
         Pair(row.key, at_one[row.nets[0].training])
         for row in TABLES["table4"].rows
         if row.nets[0].scales in scales
     )
-    return Contrast(what, "one", _DENSELY, pairs)
+    return Contrast(what, "one test scale", _DENSE, pairs)
 
 
 def _both_methods(other: Method) -> Contrast:
     pairs = tuple(Pair(Row((net,), "both").key, Row((net,), other).key) for net in _TOGETHER)
-    return Contrast("dense and multi-crop testing together", f"{other} testing alone", "at three scales", pairs)
+    return Contrast("dense and multi-crop testing together", f"{other} testing alone", "three test scales", pairs)
 
 
 def _both_nets(alone: Tested, method: Method, tested: str) -> Contrast:
@@ -120,7 +122,7 @@ CLAIMS: dict[str, Claim] = {
     for claim in (
         Claim(
             "normalisation",
-            "Local response normalisation does not help: A-LRN errs no less than A.",
+            "Local response normalisation does not help: A-LRN has no lower error than A.",
             "4.1",
             (_nets("A-LRN", "A"),),
             also=(_nets("A-LRN", "A", "centre-crop"),),
@@ -128,7 +130,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "depth",
-            "Deeper nets err less: D and E, with 16 and 19 layers, less than A with 11.",
+            "Deeper nets are better: D and E (16 and 19 weight layers) have a lower error than A (11).",
             "4.1",
             (_deeper(),),
             controlled=(_deeper_than_longer(),),
@@ -144,77 +146,78 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "non-linearity",
-            "More non-linearity helps: C, which is B with three 1x1 layers more, errs less than B.",
+            "Additional non-linearity helps: C, which is B plus three 1x1 layers, has a lower error than B.",
             "4.1",
             (_nets("C", "B"),),
             also=(_nets("C", "B", "centre-crop"),),
         ),
         Claim(
             "context",
-            "Spatial context helps: D, with 3x3 layers where C has 1x1, errs less than C.",
+            "Spatial context helps: D, with 3x3 layers where C has 1x1 layers, has a lower error than C.",
             "4.1",
             (_nets("D", "C"),),
             also=(_nets("D", "C", "centre-crop"),),
         ),
         Claim(
             "jittering",
-            "Scale jittering in training helps, even at one test scale.",
+            "Scale jittering in training helps, even with a single test scale.",
             "4.1",
-            (_jittered("", "one S", LARGE, LARGE, "densely at one scale"),),
-            controlled=(_jittered("-longer", "one S trained as long", LARGE, LARGE, "densely at one scale"),),
+            (_jittered("", "fixed S", LARGE, LARGE, _DENSE_ONE),),
+            controlled=(_jittered("-longer", "fixed S trained equally long", LARGE, LARGE, _DENSE_ONE),),
             also=(
-                _jittered("", "one S", WIDE, AROUND_384, "densely at three scales each"),
-                _jittered("-longer", "one S trained as long", WIDE, AROUND_384, "densely at three scales each"),
+                _jittered("", "fixed S", WIDE, AROUND_384, _DENSE_THREE),
+                _jittered("-longer", "fixed S trained equally long", WIDE, AROUND_384, _DENSE_THREE),
             ),
         ),
         Claim(
             "scales",
-            "Several test scales are better than one.",
+            "Testing at several scales is better than testing at one.",
             "4.2",
             (_several_scales("three test scales", AROUND_256, AROUND_384, WIDE),),
             also=(
-                _several_scales("three test scales, nets of one S,", AROUND_256, AROUND_384),
-                _several_scales("three test scales, nets of jittered S,", WIDE),
+                _several_scales("three test scales (nets trained at fixed S)", AROUND_256, AROUND_384),
+                _several_scales("three test scales (nets trained with scale jittering)", WIDE),
             ),
         ),
         Claim(
             "complementary",
-            "Dense and multi-crop testing complement each other: both together err less than each.",
+            "Dense and multi-crop testing are complementary: together they have a lower error than either alone.",
             "4.3",
             (_both_methods("dense"), _both_methods("multi-crop")),
         ),
         Claim(
             "fusion",
-            "Two nets together, D and E, err less than the better one alone.",
+            "Combining two nets helps: D and E together have a lower error than the better of the two.",
             "4.4",
-            tuple(_both_nets(alone, "both", "densely and by multi-crop") for alone in _TOGETHER),
+            tuple(_both_nets(alone, "both", "dense and multi-crop testing") for alone in _TOGETHER),
             also=(
-                *(_both_nets(alone, "dense", _DENSELY) for alone in _TOGETHER),
-                *(_both_nets(alone, "multi-crop", "by multi-crop") for alone in _TOGETHER),
+                *(_both_nets(alone, "dense", _DENSE) for alone in _TOGETHER),
+                *(_both_nets(alone, "multi-crop", _MULTI_CROP) for alone in _TOGETHER),
             ),
         ),
         Claim(
             "small-filters",
-            "Small filters are better: B errs less than B-5x5, which has a 5x5 layer for every two 3x3 layers.",
+            "Small filters are better: B has a lower error than B-5x5, with one 5x5 layer per pair of 3x3 layers.",
             "4.1",
             (_nets("B", "B-5x5", "centre-crop"),),
-            controlled=(_at_256(("B-random",), "B-5x5", "B from random weights", "B-5x5", "centre-crop"),),
+            controlled=(_at_256(("B-random",), "B-5x5", "B trained from random weights", "B-5x5", "centre-crop"),),
             also=(
                 _nets("B", "B-5x5"),
-                _at_256(("B-random",), "B-5x5", "B from random weights", "B-5x5", "dense"),
+                _at_256(("B-random",), "B-5x5", "B trained from random weights", "B-5x5", "dense"),
             ),
         ),
     )
 }
-"""The paper's findings by name, in its order; small filters, of which it says least, last."""
+"""The paper's findings by name, in its order, but with small filters, on which it says least, last."""
 
+AS_CROPS = ", windows as crops"
 BORDER: tuple[Contrast, ...] = tuple(
     Contrast(
-        f"{net}'s windows as crops",
-        "the dense map of the same windows",
-        "at Q = S",
+        f"{net}{AS_CROPS}",
+        f"{net}, dense map of the same windows",
+        "Q = S",
         (Pair(_key(net, FIXED, "windows"), _key(net, FIXED)),),
     )
     for net in ("A", "A-longer", "D", "E")
 )
-"""What dense testing loses because inner windows have no zero padding, as they had in training."""
+"""The loss of dense testing because inner windows lack the zero padding that they had in training."""

@@ -1,4 +1,4 @@
-"""What a step of the plan costs, by arithmetic: images and multiply-adds, before anything is computed."""
+"""The cost of a step of the plan, calculated in advance: images and multiply-adds."""
 
 from collections.abc import Iterable
 
@@ -13,14 +13,14 @@ FORTH_AND_BACK = 3
 
 
 def training_images(recipe: Recipe, images: int) -> int:
-    """Images that a training of at most so many epochs and iterations passes through its net."""
+    """Return the number of images passed through the net in a training up to its limits."""
     return min(recipe.epochs * images, recipe.iterations * recipe.batch)
 
 
 def training_multiply_adds(recipe: Recipe, classes: int, images: int) -> float:
-    """Multiply-adds of a training to its limit of epochs, on so many training images.
+    """Return the multiply-adds of a training up to its limit of epochs, on this number of training images.
 
-    Layers that do not learn cost a pass, and the lowest that learns ends the way back.
+    The backward pass stops at the lowest trained layer; frozen layers below it cost the forward pass only.
     """
     architecture = recipe.architecture(classes)
     whole = float(architecture.multiply_adds())
@@ -34,12 +34,12 @@ def training_multiply_adds(recipe: Recipe, classes: int, images: int) -> float:
 
 
 def pass_images(one: Pass, sizes: Iterable[tuple[int, int]], crop: int) -> int:
-    """Images or crops that a testing pass passes through its net, mirror images counted.
+    """Return the number of images or crops in a testing pass, including mirror images.
 
     Args:
         one: the pass.
         sizes: width and height of the tested photographs.
-        crop: of the net.
+        crop: crop of the net.
     """
     match one.method:
         case "windows":
@@ -52,7 +52,7 @@ def pass_images(one: Pass, sizes: Iterable[tuple[int, int]], crop: int) -> int:
 
 
 def pass_multiply_adds(architecture: Architecture, one: Pass, sizes: Iterable[tuple[int, int]]) -> float:
-    """Multiply-adds of a testing pass over photographs of these sizes (width, height)."""
+    """Return the multiply-adds of a testing pass over photographs of these sizes (width, height)."""
     if one.method != "dense":
         return float(architecture.multiply_adds()) * pass_images(one, sizes, architecture.crop)
     counts: dict[tuple[int, int], int] = {}
@@ -64,7 +64,7 @@ def pass_multiply_adds(architecture: Architecture, one: Pass, sizes: Iterable[tu
 
 
 def dense_multiply_adds(architecture: Architecture, width: int, height: int) -> int:
-    """Multiply-adds of one dense pass over an image of this size."""
+    """Return the multiply-adds of one dense pass over an image of this size."""
     total = 0
     for layer in architecture.layers:
         width, height = ((side + 2 * layer.padding - layer.kernel) // layer.stride + 1 for side in (width, height))

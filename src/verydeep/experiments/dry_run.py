@@ -1,4 +1,4 @@
-"""What `reproduce` would do: each step with its images, multiply-adds and time here; nothing is trained."""
+"""The plan of `reproduce` with the cost of each step: images, multiply-adds, time. Nothing is trained."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,18 +23,18 @@ from verydeep.training.checkpoint import CHECKPOINT
 from verydeep.training.run import RECIPE, changes, read_run
 
 State = Literal["done", "unfinished", "to do", "again"]
-"""Of a training: it has ended; it has begun; it has not; or it has begun, and something has changed since."""
+"""State of a training: ended; begun; not begun; or to be repeated because something has changed."""
 
 FULL_SIZE = (224, 1.0)
-"""Crop and width of the nets that GPUs were measured with."""
+"""Crop and width of the nets with which GPUs were measured."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is computed, and about how long this machine takes."""
+    """An amount of computing, and an estimate of its time on this machine."""
 
     images: int = 0
-    """That pass through the net: crops and mirror images each count, in training those of all epochs."""
+    """Images passed through the net. Crops and mirror images each count; in training, those of all epochs."""
     multiply_adds: float = 0.0
     seconds: float = 0.0
 
@@ -44,54 +44,54 @@ class Work:
         )
 
     def part(self, share: float) -> "Work":
-        """A share of it."""
+        """Return a share of this work, in [0, 1]."""
         return Work(round(self.images * share), self.multiply_adds * share, self.seconds * share)
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One training of the plan and the tests of its net."""
+    """One training of the plan, and the tests of its net."""
 
     seed: int
     name: str
     net: str
     """Configuration of Table 1."""
     start: str | None
-    """Name of the training that it starts from; None for random weights."""
+    """Name of the training it starts from; None for random weights."""
     training_scale: tuple[int, ...]
-    """S in pixels: one number, or Smin and Smax."""
+    """S in pixels: one number, or S_min and S_max."""
     tests: Mapping[str, tuple[int, ...]]
     """Q in pixels by method: dense, multi-crop, centre-crop, windows."""
     state: State
     reasons: tuple[str, ...]
-    """Why it is trained again, a line each; empty in every other state."""
+    """Reasons to train again, one per line; empty in every other state."""
     training: Work
-    """All of it, to its limit of epochs."""
+    """The whole training, up to its limit of epochs."""
     testing: Work
-    """All of it."""
+    """All passes."""
     left: Work
-    """What of both is not done yet."""
+    """The remaining part of both."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """The plan of an experiment, and what is left of it."""
+    """The plan of an experiment, and the part that remains to be done."""
 
     preset: str
     data: str
     training_images: int
     tested_images: int
     device: str
-    """What the rates were measured on: cpu, cuda:0, ..."""
+    """Device on which the rates were measured: cpu, cuda:0, ..."""
     steps: tuple[PlannedStep, ...]
-    """In the order in which they are done."""
+    """In order of execution."""
     total: Work
-    """All steps, those that are done, too."""
+    """All steps, including finished ones."""
     left: Work
     rates: tuple[NetRate, ...]
-    """Measured here, one for each net of the plan."""
+    """Measured on this machine, one per net of the plan."""
     gpus: tuple[GpuEstimate, ...]
-    """What is left, on GPUs by published measurements; only of nets at full size."""
+    """The remaining work on GPUs, from published measurements; empty unless nets have full size."""
 
 
 def dry_run(
@@ -107,18 +107,18 @@ def dry_run(
     micro_batch: int = 0,
     skip_unreadable: bool = False,
 ) -> DryRun:
-    """Say what `reproduce` would do with the same arguments, and about how long it would take here.
+    """Return the plan of `reproduce` with the same arguments, and estimate its time on this machine.
 
-    Each net is timed on made-up images, and reading on some of the data set's own photographs: seconds for a
-    miniature, half a minute for nets at full size on a CPU. The estimate takes every training to its limit of
-    epochs; patience may end it sooner. Nothing is trained, and nothing is written but the survey of the data set,
-    in the user's cache.
+    Each net is timed on synthetic images, and reading on some photographs of the data set. This takes seconds for
+    a miniature and half a minute for nets at full size on a CPU. The estimate assumes that every training runs to
+    its limit of epochs; patience may end it sooner. Nothing is trained. The only file written is the survey of the
+    data set, in the user's cache.
 
     Returns:
-        Every step, done or not, and totals.
+        Every step, finished or not, and totals.
 
     Raises:
-        UserError: as `reproduce` does.
+        UserError: as for `reproduce`.
     """
     options = Options(device, precision, workers, micro_batch)
     with ranks(device) as here:
@@ -145,19 +145,19 @@ def dry_run(
 
 @dataclass(frozen=True)
 class _Stand:
-    """How far a training of the plan has come."""
+    """The progress of a training of the plan."""
 
     seed: int
     training: Training
     state: State
     reasons: tuple[str, ...]
     training_left: float
-    """Share of its epochs."""
+    """Share of its epochs, in [0, 1]."""
     passes_left: tuple[Pass, ...]
 
 
 def _stands(experiment: Experiment, seed: int) -> list[_Stand]:
-    """How far each training of a seed has come, in order."""
+    """Return the progress of each training of a seed, in order."""
     found: dict[str, _Stand] = {}
     setup = experiment.setup
     for training in experiment.trainings:
@@ -174,13 +174,13 @@ def _stands(experiment: Experiment, seed: int) -> list[_Stand]:
 def _state(
     experiment: Experiment, training: Training, seed: int, start: _Stand | None
 ) -> tuple[State, tuple[str, ...], float]:
-    """The state of a training, why it is trained again, and the share of its epochs that is left."""
+    """Return the state of a training, reasons to train it again, and the share of its epochs left, in [0, 1]."""
     folder, recipe = experiment.folder(training.name, seed), experiment.recipe(training, seed)
     begun = (folder / CHECKPOINT).exists() or (folder / weights.FILE_NAME).exists()
     if not begun or not (folder / RECIPE).exists():
         return "to do", (), 1.0
-    if start is not None and start.state != "done":  # its weights will be others, or cannot be compared yet
-        return "again", (f"what it starts from, {start.training.name}, is trained first",), 1.0
+    if start is not None and start.state != "done":  # its weights will change, or cannot be compared yet
+        return "again", (f"it starts from {start.training.name}, which is trained first",), 1.0
     if reasons := changes(folder, recipe, experiment.data.described):
         return "again", tuple(reasons), 1.0
     run = read_run(folder)
@@ -190,7 +190,7 @@ def _state(
 
 
 class _Machine:
-    """What things take here; each rate is measured when it is first asked for."""
+    """The speed of this machine; each rate is measured when first needed."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
@@ -203,7 +203,7 @@ class _Machine:
         self._testing_read = cache(pass_reading)
 
     def rate(self, net: str) -> NetRate:
-        """How fast a net is computed."""
+        """Return the speed of a net."""
         if net not in self.rates:
             experiment = self.experiment
             training = next(training for training in experiment.trainings if training.net == net)
@@ -214,7 +214,7 @@ class _Machine:
         return self.rates[net]
 
     def training(self, recipe: Recipe) -> Work:
-        """A training to its limit of epochs; its time has the validation after each epoch in it."""
+        """Estimate a training up to its limit of epochs; the time includes validation after each epoch."""
         data, rate = self.experiment.data, self.rate(recipe.net)
         images = len(data.training)
         passed = training_images(recipe, images)
@@ -230,7 +230,7 @@ class _Machine:
         return Work(passed, multiply_adds, seconds + self._seconds(computing, reading))
 
     def test(self, recipe: Recipe, one: Pass) -> Work:
-        """A testing pass; it is the same for all trainings of a net."""
+        """Estimate a testing pass; it is the same for all trainings of a net."""
         if (recipe.net, one) not in self._tests:
             tested, architecture = self.experiment.data.tested, recipe.architecture(self.classes)
             multiply_adds = pass_multiply_adds(architecture, one, self.sizes)
@@ -248,7 +248,7 @@ class _Machine:
         return self._training_reads[recipe.training_scale]
 
     def _seconds(self, computing: float, reading: float) -> float:
-        """Reading processes work while the net is computed; without them one waits for the other."""
+        """Combine computing and reading, which overlap if there are workers and alternate if not."""
         workers = self.computing.workers
         both = max(computing, reading / workers) if workers else computing + reading
         return both / self.experiment.here.world

@@ -1,4 +1,4 @@
-"""An experiment as it is asked for: the preset, the tables and seeds, the images, the folder."""
+"""The definition of an experiment: preset, tables, seeds, images and folder."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ from verydeep.progress import say
 from verydeep.recipe import Recipe
 
 KEPT_BYTES = 2**31
-"""Photographs of at most so many bytes of pixels are decoded once and kept, if that changes no pixel."""
+"""Largest size of all decoded photographs, in bytes, that is kept in memory, if that changes no pixel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,22 +44,22 @@ class Data:
 
     name: str
     training: Dataset
-    """Without what is held out."""
+    """Without the held-out images."""
     validation: Dataset
-    """What decides when the rate drops: the held out images, or the tested ones."""
+    """Decides when the rate drops: the held-out images, or the tested ones."""
     tested: Dataset
     names: tuple[str, ...]
-    """Of the tested images."""
+    """Names of the tested images."""
     held_out: int
     sizes: np.ndarray
     """Width and height of the tested images."""
     described: dict[str, Any]
-    """What identifies the training set in a run."""
+    """Identifies the training set in a run."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to compute; changes nothing of what is computed but rounding."""
+    """How to compute; affects nothing but rounding."""
 
     device: str = "auto"
     precision: Precision = "fp32"
@@ -69,14 +69,14 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """What is asked for, and on what."""
+    """What to train and test, and on which images."""
 
     preset: Preset
     tables: tuple[Table, ...]
-    """Those to make now."""
+    """Tables to make now."""
     seeds: tuple[int, ...]
     shown_tables: tuple[Table, ...]
-    """Those to report: these, and those that were made before in the same folder."""
+    """Tables to report: these, and those made earlier in the same folder."""
     shown_seeds: tuple[int, ...]
     data: Data
     out: Path
@@ -85,7 +85,7 @@ class Experiment:
 
     @property
     def trainings(self) -> tuple[Training, ...]:
-        """The trainings that the tables need, in order."""
+        """The trainings needed for the tables, in order."""
         return needed_trainings(self.tables)
 
     @property
@@ -94,26 +94,26 @@ class Experiment:
         return measured_rows(self.shown_tables)
 
     def folder(self, training: str, seed: int) -> Path:
-        """The run directory of a training."""
+        """Return the run directory of a training."""
         return self.out / f"seed-{seed}" / training
 
     def recipe(self, training: Training, seed: int) -> Recipe:
-        """The recipe of a training."""
+        """Return the recipe of a training."""
         start = os.fspath(self.folder(training.start, seed)) if training.start else None
         return self.preset.training(training, seed, start)
 
     def passes(self, tested: Tested, method: str) -> tuple[Pass, ...]:
-        """The passes that a net's part of a row is the mean of."""
+        """Return the testing passes whose mean is a net's part of a row."""
         scales = [self.preset.scale(pixels) for pixels in tested.scales]
         return passes(method, scales, self.flip, self.preset.grid)
 
     @property
     def flip(self) -> bool:
-        """Whether the nets are trained with mirror images, and so tested with them."""
+        """Whether nets are trained, and therefore tested, with mirror images."""
         return bool(self.preset.recipe.get("flip", True))
 
     def passes_of(self, training: str, tables: tuple[Table, ...] | None = None) -> tuple[Pass, ...]:
-        """All passes of a trained net that some tables need, each once; those to make now where none are given."""
+        """Return all passes of a net that some tables need, each once; by default the tables to make now."""
         needed = {
             one: None
             for row in measured_rows(self.tables if tables is None else tables)
@@ -125,7 +125,7 @@ class Experiment:
 
     @cached_property
     def setup(self) -> testing.Setup:
-        """What all passes share."""
+        """Settings shared by all passes."""
         computing = Computing(self.options.precision, procedures.reading_workers(self.options.workers))
         return testing.Setup(self.data.tested, self.data.sizes, self.here, computing, say, say_found=False)
 
@@ -140,16 +140,16 @@ def prepare(
     here: Ranks,
     skip_unreadable: bool = False,
 ) -> Experiment:
-    """Check what is asked for, and open the data; nothing is computed but a survey.
+    """Check the arguments and open the data. Nothing is computed but a survey of the images.
 
     Raises:
-        UserError: as `reproduce` does.
+        UserError: as for `reproduce`.
     """
     chosen = size if isinstance(size, Preset) else preset(size)
     asked = chosen_tables(tables, chosen.controls)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= number < DRAWN_ANEW for number in numbers):
-        raise UserError(f"seeds is {seeds}; give at least one, each once, from 0 to {DRAWN_ANEW - 1}")
+        raise UserError(f"seeds is {seeds}; pass at least one, each once, from 0 to {DRAWN_ANEW - 1}")
     images = open_data(data, chosen, here, skip_unreadable)
     there = _there(Path(out), chosen, images)
     shown_tables, shown_seeds = asked, numbers
@@ -161,35 +161,35 @@ def prepare(
 
 
 def _there(out: Path, chosen: Preset, data: Data) -> Results | None:
-    """The results that a folder holds already; None where there are none, or none that can be read.
+    """Return the results already in a folder; None if there are none, or they cannot be read.
 
     Raises:
-        UserError: where they are of another preset or of other images.
+        UserError: if they are from another preset or other images.
     """
     if not exists(out / RESULTS):
         return None
     try:
         there = read_results(out)
     except UserError as error:
-        say(f"{error}; it is made anew")
+        say(f"{error}; it will be made again")
         return None
     tested = f"{there.tested_images} tested images of {len(there.classes)} classes"
     ours = f"{len(data.tested)} of {len(data.tested.classes)}"
     if there.preset.get("name") != chosen.name:
         raise UserError(
-            f"{out} holds an experiment of the preset {there.preset.get('name')}, not of {chosen.name}; name "
+            f"{out} contains an experiment with preset {there.preset.get('name')}, not {chosen.name}; choose "
             "another folder with --out"
         )
     if there.classes != data.tested.classes or there.tested_images != len(data.tested):
         raise UserError(
-            f"{out} holds an experiment on {there.data}, {tested}; {data.name} has {ours}; name another folder "
-            "with --out"
+            f"{out} contains an experiment on {there.data}, {tested}; {data.name} has {ours}; choose another "
+            "folder with --out"
         )
     return there
 
 
 def open_data(data: str | Path, chosen: Preset, here: Ranks, skip_unreadable: bool) -> Data:
-    """The images of an experiment: some held out of those for training, where the preset says so."""
+    """Open the images of an experiment, and hold out the share of the training images that the preset sets."""
     largest = max(chosen.scales.values())
     held_out_of_train = largest if chosen.hold_out else None
     training, found = procedures.surveyed(data, "train", skip_unreadable, here, held_out_of_train)
@@ -209,14 +209,14 @@ def open_data(data: str | Path, chosen: Preset, here: Ranks, skip_unreadable: bo
 
 
 def _name(number: int, photograph: object) -> str:
-    """What an image is called, as a line: its file and the folder that it is in, or its number."""
+    """Return the name of an image as one line: its folder and file, or its number."""
     if not isinstance(photograph, Path):
         return str(number)
     return printable(f"{photograph.parent.name}/{photograph.name}")
 
 
 def _may_be_kept(training: Survey, tested: Survey, smallest: int) -> bool:
-    """Whether photographs may be decoded once: they are small, and no file would be decoded at half its size."""
+    """Return whether to decode photographs once: they fit, and none would be decoded at a reduced size."""
     sizes = np.concatenate((training.sizes, tested.sizes)).astype(np.int64)
     return 3 * int(sizes.prod(1).sum()) <= KEPT_BYTES and int(sizes.min(1).max()) < 4 * smallest
 

@@ -1,7 +1,7 @@
-"""What the results say of the paper's findings: each confirmed, refuted, undecided, or not measured.
+"""The verdicts on the paper's findings: each is confirmed, refuted, undecided or not measured.
 
-A claim is decided by a paired test of its own at 5%, on the same images; the nine p-values are not corrected for
-one another. One seed decides nothing.
+Each claim is decided by its own paired test at the 5% level, on the same images. The nine p values are not
+corrected for multiple comparisons. A single seed never decides a claim.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from verydeep.experiments.claims import BORDER, CLAIMS, Claim, Contrast, Pair
+from verydeep.experiments.claims import AS_CROPS, BORDER, CLAIMS, Claim, Contrast, Pair
 from verydeep.experiments.paired import Difference, differences, gained_and_lost, mcnemar
 from verydeep.experiments.plan import TABLES, measured_rows
 from verydeep.experiments.results import Outcomes
@@ -21,13 +21,13 @@ Verdict = Literal["confirmed", "refuted", "undecided", "not measured"]
 
 @dataclass(frozen=True)
 class OneSeed:
-    """A pair of rows with one seed, by McNemar's test."""
+    """A pair of rows for one seed, by McNemar's test."""
 
     seed: int
     gained: int
-    """Images that only the row got right."""
+    """Images that only `row` got right."""
     lost: int
-    """Images that only the other got right."""
+    """Images that only `against` got right."""
     p: float
 
 
@@ -46,48 +46,48 @@ class Compared:
 
     contrast: Contrast
     seeds: tuple[int, ...]
-    """Those that have measured all its rows."""
+    """The seeds that have measured all its rows."""
     errors: Difference
-    """Share of the images, in [-1, 1], by which the top-1 error is lower; a point is 0.01."""
+    """Reduction of the top-1 error as a share of the images, in [-1, 1]; a percentage point is 0.01."""
     log_loss: Difference
-    """In nats, by which the mean log-loss is lower: finer than errors, and decides nothing."""
+    """Reduction of the mean log-loss, in nats: more sensitive than errors, but never decides."""
     printed: float | None
-    """`errors` as the paper's tables have it; None where they do not."""
+    """The reduction in the paper's tables, as a share like `errors`; None if they do not have it."""
     pairs: tuple[ComparedPair, ...]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, checked."""
+    """The verdict on a claim."""
 
     claim: Claim
     verdict: Verdict
     says: str
-    """The verdict in one sentence, with its figures, for people."""
+    """The verdict with its figures, in words."""
     by_control: bool
-    """Whether the claim's controls decided, not the paper's own contrasts."""
+    """Whether the claim's controls decided, instead of the paper's own contrasts."""
     decided_by: tuple[Compared, ...]
-    """Empty where it is not measured."""
+    """Empty if it is not measured."""
     also: tuple[Compared, ...]
-    """Other contrasts that are measured; they decide nothing."""
+    """Other measured contrasts, without influence on the verdict."""
     missing: tuple[str, ...]
-    """Keys of the rows that no verdict was possible without."""
+    """Keys of the rows whose absence prevents a verdict."""
 
 
 @dataclass(frozen=True)
 class Border:
-    """What dense testing loses against the windows of its map as crops, where inner windows lack their padding."""
+    """Dense testing against its windows as separate crops: inside the map, windows lack zero padding."""
 
     says: str
     losing: tuple[str, ...]
-    """The nets that it is found to lose with; then depth cannot be tested densely."""
+    """The nets for which the dense map is found to be worse; if any, depth cannot be tested densely."""
     compared: tuple[Compared, ...]
-    """By net; those that are measured."""
+    """The measured comparisons, one per net."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """All claims of the paper, checked."""
+    """The verdicts on all claims of the paper."""
 
     findings: tuple[Finding, ...]
     """In the order of the claims."""
@@ -105,28 +105,31 @@ def check_claims(outcomes: Outcomes) -> Checked:
 
 
 def _border(compared: Sequence[Compared]) -> Border:
-    """What dense testing at Q = 256 loses against the very same windows computed as separate crops."""
+    """Compare dense testing at Q = S with the same windows computed as separate crops."""
     if not compared:
-        return Border("not measured: dense testing against its own windows as crops", (), ())
+        return Border("not measured: dense testing against the same windows as separate crops", (), ())
     losing = [_net(one) for one in compared if one.errors.low > 0 and len(one.seeds) > 1]
     verdict = (
-        f"dense testing of {_listed(losing)} is worse than the very windows of its map as crops, which are padded "
-        "as in training"
+        f"dense testing of {_listed(losing)} has a higher error than the same windows as separate crops, which "
+        "are zero-padded as in training"
         if losing
-        else "dense testing is not found to be worse than the very windows of its map as crops"
+        else "dense testing is not found to have a higher error than the same windows as separate crops"
     )
     figures = ", ".join(
         f"{_net(one)} {_in_points(one.errors.mean)} [{_in_points(one.errors.low)}, {_in_points(one.errors.high)}]"
         for one in compared
     )
     return Border(
-        f"{verdict} (points that the map errs more, at Q = S: {figures})", tuple(losing), tuple(compared)
+        f"{verdict} (top-1 error of the map minus that of the crops at Q = S, in points, with 95% intervals: "
+        f"{figures})",
+        tuple(losing),
+        tuple(compared),
     )
 
 
 def _net(one: Compared) -> str:
-    """The training whose windows are compared."""
-    return one.contrast.what.removesuffix("'s windows as crops")
+    """Return the training whose windows are compared."""
+    return one.contrast.what.removesuffix(AS_CROPS)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -203,26 +206,28 @@ def _finding(claim: Claim, compared: dict[Contrast, Compared], outcomes: Outcome
     also = tuple(compared[contrast] for contrast in others if contrast in compared)
     if any(contrast not in compared for contrast in deciding):
         missing = _missing(claim.contrasts, outcomes)
-        reason = f"there is no {', no '.join(missing)}" if missing else "no seed has measured all that it compares"
+        reason = f"missing {', '.join(missing)}" if missing else "no seed has measured all rows that it compares"
         return Finding(claim, "not measured", f"not measured: {reason}", False, (), also, missing)
     deciders = tuple(compared[contrast] for contrast in deciding)
     verdict = _verdict(deciders, claim.margin)
-    why = ""
+    notes = []
     if claim.padded and border.losing and verdict == "refuted":
         verdict = "undecided"
-        why = "; it cannot be tested at this size, as dense testing loses the zero padding of training (see below)"
-    says = _sentence(claim, verdict, deciders, by_control) + why
+        notes.append(
+            "dense testing cannot decide this at this size, as it lacks the zero padding of training (see below)"
+        )
+    says = _sentence(claim, verdict, deciders, by_control, notes)
     return Finding(claim, verdict, says, by_control, deciders, also, ())
 
 
 def _missing(contrasts: Iterable[Contrast], outcomes: Outcomes) -> tuple[str, ...]:
-    """Keys of the rows that no seed has measured, each once."""
+    """Return the keys of the rows that no seed has measured, each once."""
     keys = (key for contrast in contrasts for pair in contrast.pairs for key in (pair.row, pair.against))
     return tuple(dict.fromkeys(key for key in keys if not outcomes.measured(key)))
 
 
 def _verdict(deciders: tuple[Compared, ...], margin: float | None) -> Verdict:
-    """All contrasts have to hold, each at 5%; one that is found to be the other way round refutes."""
+    """Confirm a claim if every contrast holds at the 5% level; refute it if any is reversed at that level."""
     found = [one.errors for one in deciders]
     if any(len(one.seeds) == 1 for one in deciders):
         return "undecided"
@@ -233,27 +238,31 @@ def _verdict(deciders: tuple[Compared, ...], margin: float | None) -> Verdict:
     return "refuted" if fails else "confirmed" if holds else "undecided"
 
 
-def _sentence(claim: Claim, verdict: Verdict, deciders: tuple[Compared, ...], by_control: bool) -> str:
-    seeds = {len(one.seeds) for one in deciders}
-    one_seed = " (one seed)" if 1 in seeds else ""
-    control = " against the control" if by_control else " (without its control)" if claim.controlled else ""
-    margin = "" if claim.margin is None else f"; up to {_points(claim.margin)} fewer count as no gain"
+def _sentence(
+    claim: Claim, verdict: Verdict, deciders: tuple[Compared, ...], by_control: bool, notes: Sequence[str]
+) -> str:
+    """Return the verdict, the figures that decided it, and their conditions."""
+    seeds = min(len(one.seeds) for one in deciders)
+    conditions = [_number_of(seeds, "seed") if seeds > 1 else "one seed, which decides nothing"]
+    if claim.controlled:
+        conditions.append("compared with a control" if by_control else "its control is not measured")
+    if claim.margin is not None:
+        conditions.append(f"a gain of up to {_points(claim.margin)} counts as none")
     power = _points(max(one.errors.detectable for one in deciders))
-    return (
-        f"{verdict}{one_seed}{control}: {'; '.join(_figure(one) for one in deciders)}{margin}; "
-        f"{_number_of(min(seeds), 'seed')}; differences from {power} would be found (80% power)"
-    )
+    conditions += [f"smallest detectable difference {power} (80% power)", *notes]
+    told = "; ".join(conditions)
+    return f"{verdict}: {'; '.join(_figure(one) for one in deciders)}. {told[:1].upper()}{told[1:]}."
 
 
 def _figure(one: Compared) -> str:
-    """As in "2.1 points fewer errors with D than with A, densely [1.2, 3.0], p < 0.001"."""
+    """As in "D vs A, dense testing: top-1 error 2.1 points lower (95% interval 1.2 to 3.0, p < 0.001)"."""
     found, words = one.errors, one.contrast
-    more = round(found.mean * 100, 1) < 0
-    errors, low, high = ("more", -found.high, -found.low) if more else ("fewer", found.low, found.high)
+    higher = round(found.mean * 100, 1) < 0
+    change, low, high = ("higher", -found.high, -found.low) if higher else ("lower", found.low, found.high)
     p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.2g}"
     return (
-        f"{_points(abs(found.mean))} {errors} errors with {words.what} than with {words.than}, {words.tested} "
-        f"[{_in_points(low)}, {_in_points(high)}], {p}"
+        f"{words.what} vs {words.than}, {words.tested}: top-1 error {_points(abs(found.mean))} {change} "
+        f"(95% interval {_in_points(low)} to {_in_points(high)}, {p})"
     )
 
 

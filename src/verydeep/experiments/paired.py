@@ -1,4 +1,4 @@
-"""Whether one way of classifying errs less than another, from what both did with the same images and seeds."""
+"""Paired tests: whether one way of classifying has a lower error than another on the same images and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,44 +16,44 @@ _ROUNDING = 1e-12  # differences are of the order of 1; their sums are off by le
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference over images and seeds, and what is known of it. All but p has the unit of the sample."""
+    """A mean difference over images and seeds, with its uncertainty. All but p have the unit of the sample."""
 
     mean: float
     low: float
     """Lower end of the 95% interval."""
     high: float
     p: float
-    """Two-sided, of there being no difference; never below 2 / draws."""
+    """Two-sided, for the hypothesis of no difference; never below 2 / draws."""
     detectable: float
-    """The smallest true difference that data with this spread finds at 5% with a probability of 80%."""
+    """The smallest true difference detectable at the 5% level with 80% power, given this spread."""
     by_seed: tuple[float, ...]
-    """The mean over the images, a seed each."""
+    """The mean over the images, per seed."""
 
 
 def differences(
     samples: Sequence[Float64[np.ndarray, "_ N"]], draws: int = DRAWS, seed: int = 0
 ) -> list[Difference]:
-    """Mean differences with 95% intervals for other images and other seeds, by a bootstrap.
+    """Return mean differences with 95% intervals over both images and seeds, by a bootstrap.
 
-    Images are resampled, their values averaged over seeds, so that what a seed does to single images is in the
-    spread already. Seeds are too few to be resampled (three give ten resamples, with two thirds of the right
-    variance), so each draw adds a t-distributed effect of the seeds, with one degree of freedom less than there
-    are seeds. It is as wide as the seeds' means spread beyond what single images explain: the estimate of a
-    two-way analysis of variance, or 0 where that is negative.
+    Images are resampled, with their values averaged over seeds, so their spread already includes the effect of a
+    seed on single images. Seeds are too few to resample: three give only ten distinct resamples, with two thirds
+    of the right variance. Instead, each draw adds a t-distributed seed effect, with one degree of freedom less
+    than there are seeds. Its variance is the variance of the seeds' means that single images do not explain: the
+    estimate of a two-way analysis of variance, or 0 if that is negative.
 
-    With three or more seeds 3 to 7% of true zeros fall outside the interval, and up to 9% where seeds matter
-    several times as much as images. Two seeds say so little of their own spread that none of it is explained away;
-    0 to 4% fall outside.
+    With three or more seeds, 3 to 7% of true zeros fall outside the interval, and up to 9% if seeds matter several
+    times as much as images. Two seeds say so little about their own spread that none of it is attributed to
+    images; 0 to 4% of true zeros fall outside.
 
-    Every resample also draws from one image that gained 1 and one that lost 1, an idea of Agresti and Min
-    (Statistics in Medicine 24, 2005): without them, data without a difference would be certain that there is none.
+    Each resample also draws from two additional images, one gained and one lost (after Agresti and Min, Statistics
+    in Medicine 24, 2005). Without them, data without any difference would imply certainty that there is none.
 
     Args:
         samples: differences of the order of 1 (of errors, or of log-losses in nats), one row per seed and one
-            column per image. All are of the same images, and are resampled together; their seeds may differ in
-            number. With one seed the interval is for other images and the same trained nets.
+            column per image. All samples are of the same images, which are resampled together; the number of seeds
+            may differ. With one seed, the interval covers other images but the same trained nets.
         draws: number of resamples.
-        seed: of the resampling. A sample's result does not depend on the others.
+        seed: seed of the resampling. The result of a sample does not depend on the others.
     """
     if not samples:
         return []
@@ -62,17 +62,17 @@ def differences(
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided p of McNemar's test: of as many images being gained as lost, if each is as likely."""
+    """Return the exact two-sided p of McNemar's test, if gaining and losing an image are equally likely."""
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def gained_and_lost(wrong: Bool[np.ndarray, " N"], against: Bool[np.ndarray, " N"]) -> tuple[int, int]:
-    """Number of images that only `against` gets wrong, and that only `wrong` does."""
+    """Return the number of images that only `against` gets wrong, and the number that only `wrong` does."""
     return int((against & ~wrong).sum()), int((wrong & ~against).sum())
 
 
 def _resampled(values: Float64[np.ndarray, "N R"], draws: int, seed: int) -> Float64[np.ndarray, "draws R"]:
-    """By how much the columns' means over resampled images differ from their means."""
+    """Return the deviations of the columns' means over resampled images from their means over all images."""
     images, columns = values.shape
     one_each_way = np.array([[1.0], [-1.0]]) * np.ones(columns)
     centred = np.concatenate([values - values.mean(0), one_each_way])
@@ -107,7 +107,7 @@ def _difference(
 
 
 def _variance_of_seeds(sample: Float64[np.ndarray, "S N"]) -> float:
-    """Variance that seeds give the mean, beyond that of the images that each seed gets right by chance."""
+    """Return the variance of the mean due to seeds, beyond that of the images each gets right by chance."""
     seeds, images = len(sample), len(sample[0])
     if seeds == 1:
         return 0.0

@@ -1,7 +1,7 @@
-"""Sect. 4 as data: which nets are trained from which, and which tests Tables 3 to 7 are made of.
+"""Sect. 4 as data: the nets to train, what each starts from, and the tests that make up Tables 3 to 7.
 
-All sizes are the paper's, in pixels of the smallest side, for crops of 224; a preset says what they are at another
-crop. Errors are those that the paper prints, in percent on the validation images of ILSVRC-2012.
+All sizes are the paper's: the smallest side in pixels, for a crop of 224. A preset maps them to other sizes.
+Errors are those printed in the paper, in percent on the validation images of ILSVRC-2012.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,8 +11,8 @@ from typing import Literal
 from verydeep.errors import UserError
 
 Stage = Literal["random", "deeper", "fine-tuning", "jittering"]
-"""What the schedule of a training follows from: random weights, a shallower net, the same net at a smaller S, the
-same net at one S."""
+"""What determines the schedule of a training: a start from random weights, from a shallower net, from the same net
+at a smaller S, or from the same net at a fixed S."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Training:
     net: str
     """Configuration of Table 1."""
     scale: tuple[int, ...]
-    """S: one number, or Smin and Smax."""
+    """S: one number, or S_min and S_max."""
     stage: Stage
     start: str | None = None
-    """Name of the training that it starts from; None for random weights."""
+    """Name of the training it starts from; None for random weights."""
     learns: tuple[str, ...] = ()
-    """Layers that learn; all where none is named."""
+    """Layers to train; all if empty."""
     control: bool = False
-    """Not the paper's: trained as long as another one, without what that one is to show."""
+    """Not in the paper: trained as long as another net, without the change whose effect is to be measured."""
 
 
 FIXED, LARGE, JITTERED = (256,), (384,), (256, 512)
@@ -40,16 +40,18 @@ FULLY_CONNECTED = ("fc6", "fc7", "fc8")
 def _plan() -> Iterator[Training]:
     yield Training("A", "A", FIXED, "random")
     yield Training("A-LRN", "A-LRN", FIXED, "random")
-    yield Training("B-5x5", "B-5x5", FIXED, "random")  # Sect. 4.1: pairs of 3x3 layers replaced by 5x5
+    yield Training(
+        "B-5x5", "B-5x5", FIXED, "random"
+    )  # Sect. 4.1: each pair of 3x3 layers replaced by one 5x5 layer
     for net in ("B", "C", "D", "E"):
         yield Training(net, net, FIXED, "deeper", start="A")
     for net in ("C", "D", "E"):
         yield Training(f"{net}-384", net, LARGE, "fine-tuning", start=net)
     for net in ("C", "D", "E"):
         yield Training(f"{net}-jitter", net, JITTERED, "jittering", start=f"{net}-384")
-    # The submission's in Table 6, of which only the fully connected layers were fine-tuned.
+    # Part of the submission in Table 6; only its fully connected layers were fine-tuned.
     yield Training("D-jitter-fc", "D", JITTERED, "jittering", start="D-384", learns=FULLY_CONNECTED)
-    # As long as the nets from A; from random weights, as B-5x5; as long as each X-384, and each X-jitter.
+    # Controls: as long as the nets from A; from random weights, like B-5x5; as long as each X-384 and X-jitter.
     yield Training("A-longer", "A", FIXED, "deeper", start="A", control=True)
     yield Training("B-random", "B", FIXED, "random", control=True)
     for net in ("C", "D", "E"):
@@ -58,18 +60,18 @@ def _plan() -> Iterator[Training]:
 
 
 TRAININGS: dict[str, Training] = {training.name: training for training in _plan()}
-"""All trainings by name, each after the one that it starts from."""
+"""All trainings by name, each after the one it starts from."""
 
 
 def generation(training: Training) -> int:
-    """How many trainings of the same net lie before this one in its chain: 2 for D-jitter, after D and D-384."""
+    """Count the earlier trainings of the same net in the chain: 2 for D-jitter, after D and D-384."""
     before = TRAININGS[training.start] if training.start else None
     return 0 if before is None or before.net != training.net else 1 + generation(before)
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A trained net and the scales that it is tested at."""
+    """A trained net and the scales it is tested at."""
 
     training: str
     scales: tuple[int, ...]
@@ -81,12 +83,12 @@ class Tested:
 
 @dataclass(frozen=True)
 class Printed:
-    """Errors in percent as the paper prints them; None where it has none."""
+    """Errors in percent as printed in the paper; None if the paper has no value."""
 
     top1: float | None = None
     top5: float | None = None
     top5_test: float | None = None
-    """On the test images, whose labels nobody has but the challenge's server."""
+    """On the test images, whose labels only the challenge's server has."""
 
 
 Method = Literal["dense", "multi-crop", "both", "centre-crop", "windows"]
@@ -94,18 +96,18 @@ Method = Literal["dense", "multi-crop", "both", "centre-crop", "windows"]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: nets, tested by one method and averaged."""
+    """One row of a table: one net or several, tested by one method and averaged."""
 
     nets: tuple[Tested, ...]
-    """Empty for a row of other authors, which is only printed."""
+    """Empty for a row of other authors, which has printed errors only."""
     method: Method = "dense"
     printed: Printed = Printed()
     label: str = ""
-    """What the paper calls it, where that is no net."""
+    """The paper's name for the row, if that is not the name of a net."""
 
     @property
     def key(self) -> str:
-        """Names what is measured: rows of several tables with the same key are the same measurement."""
+        """Identifies the measurement: rows of different tables with the same key are the same measurement."""
         return f"{' + '.join(map(str, self.nets))} {self.method}" if self.nets else ""
 
 
@@ -117,7 +119,7 @@ class Table:
     title: str
     rows: tuple[Row, ...]
     control: bool = False
-    """Not the paper's: measured where a preset trains the controls."""
+    """Not in the paper: measured if the preset trains the controls."""
 
 
 def _one(net: str, scales: Iterable[int], top1: float, top5: float, method: Method = "dense") -> Row:
@@ -129,7 +131,7 @@ def _unprinted(method: Method, scales: tuple[int, ...], *nets: str) -> tuple[Row
 
 
 def _single_scales() -> Iterator[Row]:
-    """Rows at the scales that Table 4 averages over and Table 3 does not test at; they need no other pass."""
+    """Yield the scales that Table 4 averages and Table 3 does not have, one per row; they need no further pass."""
     for nets, scales in (
         (("B", "C", "D", "E"), (224, 288)),
         (("C-384", "D-384", "E-384"), (352, 416)),
@@ -176,7 +178,7 @@ TABLES: dict[str, Table] = {
         ),
         Table(
             "section4.1",
-            "Sect. 4.1: small filters against 5x5, one centre crop (the paper: B-5x5 is 7% worse)",
+            "Sect. 4.1: 3x3 against 5x5 filters, centre crop (in the paper, B-5x5 is 7% worse)",
             _unprinted("centre-crop", (256,), "B", "B-5x5"),
         ),
         Table(
@@ -197,7 +199,7 @@ TABLES: dict[str, Table] = {
         ),
         Table(
             "table5",
-            "Table 5: dense against multi-crop, and both",
+            "Table 5: dense and multi-crop testing, and both together",
             (
                 _one("D-jitter", WIDE, 24.8, 7.5),
                 _one("D-jitter", WIDE, 24.6, 7.5, "multi-crop"),
@@ -209,7 +211,7 @@ TABLES: dict[str, Table] = {
         ),
         Table(
             "table6",
-            "Table 6: several nets together",
+            "Table 6: combinations of nets",
             (
                 _SUBMITTED,
                 Row((_D, _E), "dense", Printed(24.0, 7.1, 7.0), "post-submission, dense"),
@@ -219,7 +221,7 @@ TABLES: dict[str, Table] = {
         ),
         Table(
             "table7",
-            "Table 7: other systems of the time",
+            "Table 7: comparison with other systems of the time",
             (
                 Row((_D, _E), "both", Printed(23.7, 6.8, 6.8), "VGG (2 nets, multi-crop & dense)"),
                 Row((_E,), "both", Printed(24.4, 7.1, 7.0), "VGG (1 net, multi-crop & dense)"),
@@ -238,10 +240,10 @@ TABLES: dict[str, Table] = {
                 Row((), label="Krizhevsky et al. (1 net)", printed=Printed(40.7, 18.2, None)),
             ),
         ),
-        Table("scales", "The scales of Table 4, each alone", tuple(_single_scales())),
+        Table("scales", "The test scales of Table 4, one at a time", tuple(_single_scales())),
         Table(
             "depth",
-            "Depth by centre crop and multi-crop, and the windows of a dense map as crops",
+            "Depth, tested on crops: the centre crop, multi-crop, and the windows of the dense map",
             (
                 *_unprinted("centre-crop", (256,), "A", "A-LRN", "B", "C", "D", "E", "A-longer", "B-random"),
                 *_unprinted("multi-crop", (256,), "A", "A-longer", "D", "E"),
@@ -252,7 +254,7 @@ TABLES: dict[str, Table] = {
         ),
         Table(
             "controls",
-            "Fine-tuning against as much of it at one S",
+            "Controls for fine-tuning: trained equally long at unchanged S",
             (
                 *_unprinted("dense", (256,), "C-longer", "D-longer", "E-longer"),
                 *_unprinted("dense", (384,), "C-384-longer", "D-384-longer", "E-384-longer"),
@@ -262,23 +264,23 @@ TABLES: dict[str, Table] = {
         ),
     )
 }
-"""The tables in the paper's order, and three of our own."""
+"""The tables in the paper's order, and three additional ones."""
 
 PAPER_TABLES = ("table3", "table4", "table5", "table6", "table7")
-"""What `verydeep reproduce` takes; Table 3 brings Sect. 4.1 along, and with controls the tables of our own;
-Table 4 its scales alone."""
+"""The tables that can be requested. Table 3 includes Sect. 4.1 and, with controls, the additional tables; Table 4
+includes its test scales one at a time."""
 
 
 def chosen_tables(names: Iterable[str], controls: bool) -> tuple[Table, ...]:
-    """The tables that are made where these are asked for, in order; all where none is.
+    """Return the tables to make for the requested ones, in order; all if none is requested.
 
     Raises:
-        UserError: for another name.
+        UserError: for any other name.
     """
     asked = set(names) or set(PAPER_TABLES)
     if unknown := sorted(asked - set(PAPER_TABLES)):
         raise UserError(
-            f"there is no table {unknown[0]!r}; give some of {', '.join(PAPER_TABLES)}, or none for all"
+            f"unknown table {unknown[0]!r}; choose from {', '.join(PAPER_TABLES)}, or name none to make all"
         )
     if "table3" in asked:
         asked |= {"section4.1"} | (
@@ -290,7 +292,7 @@ def chosen_tables(names: Iterable[str], controls: bool) -> tuple[Table, ...]:
 
 
 def needed_trainings(tables: Iterable[Table]) -> tuple[Training, ...]:
-    """The trainings that some tables need, with all that those start from, each after what it starts from."""
+    """Return the trainings that some tables need, including those they start from, in order."""
     needed = {tested.training for table in tables for row in table.rows for tested in row.nets}
     for name in reversed(TRAININGS):
         start = TRAININGS[name].start
@@ -300,6 +302,6 @@ def needed_trainings(tables: Iterable[Table]) -> tuple[Training, ...]:
 
 
 def measured_rows(tables: Iterable[Table]) -> tuple[Row, ...]:
-    """The rows that are measured, each once, in order."""
+    """Return the rows to measure, each once, in order."""
     rows = {row.key: row for table in tables for row in table.rows if row.nets}
     return tuple(rows.values())

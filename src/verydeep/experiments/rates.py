@@ -1,4 +1,4 @@
-"""How fast this machine trains, tests and reads: measured in a few seconds, with the nets themselves."""
+"""The speed of training, testing and reading on this machine, measured in seconds with the nets themselves."""
 
 import math
 import time
@@ -25,51 +25,51 @@ from verydeep.training.step import Execution, Step, new_optimiser
 
 LEAST_IMAGES = 4
 ENOUGH_SECONDS = 0.5
-"""A step is measured on the least images, and on more of them until it takes so long or has a whole mini-batch."""
+"""A step is timed on this many images, then on more until it takes this many seconds or has a whole mini-batch."""
 
 READING_SECONDS = 0.1
-"""How long photographs are read for one rate."""
+"""Seconds of reading photographs for one rate."""
 
 NO_RATE = 1e-9
-"""The learning rate of steps that are only timed."""
+"""The learning rate of steps run for timing only."""
 
 
 @dataclass(frozen=True)
 class NetRate:
-    """How fast this machine computes a net."""
+    """The speed of a net on this machine."""
 
     net: str
     """Configuration of Table 1."""
     training: float
-    """Multiply-adds a second, forth and back."""
+    """Multiply-adds per second, forward and backward."""
     update: float
-    """Seconds of an iteration that do not depend on its images: mostly the update of the weights. 0 where whole
-    mini-batches were measured, of which it is then a part."""
+    """Seconds per iteration that do not depend on the number of images, mostly the update of the weights. 0 if
+    whole mini-batches were timed; `training` then includes it."""
     testing: float
-    """Multiply-adds a second, dense testing."""
+    """Multiply-adds per second of dense testing."""
 
 
 def net_rate(
     recipe: Recipe, classes: int, computing: Computing, device: torch.device, micro_batch: int = 0
 ) -> NetRate:
-    """Train and test a net of a recipe on made-up images: a second for a miniature, some at full size on a CPU.
+    """Time training and testing on synthetic images: a second for a miniature, several at full size on a CPU.
 
-    Where a mini-batch takes long, as one of 256 images does on a CPU, a part of it is measured, and beside it one
-    image alone, to tell what an iteration costs from what an image costs.
+    If a mini-batch takes long, such as 256 images on a CPU, only part of it is timed, and one image alone as well,
+    to separate the cost per iteration from the cost per image.
 
     Args:
-        recipe: the net, its batch, and S, which it is tested at, too.
-        classes: of the data set.
-        computing: precision.
+        recipe: the net, its batch, and S, which is also used for testing.
+        classes: number of classes of the data set.
+        computing: the precision.
         device: where to compute.
-        micro_batch: images that pass through the net at once; 0 for a whole mini-batch.
+        micro_batch: images per forward and backward pass; 0 for a whole mini-batch.
     """
     net = ConvNet(recipe.architecture(classes)).to(device).train()
     step = Step(net, new_optimiser(net, recipe, NO_RATE), Ranks(device=device), Execution(computing))
     most = min(micro_batch or recipe.batch, recipe.batch)
     count, taken = min(LEAST_IMAGES, most), 0.0
     while True:
-        _step_seconds(step, count, device)  # left out: the first at a size takes memory and fills caches
+        _step_seconds(step, count, device)  # not counted: the first at a size allocates memory and fills caches
         taken = _step_seconds(step, count, device)
         if count == most or taken >= ENOUGH_SECONDS:
             break
@@ -77,7 +77,7 @@ def net_rate(
     each, update = taken / count, 0.0
     if 1 < count < recipe.batch:
         alone = _step_seconds(step, 1, device)
-        each = max((taken - alone) / (count - 1), each / 10)  # noise must not make it nothing
+        each = max((taken - alone) / (count - 1), each / 10)  # noise must not make it zero
         update = max(0.0, alone - each)
     whole = recipe.architecture(classes).multiply_adds()
     training = FORTH_AND_BACK * whole / each
@@ -85,7 +85,7 @@ def net_rate(
 
 
 def _step_seconds(step: Step, count: int, device: torch.device) -> float:
-    """Seconds of one iteration on made-up images."""
+    """Return the seconds of one iteration on synthetic images."""
     images = made_up(count, step.net.crop)
     labels = torch.arange(count) % step.net.classes
     share = MiniBatch(images, labels, torch.zeros(count, 3), torch.arange(count))
@@ -97,12 +97,12 @@ def _step_seconds(step: Step, count: int, device: torch.device) -> float:
 
 
 def _testing_rate(net: ConvNet, scale: int, computing: Computing, device: torch.device, training: float) -> float:
-    """Multiply-adds a second of dense testing at a scale, on about as many images as take long enough."""
+    """Return the multiply-adds per second of dense testing, on enough images for `ENOUGH_SECONDS`."""
     each = 2 * dense_multiply_adds(net.architecture, scale, scale)  # with mirror images
     count = max(1, min(BATCH_PIXELS // scale**2, math.ceil(ENOUGH_SECONDS * training / each)))
     images = made_up(count, scale).to(device)
     with in_testing(net, device), torch.no_grad(), computing.autocast(device):
-        for _ in range(2):  # the first is left out
+        for _ in range(2):  # the first is not counted
             _finish(device)
             started = time.perf_counter()
             dense_posteriors(net, images)
@@ -112,13 +112,13 @@ def _testing_rate(net: ConvNet, scale: int, computing: Computing, device: torch.
 
 
 def made_up(count: int, side: int) -> UInt8[Tensor, "count 3 side side"]:
-    """Images of noise, in memory as those that are read."""
+    """Return images of noise, with the memory layout of images that are read."""
     noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
     return torch.from_numpy(noise).permute(0, 3, 1, 2)
 
 
 def _finish(device: torch.device) -> None:
-    """Wait for what was asked of a device that computes while the program goes on."""
+    """Wait for a device that computes asynchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -126,23 +126,23 @@ def _finish(device: torch.device) -> None:
 
 
 def crop_reading(dataset: Dataset, recipe: Recipe) -> float:
-    """Seconds that one process takes to read one training image, by some of them.
+    """Return the seconds in which one process reads one training image, measured on some of them.
 
     Raises:
-        ImageError: where one cannot be read.
+        ImageError: if one cannot be read.
     """
     images = TrainingImages(dataset, recipe, Colours(np.zeros(3), np.ones(3), np.eye(3)))
     return _seconds_each(dataset, lambda row: images.__getitems__([Address(0, row, row)]))
 
 
 def pass_reading(dataset: Dataset, one: Pass, crop: int, rescaling: Rescaling = "bilinear") -> float:
-    """Seconds that one process takes to read one photograph for a testing pass; as `crop_reading`."""
+    """Return the seconds in which one process reads one photograph for a testing pass; like `crop_reading`."""
     images = TestImages(dataset, one, crop, rescaling)
     return _seconds_each(dataset, lambda row: images.__getitems__([row]))
 
 
 def _seconds_each(dataset: Dataset, read: Callable[[int], object]) -> float:
-    """Seconds to read a row, by rows from all over a data set: photographs of one class may be alike."""
+    """Return the seconds per row, from rows spread over the data set: photographs of one class may be alike."""
     count, started = 0, time.perf_counter()
     for row in np.random.default_rng(0).permutation(len(dataset)).tolist():
         found = read(row)

@@ -1,4 +1,4 @@
-"""What an experiment has measured so far, gathered from its runs, and the files that a report is made from."""
+"""The measurements of an experiment so far, gathered from its runs, and the files for its report."""
 
 import json
 from collections.abc import Iterator
@@ -34,20 +34,20 @@ from verydeep.training.run import ENVIRONMENT, Run, changes
 
 @dataclass(eq=False)
 class Record:
-    """What is known of an experiment so far."""
+    """The measurements of an experiment so far."""
 
     outcomes: Outcomes
     curves: dict[tuple[int, str], Curve] = field(default_factory=dict)
-    """By seed and name of the training; of those that have ended."""
+    """Curves of finished trainings, by seed and name of the training."""
     stored: dict[tuple[int, str], frozenset[Pass]] = field(default_factory=dict)
-    """The passes of a net that are stored."""
+    """The stored passes of each net."""
     seconds: dict[tuple[int, str], float] = field(default_factory=dict)
-    """What a step took, by seed and name."""
+    """Time of each step, by seed and name."""
     environments: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The different ones that nets were trained in."""
+    """The distinct environments in which nets were trained."""
 
     def forget(self, training: Training, seed: int) -> None:
-        """Forget a net that was trained anew, and all rows that it is a part of."""
+        """Forget a net that has been trained again, and all rows that include it."""
         self.curves.pop((seed, training.name), None)
         self.stored.pop((seed, training.name), None)
         for number, name in list(self.seconds):
@@ -61,14 +61,14 @@ class Record:
 
 
 def new_record(experiment: Experiment) -> Record:
-    """A record of nothing."""
+    """Return an empty record."""
     return Record(Outcomes(experiment.data.tested.labels, experiment.data.names))
 
 
 def gather(experiment: Experiment, record: Record) -> None:
-    """Take up every net that has been trained, and every row whose passes are stored; none is computed.
+    """Add every trained net, and every row whose passes are stored, to a record. Nothing is trained or tested.
 
-    A net counts only if neither it nor what it starts from would be trained again.
+    A net counts only if neither it nor the net it starts from would be trained again.
     """
     for seed in experiment.shown_seeds:
         for training in needed_trainings(experiment.shown_tables):
@@ -94,7 +94,7 @@ def gather(experiment: Experiment, record: Record) -> None:
 
 
 def _gather_passes(experiment: Experiment, record: Record, training: Training, seed: int) -> None:
-    """Which passes of a trained net are stored, and what they took."""
+    """Record which passes of a trained net are stored, and their times."""
     needed = experiment.passes_of(training.name, experiment.shown_tables)
     if record.stored.get((seed, training.name)) == frozenset(needed):
         return
@@ -108,7 +108,7 @@ def _gather_passes(experiment: Experiment, record: Record, training: Training, s
 
 
 def _is_stored(experiment: Experiment, record: Record, row: Row, seed: int) -> bool:
-    """Whether all passes of a row are."""
+    """Return whether all passes of a row are stored."""
     return all(
         set(experiment.passes(tested, row.method)) <= record.stored.get((seed, tested.training), frozenset())
         for tested in row.nets
@@ -116,7 +116,7 @@ def _is_stored(experiment: Experiment, record: Record, row: Row, seed: int) -> b
 
 
 def _net_matrices(experiment: Experiment, row: Row, seed: int) -> Iterator[Float32[np.ndarray, "N K"]]:
-    """The posteriors of each net of a row, averaged over its scales and methods."""
+    """Yield the posteriors of each net of a row, averaged over its scales and methods."""
     for tested in row.nets:
         net = testing.tested(experiment.folder(tested.training, seed))
         yield average(testing.kept_passes(experiment.setup, net, experiment.passes(tested, row.method)))
@@ -125,14 +125,14 @@ def _net_matrices(experiment: Experiment, row: Row, seed: int) -> Iterator[Float
 def outcome(
     posteriors: Float32[np.ndarray, "N K"], labels: Int64[np.ndarray, " N"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What posteriors say of each image.
+    """Return the outcome of each image.
 
     Returns:
-        The place of its class among the posteriors (of equal ones the first is higher), the class of the highest
-        one, and -ln(posterior of its class).
+        The rank of the image's class among the posteriors (0 is the highest; of equal ones the first ranks
+        higher), the class with the highest posterior, and -ln(posterior of the image's class).
 
     Raises:
-        UserError: for posteriors that are not finite.
+        UserError: if a posterior is not finite.
     """
     rank = class_ranks(posteriors, labels)
     own = np.take_along_axis(posteriors, labels[:, None], axis=1)[:, 0]
@@ -175,7 +175,7 @@ _OF_AN_ENVIRONMENT = (
 
 
 def _environments(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a run was computed with at each of its starts, each once, under its text."""
+    """Return the distinct environments in which a run was started, each keyed by its text."""
     try:
         starts = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
         found = [
@@ -183,13 +183,13 @@ def _environments(folder: Path) -> dict[str, dict[str, Any]]:
             | {"precision": start.get("computing", {}).get("precision")}
             for start in starts
         ]
-    except (OSError, ValueError, AttributeError):  # it is for people: no reason to stop
+    except (OSError, ValueError, AttributeError):  # for information only: no reason to stop
         found = []
     return {json.dumps(each, sort_keys=True): each for each in found}
 
 
 def results_of(experiment: Experiment, record: Record) -> Results:
-    """What is measured so far."""
+    """Return the results so far."""
     data = experiment.data
     return Results(
         preset=preset_data(experiment.preset),
@@ -215,13 +215,13 @@ def results_of(experiment: Experiment, record: Record) -> Results:
 
 
 def preset_data(chosen: Preset) -> dict[str, Any]:
-    """A preset as JSON has it."""
+    """Return a preset as JSON data."""
     data: dict[str, Any] = json.loads(json.dumps(asdict(chosen)))
     return data
 
 
 def _protocol(experiment: Experiment, row: Row) -> str:
-    """How a row is measured, in pixels."""
+    """Describe how a row is measured, with Q in pixels."""
     each = (
         protocol(row.method, [experiment.preset.scale(q) for q in tested.scales], experiment.flip)
         for tested in row.nets
@@ -242,14 +242,14 @@ def _measured(experiment: Experiment, record: Record, row: Row) -> Iterator[Meas
 
 
 def times_of(experiment: Experiment, record: Record) -> Times:
-    """What the steps took that are done."""
+    """Return the times of the finished steps."""
     planned = planned_steps(experiment, experiment.shown_tables, experiment.shown_seeds)
     steps = (replace(step, seconds=record.seconds[key]) for key, step in planned.items() if key in record.seconds)
     return Times(tuple(steps), tuple(record.environments.values()), _command(experiment))
 
 
 def _command(experiment: Experiment) -> str:
-    """The command that makes this, but for where the data and the folder are."""
+    """Return the command that makes this experiment; the data and the folder are named without their paths."""
     names = " ".join(table.name for table in experiment.shown_tables if table.name in PAPER_TABLES)
     count = len(experiment.shown_seeds)
     seeds = f" --seeds {count}" if experiment.shown_seeds == tuple(range(count)) else ""

@@ -1,4 +1,4 @@
-"""Sect. 4 as one function: train what the asked tables need, test it as the paper does, keep what it gave."""
+"""Sect. 4 as one function: train and test the nets of the tables, store and report the results."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,10 +7,10 @@ from verydeep.computing import Precision
 from verydeep.distributed import ranks
 from verydeep.experiments.experiment import Options, prepare
 from verydeep.experiments.presets import Preset
-from verydeep.experiments.record import gather, new_record, results_of, write
-from verydeep.experiments.report import make_report
+from verydeep.experiments.record import gather, new_record, results_of, times_of, write
 from verydeep.experiments.report.facts import duration
-from verydeep.experiments.results import Results
+from verydeep.experiments.report.making import PAGES, write_report
+from verydeep.experiments.report.measurements import Measurements
 from verydeep.experiments.steps import planned_steps, test_step, time_left, train_step
 from verydeep.files import remove_abandoned
 
@@ -27,30 +27,30 @@ def reproduce(
     workers: int | None = None,
     micro_batch: int = 0,
     skip_unreadable: bool = False,
-) -> Results:
-    """Run the paper's experiments (Sect. 4), or resume them: a step that is done is not repeated.
+) -> Measurements:
+    """Run the paper's experiments (Sect. 4), or resume them: finished steps are not repeated.
 
     Args:
-        data: a folder of photographs or "digits"; see `open_dataset`.
+        data: a folder of photographs, or "digits"; see `open_dataset`.
         size: a preset, or the name of one: ilsvrc, imagenette, imagenette-gpu or digits.
-        tables: table3 to table7; all where none is named.
-        seeds: how many, from 0 on, or which.
-        out: the folder of the experiment: run directories below seed-0, seed-1, ..., what was measured, and its
-            report as report.html and report.md.
-        device: cpu, cuda, mps, or auto for the fastest that is there.
-        precision: bf16 computes with bfloat16 where torch's autocast does.
-        workers: processes that read images ahead, for each rank; by the number of cores where None.
-        micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
-        skip_unreadable: go on without images that cannot be read; each is named.
+        tables: table3 to table7; all if empty.
+        seeds: the number of seeds, counted from 0, or the seeds themselves.
+        out: the folder of the experiment: run directories below seed-0, seed-1, ..., the results, and the report
+            as report.html and report.md.
+        device: cpu, cuda, mps, or auto for the fastest available.
+        precision: with bf16, torch's autocast computes with bfloat16 where it can.
+        workers: processes per rank that read images ahead; if None, chosen from the number of cores.
+        micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
+        skip_unreadable: leave out images that cannot be read, and name each.
 
     Returns:
-        What was measured, in this call and in earlier ones on the same folder. It is in `out` too, written anew
+        The measurements of this call and of earlier ones on the same folder. They are in `out` too, rewritten
         after each net.
 
     Raises:
-        UserError: for wrong arguments, unreadable images, and a folder that holds an experiment of another preset
-            or other data.
-        Interrupted: after SIGTERM or Ctrl-C, when everything is saved; the same call resumes.
+        UserError: for wrong arguments, unreadable images, or a folder with an experiment of another preset or on
+            other data.
+        Interrupted: after SIGTERM or Ctrl-C, once everything is saved; the same call resumes.
     """
     options = Options(device, precision, workers, micro_batch)
     with ranks(device) as here:
@@ -72,7 +72,9 @@ def reproduce(
             if here.first:
                 write(experiment, record)
             here.wait()
+        found = Measurements(results_of(experiment, record), times_of(experiment, record), record.outcomes)
         if here.first:
-            make_report(experiment.out, photographs=experiment.data.tested)
+            pages = [experiment.out / name for name in PAGES]
+            write_report(found, pages, experiment.data.tested)
         here.wait()
-        return results_of(experiment, record)
+        return found

@@ -1,7 +1,7 @@
-"""What an experiment measured, as JSON and safetensors: all that its report is made from.
+"""The results of an experiment as JSON and safetensors: everything its report needs.
 
-`results.json` holds what is the same however often the experiment was interrupted; `times.json` what is not: when,
-on what, for how long. `outcomes.safetensors` holds what each row of the plan said of each image.
+`results.json` is the same however often the experiment was interrupted. `times.json` holds what is not: times,
+versions and machines. `outcomes.safetensors` holds the outcome of each row of the plan for each image.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class Curve:
-    """One training as it went: a value an epoch, in order."""
+    """The course of one training: one value per epoch, in order."""
 
     __pydantic_config__ = _STRICT
     training: str
@@ -36,16 +36,16 @@ class Curve:
     net: str
     start: str | None
     scale: tuple[int, ...]
-    """S in pixels, as it was trained."""
+    """S in pixels, as trained."""
     control: bool
     epochs: int
     iterations: int
     ended: str
     loss: tuple[float, ...]
     training_error: tuple[float, ...]
-    """In [0, 1], of augmented crops with dropout."""
+    """In [0, 1], on augmented crops with dropout."""
     validation_error: tuple[float, ...]
-    """In [0, 1], by `validation_protocol`, on `validated_on`."""
+    """In [0, 1], by `validation_protocol`."""
     validation_protocol: str
     rate: tuple[float, ...]
     """Learning rate."""
@@ -53,7 +53,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one seed gave for one row of the plan."""
+    """The result of one seed for one row of the plan."""
 
     __pydantic_config__ = _STRICT
     seed: int
@@ -65,20 +65,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class RowResult:
-    """A row of the plan, measured."""
+    """The results of a row of the plan."""
 
     __pydantic_config__ = _STRICT
     key: str
     """`plan.Row.key`, in the paper's sizes."""
     protocol: str
-    """For people, in the pixels that were tested at: "dense, Q = 128, 160, 192, with mirror images"."""
+    """In words, with Q in pixels as tested: "dense, Q = 128, 160, 192, with mirror images"."""
     seeds: tuple[Measured, ...]
-    """By seed; those that are done."""
+    """One per finished seed, in order."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """An experiment, finished or as far as it has come."""
+    """The results of an experiment, finished or not."""
 
     __pydantic_config__ = _STRICT
     preset: dict[str, Any]
@@ -88,10 +88,10 @@ class Results:
     classes: tuple[str, ...]
     training_images: int
     held_out_images: int
-    """Training images that only decide when the rate drops; 0 where the tested images decide."""
+    """Training images held out for validation; 0 if the tested images serve for it."""
     tested_images: int
     tables: tuple[str, ...]
-    """Names of the tables that were asked for, from `plan.TABLES`."""
+    """Names of the requested tables, from `plan.TABLES`."""
     seeds: tuple[int, ...]
     curves: tuple[Curve, ...]
     rows: tuple[RowResult, ...]
@@ -100,70 +100,70 @@ class Results:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the plan, as it was done."""
+    """A finished step of the plan."""
 
     __pydantic_config__ = _STRICT
     name: str
     """ "train D-384" or "test D-384, dense, Q = 224"."""
     seed: int
     seconds: float
-    """Computing, over all starts."""
+    """Computing time, over all starts."""
     images: int
-    """That passed through the net, forth and back in training."""
+    """Images passed through the net, forward and backward in training."""
     multiply_adds: float
 
 
 @dataclass(frozen=True)
 class Times:
-    """When, on what and for how long."""
+    """Times, and the environments in which they were measured."""
 
     __pydantic_config__ = _STRICT
     steps: tuple[Step, ...]
     environments: tuple[dict[str, Any], ...] = ()
-    """The different ones among the trainings': versions, processor, device, ranks."""
+    """The distinct environments of the trainings: versions, processor, device, ranks."""
     command: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What the rows of the plan said of each tested image."""
+    """The outcome of each row of the plan for each tested image."""
 
     labels: Int64[np.ndarray, " N"]
     """The images' classes."""
     names: tuple[str, ...]
-    """What the images are called: their files below the data set's folder, or their numbers."""
+    """Names of the images: folder and file, or number."""
     rank: dict[tuple[str, int], UInt16[np.ndarray, " N"]] = field(default_factory=dict)
-    """By row key and seed: the place of the image's class among the posteriors, 0 for the highest."""
+    """By row key and seed: the rank of the image's class among the posteriors, 0 for the highest."""
     said: dict[tuple[str, int], UInt16[np.ndarray, " N"]] = field(default_factory=dict)
     """By row key and seed: the class of the highest posterior."""
     loss: dict[tuple[str, int], Float16[np.ndarray, " N"]] = field(default_factory=dict)
     """By row key and seed: -ln(posterior of the image's class)."""
 
     def wrong(self, key: str, seeds: Sequence[int]) -> Float32[np.ndarray, "S N"]:
-        """1 where the highest posterior is not the image's class, else 0; one row per seed.
+        """Return 1 for each misclassified image and 0 for the others, one row per seed.
 
         Raises:
-            KeyError: where a seed has not measured this row.
+            KeyError: if a seed has not measured this row.
         """
         return np.stack([self.rank[key, seed] > 0 for seed in seeds]).astype(np.float32)
 
     def log_loss(self, key: str, seeds: Sequence[int]) -> Float32[np.ndarray, "S N"]:
-        """-ln(posterior of the image's class); one row per seed."""
+        """Return -ln(posterior of the image's class), one row per seed."""
         return np.stack([self.loss[key, seed] for seed in seeds]).astype(np.float32)
 
     def measured(self, key: str) -> tuple[int, ...]:
-        """The seeds that have measured a row."""
+        """Return the seeds that have measured a row."""
         return tuple(sorted(seed for name, seed in self.rank if name == key))
 
 
 _RESULTS, _TIMES = TypeAdapter(Results), TypeAdapter(Times)
 
 
-AGAIN = "move it away, and verydeep reproduce makes it again"
+AGAIN = "move it away and run verydeep reproduce again"
 
 
 def write_json(value: Results | Times, path: Path) -> None:
-    """Write results or times as JSON with a digest of their content, whole or not at all."""
+    """Write results or times as JSON with a digest of their content, atomically."""
     fields = asdict(value)
     fields[SEAL] = _digest(fields)
     with written_aside(path) as aside:
@@ -171,7 +171,7 @@ def write_json(value: Results | Times, path: Path) -> None:
 
 
 def _digest(fields: dict[str, Any]) -> str:
-    """SHA-256 of the content of JSON, however it is laid out."""
+    """Return the SHA-256 of the content of JSON, whatever its layout."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -179,36 +179,38 @@ def read_results(folder: Path) -> Results:
     """Read results.json.
 
     Raises:
-        UserError: where there is none, or it is none of this format.
+        UserError: if it is missing, damaged or of another format.
     """
     results: Results = _read(_RESULTS, folder / RESULTS)
     if results.format != FORMAT:
-        raise UserError(f"{folder / RESULTS} has format {results.format}; this version of verydeep reads {FORMAT}")
+        raise UserError(
+            f"{folder / RESULTS} has format {results.format}; this version of verydeep reads format {FORMAT}"
+        )
     return results
 
 
 def read_times(folder: Path) -> Times:
-    """Read times.json; raises as `read_results` does."""
+    """Read times.json; raises like `read_results`."""
     times: Times = _read(_TIMES, folder / TIMES)
     return times
 
 
 def _read(kind: TypeAdapter, path: Path) -> Any:
     if not path.exists():
-        raise UserError(f"cannot read {path}: No such file or directory; verydeep reproduce makes it")
+        raise UserError(f"cannot read {path}: No such file or directory; verydeep reproduce writes it")
     fields = read_json(path)
-    told = fields.pop(SEAL, None) if isinstance(fields, dict) else None  # none up to version 0.3
+    told = fields.pop(SEAL, None) if isinstance(fields, dict) else None  # absent up to version 0.3
     if told is not None and told != _digest(fields):
-        raise UserError(f"{path} is damaged: it is not what was written; {AGAIN}")
+        raise UserError(f"{path} is damaged: its content does not match its digest; {AGAIN}")
     try:
         return kind.validate_json(json.dumps(fields))
     except ValueError as error:
         line = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read ({line}); verydeep reproduce makes it again") from error
+        raise UserError(f"cannot read {path} ({line}); {AGAIN}") from error
 
 
 def write_outcomes(outcomes: Outcomes, path: Path) -> None:
-    """Write outcomes, whole or not at all."""
+    """Write outcomes atomically."""
     classes = int(max(outcomes.labels, default=0)) + 1
     arrays: dict[str, np.ndarray] = {
         "labels": outcomes.labels.astype(np.uint16),
@@ -226,7 +228,7 @@ def read_outcomes(folder: Path) -> Outcomes:
     """Read outcomes.safetensors.
 
     Raises:
-        UserError: where there is none, or it is damaged.
+        UserError: if it is missing or damaged.
     """
     path = folder / OUTCOMES
     try:
@@ -240,5 +242,5 @@ def read_outcomes(folder: Path) -> Outcomes:
     except Damaged as error:
         raise UserError(f"{error}; {AGAIN}") from error
     except (OSError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"cannot read {path}: {reason(error)}; verydeep reproduce makes it") from error
+        raise UserError(f"cannot read {path}: {reason(error)}; verydeep reproduce writes it") from error
     return outcomes

@@ -1,4 +1,4 @@
-"""The steps of an experiment: train a net of the plan, make its testing passes."""
+"""The steps of an experiment: train a net of the plan, then run its testing passes."""
 
 import json
 import time
@@ -26,7 +26,7 @@ from verydeep.training.run import RECIPE, Run, changes, move_aside, read_run
 def planned_steps(
     experiment: Experiment, tables: tuple[Table, ...], seeds: tuple[int, ...]
 ) -> dict[tuple[int, str], Step]:
-    """The steps that some tables and seeds need, by seed and name, in order; they have taken no time yet."""
+    """Return the steps needed for some tables and seeds, by seed and name, in order, with no time spent yet."""
     data, sizes = experiment.data, [(int(width), int(height)) for width, height in experiment.data.sizes]
     classes, images = len(data.training.classes), len(data.training)
     passed: dict[tuple[Architecture, Pass], tuple[int, float]] = {}
@@ -45,21 +45,21 @@ def planned_steps(
 
 
 def train_name(training: Training) -> str:
-    """What the step is called that trains a net."""
+    """Return the name of the step that trains a net."""
     return f"train {training.name}"
 
 
 def test_name(training: Training, one: Pass) -> str:
-    """What the step is called that makes a testing pass."""
+    """Return the name of the step that runs a testing pass."""
     return f"test {training.name}, {one.method}, Q = {one.scale}"
 
 
 def time_left(planned: Mapping[tuple[int, str], Step], seconds: Mapping[tuple[int, str], float]) -> float | None:
-    """Seconds that the steps which are not done will take, at the rate of those that are; None before any is.
+    """Estimate the seconds left, at the speed of the finished steps; None before any is finished.
 
     Args:
         planned: the steps by seed and name.
-        seconds: what those took that are done; 0 where that is not known.
+        seconds: time of each finished step; 0 if unknown.
     """
     timed = [(step.multiply_adds, seconds[key]) for key, step in planned.items() if seconds.get(key)]
     left = sum(step.multiply_adds for key, step in planned.items() if key not in seconds)
@@ -67,21 +67,21 @@ def time_left(planned: Mapping[tuple[int, str], Step], seconds: Mapping[tuple[in
 
 
 def train_step(experiment: Experiment, training: Training, seed: int, title: str) -> bool:
-    """Train a net of the plan, unless it is trained; gives whether it was trained now.
+    """Train a net of the plan unless it is trained already, and return whether it was trained now.
 
-    A run whose recipe, start or data have changed since is moved aside, and the net is trained anew.
+    If the recipe, start or data have changed since, the earlier run is moved aside and the net is trained again.
     """
     here, data, options = experiment.here, experiment.data, experiment.options
     folder, recipe = experiment.folder(training.name, seed), experiment.recipe(training, seed)
     if here.first and (changed := changes(folder, recipe, data.described)):
         aside = move_aside(folder)
-        say(f"{title}: trained again, since it changed: {'; '.join(changed)}. The run before is now {aside}")
+        say(f"{title}: training again because of changes: {'; '.join(changed)}. The earlier run is now {aside}")
     here.wait()
     if ended_run(folder) is not None:
         return False
     if here.first:
         start = f" from {training.start}" if training.start else " from random weights"
-        say(f"{title}: training net {training.net}{start}, S = {', '.join(map(str, recipe.training_scale))}")
+        say(f"{title}: training net {training.net}{start}, S = {' to '.join(map(str, recipe.training_scale))}")
     procedures.train(
         data.training,
         recipe,
@@ -96,7 +96,7 @@ def train_step(experiment: Experiment, training: Training, seed: int, title: str
 
 
 def ended_run(folder: Path) -> Run | None:
-    """The run in a directory, if it has ended."""
+    """Return the run in a directory if it has ended, else None."""
     if not (folder / RECIPE).exists() or not (folder / weights.FILE_NAME).exists():
         return None
     run = read_run(folder)
@@ -104,7 +104,7 @@ def ended_run(folder: Path) -> Run | None:
 
 
 def test_step(experiment: Experiment, training: Training, seed: int, title: str) -> None:
-    """Make all passes of a trained net that the tables need and that are not stored."""
+    """Run all passes of a trained net that the tables need and that are not stored yet."""
     folder = experiment.folder(training.name, seed)
     tested = testing.tested(folder)
     missing = testing.missing_passes(experiment.setup, tested, experiment.passes_of(training.name))
@@ -119,21 +119,21 @@ def test_step(experiment: Experiment, training: Training, seed: int, title: str)
 
 
 PASSES = "passes.jsonl"
-"""In a run directory: one line per testing pass, with the seconds that it took."""
+"""File in a run directory: one line per testing pass, with its time in seconds."""
 
 
 def note_seconds(folder: Path, name: str, seconds: float) -> None:
-    """Note what a testing pass took. Where that cannot be written, it is not known: no reason to stop."""
+    """Record the time of a testing pass. If it cannot be written, it stays unknown: no reason to stop."""
     with suppress(OSError), (folder / PASSES).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": name, "seconds": round(seconds, 1)}) + "\n")
 
 
 def noted_seconds(folder: Path) -> dict[str, float]:
-    """What the testing passes of a run took, by the name of the step."""
+    """Return the time of each testing pass of a run, in seconds, by name of the step."""
     seconds: dict[str, float] = {}
     with suppress(OSError):
         for line in (folder / PASSES).read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, TypeError, KeyError):  # torn by a kill
+            with suppress(ValueError, TypeError, KeyError):  # incomplete after a kill
                 noted = json.loads(line)
                 seconds[str(noted["step"])] = float(noted["seconds"])
     return seconds

@@ -1,4 +1,4 @@
-"""Charts are SVG that says what its data say, and needs nothing else."""
+"""Charts are self-contained SVG that shows its data."""
 
 import re
 from xml.etree import ElementTree
@@ -18,13 +18,13 @@ def panel(*values, kind="joined", **y):
 
 
 def marks(text):
-    """Where the markers stand."""
+    """The positions of the markers."""
     places = re.findall(r'class="mark[^"]*" d="M([\d.-]+) ([\d.-]+)', text)
     return [(float(x), float(y)) for x, y in places]
 
 
 def ticks(text, axis):
-    """What an axis says, and where."""
+    """The labels of an axis and their positions."""
     at = {"x": r'x="([\d.-]+)" y="[\d.-]+"', "y": r'x="[\d.-]+" y="([\d.-]+)"'}[axis]
     return [
         (float(label), float(place)) for place, label in re.findall(rf'class="tick {axis}" {at}>([^<]+)<', text)

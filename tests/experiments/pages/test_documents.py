@@ -1,4 +1,4 @@
-"""A page says the same in Markdown and in HTML, whatever the texts that come from outside."""
+"""A page has the same text in Markdown and in HTML, whatever it contains."""
 
 import re
 from html.parser import HTMLParser
@@ -31,7 +31,7 @@ VOID = {"meta", "link", "img", "rect", "path"}
 
 
 class Parsed(HTMLParser):
-    """The elements of a page, refusing what is not closed."""
+    """The elements of a page; fails if one is not closed."""
 
     def __init__(self, text):
         super().__init__()
@@ -103,7 +103,7 @@ def test_a_reader_of_markdown_sees_the_text_and_no_marks(text):
 
 
 def read(inline):
-    """The text of a line; what is more than text, or bold as a whole, is not there."""
+    """The text of a line, which may contain nothing but text, bold as a whole."""
     assert {token.type for token in inline.children} <= {"text", "strong_open", "strong_close", "text_special"}
     return "".join(token.content for token in inline.children)
 

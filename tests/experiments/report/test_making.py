@@ -1,4 +1,4 @@
-"""The report of an experiment follows from its data, finished or not."""
+"""The report of an experiment matches its data, finished or not."""
 
 import re
 import runpy
@@ -43,7 +43,7 @@ def page(folder, name="report.md"):
 
 
 def rows_of(text, title):
-    """The rows of a table of a page in Markdown, as their cells."""
+    """The cells of a table of a Markdown page, row by row."""
     after = text.split(f"**{title}**", 1)[1].lstrip().split("\n\n", 1)[0]
     lines = [line.replace("\\", "").strip("|").split(" | ") for line in after.splitlines()]
     return [[cell.strip() for cell in line] for line in (lines[0], *lines[2:])]
@@ -84,8 +84,8 @@ def test_both_pages_have_all_parts(made):
         "Error against test scales",
         "Training curves",
         "Confusion between classes",
-        "Photographs most often wrong",
-        "Seeds, sizes, versions, hardware",
+        "Photographs most often misclassified",
+        "Preset, trainings, versions, hardware",
         "Time and computing cost",
     ]
     assert re.findall(r"^## (.*)$", page(made), re.M) == parts
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_read_is_a_complaint(tmp_path):
 
 
 def complaint(folders):
-    """What `make check` says of the pages in some folders."""
+    """The complaint of `make check` about the pages in some folders."""
     return runpy.run_path(str(ROOT / ".ci" / "pages.py"))["main"](folders)
 
 
@@ -138,9 +138,9 @@ def test_an_experiment_that_has_just_begun_has_a_report(tmp_path):
     for table in TABLES.values():
         rows = rows_of(page(folder), table.title)[1:]
         assert [cells[5] for cells in rows] == ["not yet" if row.nets else "" for row in table.rows]
-    assert "0 of 66 trainings have ended" in page(folder)
+    assert "Finished: 0 of 66 trainings" in page(folder)
     assert "9 not measured" in page(folder)
-    assert "9,469 images to train on, 10 to test on, 470 others held out to validate on" in page(folder)
+    assert "9,469 training images; 10 test images; 470 held out of the training images" in page(folder)
 
 
 def test_an_experiment_that_is_half_done_says_what_is_missing(tmp_path):
@@ -193,7 +193,7 @@ def test_the_photographs_that_are_most_often_wrong_come_first():
     section = next(
         section
         for section in experiment_document(Measurements(results, times, outcomes)).sections
-        if section.title == "Photographs most often wrong"
+        if section.title == "Photographs most often misclassified"
     )
     _, grid = section.blocks
     assert [column.name for column in grid.columns[3:]] == ["A", "A-LRN", "B", "C-jitter", "D-jitter", "E-jitter"]
@@ -220,7 +220,7 @@ def test_html_shows_the_photographs_that_it_is_handed(copied):
     assert len(text) - len(page(copied, "report.html")) < 60_000
     sides = [Image.open(BytesIO(b64decode(each))).size for each in re.findall(r"base64,([^\"]+)", text)]
     assert set(sides) == {(107, 160)}
-    with pytest.raises(UserError, match="does not have the 60 photographs that were tested"):
+    with pytest.raises(UserError, match="does not contain the 60 photographs that were tested"):
         make_report(copied, copied / "shown.html", Dataset("others", CLASSES, pictures[1:], outcomes.labels[1:]))
 
 
@@ -235,7 +235,7 @@ def test_tiny_photographs_are_enlarged_as_they_are(copied):
 def test_files_of_two_experiments_are_refused(tmp_path):
     results, times, outcomes = made_up(seeds=(0,), images=50, tables=("table3",))
     outcomes.rank["A@256 dense", 0][:] = 9
-    with pytest.raises(UserError, match=r"are not of one experiment: wrong images .* of A@256 dense of seed 0"):
+    with pytest.raises(UserError, match=r"belong to different experiments: errors .* of A@256 dense of seed 0"):
         make_report(write(tmp_path, results, times, outcomes))
 
 

@@ -1,4 +1,4 @@
-"""The error of a row over seeds, and what is not known of it."""
+"""The error of a row over seeds, and its uncertainty."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from verydeep.experiments.results import Outcomes
 
 
 def outcomes(*ranks):
-    """A row `r` by its ranks, a seed each."""
+    """A row `r`, with its ranks for each seed."""
     found = Outcomes(np.zeros(len(ranks[0]), np.int64), tuple(map(str, range(len(ranks[0])))))
     for seed, rank in enumerate(ranks):
         found.rank["r", seed] = np.array(rank, np.uint16)
@@ -39,7 +39,7 @@ def test_the_interval_over_images_has_the_error_of_all_images_95_times_in_100():
     draw = np.random.default_rng(0)
     held = 0
     for _ in range(400):
-        hard = draw.beta(0.4, 1.6, 300)  # how often a seed gets each image wrong; 20% on the mean
+        hard = draw.beta(0.4, 1.6, 300)  # probability that a seed misclassifies each image; 20% on average
         error = pooled_error(outcomes(*(draw.random((3, 300)) < hard)), "r", (0, 1, 2), 1)
         held += error.interval[0] <= 0.2 <= error.interval[1]
     assert 0.92 <= held / 400 <= 0.98

@@ -12,7 +12,7 @@ from verydeep.recipe import Recipe
 
 
 def run(path, epochs=3, ended="limit of epochs", **fields):
-    """A run directory as training leaves it, less its weights."""
+    """A run directory as training leaves it, without weights."""
     path.mkdir(parents=True)
     recipe = Recipe(net="A", crop=32, training_scale=(32,), **fields)
     recipes.write(recipe, path / "recipe.toml")
@@ -57,7 +57,7 @@ def test_one_run_has_its_whole_recipe_in_markdown(tmp_path):
     assert chart.name == "page-curves.svg"
     text = page.read_text(encoding="utf-8")
     assert "| crop | 32 |" in text
-    assert "In what they differ" not in text
+    assert "Differences" not in text
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path):
@@ -89,7 +89,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path):
     ("sources", "page", "message"),
     [
         ([], "page.html", "none was given"),
-        (["a"], None, "give one that ends in .html or .md with -o"),
+        (["a"], None, "pass one that ends in .html or .md with -o"),
         (["a"], "page.pdf", "must end in .html or .md"),
         (["a", "nothing"], "page.html", "nothing is not a run directory"),
     ],

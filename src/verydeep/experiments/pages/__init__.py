@@ -1,1 +1,1 @@
-"""Pages: what a report says as data, and how that becomes Markdown, HTML and SVG. They know nothing of nets."""
+"""Pages: a report as data, and its rendering as Markdown, HTML and SVG. Nothing here is specific to nets."""

@@ -1,7 +1,7 @@
-"""Line and dot charts as SVG, written by hand: the same bytes everywhere, and light or dark as the reader has it.
+"""Line and dot charts as SVG, with the same bytes on every machine, light or dark as the reader prefers.
 
-Colours are classes that `chart.css` gives a meaning, so that a page with charts in it, and a file that holds one,
-take the reader's scheme. A series is told from another by its marker or its dashes, too.
+Colours are CSS classes defined in `chart.css`, so charts follow the reader's colour scheme, in a page and as
+separate files. Series differ by marker or dashes as well as by colour.
 """
 
 import math
@@ -15,38 +15,38 @@ from typing import Literal
 from verydeep.printable import printable
 
 WIDTH, HEIGHT = 420, 300
-"""Of a panel, in SVG's units: legible at 360 pixels."""
+"""Size of a panel in SVG units: legible at 360 pixels."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 28, 46
 _KEY_LINE, _LETTER = 17, 6.3
-"""Height of a line of the key, and about what a letter of it is wide."""
+"""Line height of the key, and approximate width of a letter in it."""
 _LONGEST = 50
-"""Letters of a label in the key; of a longer one the end is shown."""
+"""Largest number of letters of a label in the key; of a longer one, only the end is shown."""
 HUES = 8
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value, with its interval where it has one."""
+    """A value, with its interval if it has one."""
 
     x: float
     y: float
     low: float | None = None
     high: float | None = None
     note: str = ""
-    """What a pointer that rests on it is told."""
+    """Tooltip."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values that belong together."""
+    """The values of one line or kind of marker."""
 
     label: str
     points: tuple[Point, ...]
     hue: int = 0
-    """Which of the `HUES` colours."""
+    """Index of one of the `HUES` colours."""
     kind: Literal["curve", "marks", "joined"] = "curve"
-    """A line with its interval as a band; markers with whiskers; or these and a line through them."""
+    """A line with its interval as a band; markers with whiskers; or markers with whiskers, joined by a line."""
     dashed: bool = False
 
 
@@ -56,9 +56,9 @@ class Axis:
 
     label: str
     ticks: tuple[tuple[float, str], ...] = ()
-    """Where its ticks are and what they say; chosen by the values where none is given."""
+    """Positions and labels of the ticks; derived from the values if empty."""
     span: tuple[float, float] | None = None
-    """Its ends; chosen by the values where they are not given."""
+    """Ends of the axis; derived from the values if None."""
     logarithmic: bool = False
 
 
@@ -72,19 +72,19 @@ class Panel:
     series: tuple[Series, ...]
 
     def summary(self) -> str:
-        """What it shows, for those who cannot see it: each series with its last value."""
+        """Describe the chart for screen readers: each series with its last value."""
         ends = [f"{each.label} ends at {_short(each.points[-1].y)}" for each in self.series if each.points]
         return f"{self.title}: {self.y.label} against {self.x.label}; {', '.join(ends) or 'nothing yet'}."
 
 
 @cache
 def style() -> str:
-    """The style of charts (CSS)."""
+    """Return the style sheet of charts (CSS)."""
     return resources.files("verydeep.experiments.pages").joinpath("chart.css").read_text(encoding="utf-8")
 
 
 def drawn(panel: Panel, x: int = 0, y: int = 0) -> str:
-    """A panel as an `svg` element, to be put into a page or, at a place, into another one."""
+    """Draw a panel as an `svg` element for a page, or at a position within another `svg` element."""
     title = _escaped(panel.title)
     place = f' x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}"' if x or y else ""
     head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}"{place} role="img" aria-label="{title}">'
@@ -92,7 +92,7 @@ def drawn(panel: Panel, x: int = 0, y: int = 0) -> str:
 
 
 def sheet(panels: Sequence[Panel], columns: int = 3) -> str:
-    """Panels side by side as an SVG file that needs nothing else."""
+    """Draw panels side by side as a self-contained SVG file."""
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     width, height = columns * WIDTH, rows * HEIGHT
@@ -109,7 +109,7 @@ def sheet(panels: Sequence[Panel], columns: int = 3) -> str:
 
 
 def same_length(panels: Sequence[Panel]) -> tuple[Panel, ...]:
-    """The panels with vertical axes of one length, so that equal differences look equal in all of them."""
+    """Give panels vertical axes that span equal ranges, so that equal differences look equal in all of them."""
     ends = [_span(panel.y, [value for each in panel.series for value in _heights(each)]) for panel in panels]
     half = max((high - low) / 2 for low, high in ends)
     spans = [((low + high) / 2 - half, (low + high) / 2 + half) for low, high in ends]
@@ -125,7 +125,7 @@ def _escaped(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Where a value is along an axis."""
+    """The position of a value along an axis."""
 
     low: float
     high: float
@@ -150,7 +150,7 @@ def _heights(series: Series) -> Iterator[float]:
 
 
 def _span(axis: Axis, values: Sequence[float]) -> tuple[float, float]:
-    """The ends of an axis: those that it has, or with some room around its values."""
+    """Return the ends of an axis: its own, or those of the values with some margin."""
     if axis.span is not None:
         return axis.span
     values = [*values, *(value for value, _ in axis.ticks)]
@@ -211,7 +211,7 @@ def _content(panel: Panel) -> Iterator[str]:
 
 
 def _key(series: Sequence[Series]) -> tuple[list[str], int]:
-    """The key of a panel with several series, and how high it is."""
+    """Return the key of a panel with several series, and its height."""
     if len(series) < 2:
         return [], 0
     parts, x, line = [], float(_LEFT), 0
@@ -254,7 +254,7 @@ def _series(series: Series, number: int, x: _Scale, y: _Scale) -> Iterator[str]:
 
 
 def _marker(series: Series, number: int, x: float, y: float, note: str = "") -> str:
-    """A marker whose shape tells the series from its neighbours."""
+    """Draw a marker, with a shape that distinguishes the series from its neighbours."""
     shape = number % 4
     outline = {
         0: "m-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0z",

@@ -1,4 +1,4 @@
-"""A page as data: sections of paragraphs, tables, charts and pictures. Markdown and HTML are both made from it."""
+"""A page as data: sections of paragraphs, tables, charts and pictures, rendered as Markdown and as HTML."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Literal, TypeAlias
 from verydeep.experiments.pages.charts import Panel
 
 Tone = Literal["", "good", "bad", "open"]
-"""How a cell is tinted in HTML: nothing else says so, so its text has to."""
+"""Colour of a cell's text in HTML. Markdown has no colour, so the text must say the same."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table that is more than its text."""
+    """A cell of a table with formatting."""
 
     text: str
     strong: bool = False
     tone: Tone = ""
     shade: float | None = None
-    """Of a heat map, in [0, 1]."""
+    """Shade of a heat map, in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Grid:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str | Cell, ...], ...]
     folded: bool = False
-    """Whether it is shown only when it is asked for."""
+    """Whether it is collapsed until the reader opens it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Code:
-    """Commands, or what else is shown as it is."""
+    """Preformatted text, such as commands."""
 
     text: str
 
@@ -66,14 +66,14 @@ class Figure:
     """One chart or several side by side."""
 
     name: str
-    """Of its file, without what the page adds to it."""
+    """Name of its file, without the page's prefix and the suffix."""
     caption: str
     panels: tuple[Panel, ...]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A photograph that the page carries in itself."""
+    """A photograph embedded in the page."""
 
     jpeg: bytes
     caption: str
@@ -81,7 +81,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Photographs; Markdown, which cannot carry them, leaves them out."""
+    """Photographs; left out of Markdown, which cannot embed them."""
 
     pictures: tuple[Picture, ...]
 
@@ -103,16 +103,16 @@ class Document:
 
     title: str
     lead: tuple[Block, ...]
-    """What stands before the table of contents."""
+    """Blocks before the table of contents."""
     sections: tuple[Section, ...]
 
     def figures(self) -> Iterator[Figure]:
-        """All figures, in order."""
+        """Yield all figures, in order."""
         for blocks in (self.lead, *(section.blocks for section in self.sections)):
             yield from (block for block in blocks if isinstance(block, Figure))
 
 
 def anchor(title: str) -> str:
-    """What a section is linked by."""
+    """Return the anchor of a section."""
     words = "".join(letter if letter.isalnum() else " " for letter in title.lower()).split()
     return "-".join(words)

@@ -1,4 +1,4 @@
-"""A page as HTML: one file that asks nothing of the network and runs nothing."""
+"""Render a page as HTML: one self-contained file, without scripts or network access."""
 
 from base64 import b64encode
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ from verydeep.printable import printable
 
 
 def html(document: Document, mark: str) -> str:
-    """A document as HTML.
+    """Render a document as HTML.
 
     Args:
         document: the page.
-        mark: what a comment at its beginning says.
+        mark: text of a comment at its beginning.
     """
     style = resources.files("verydeep.experiments.pages").joinpath("page.css").read_text(encoding="utf-8")
     title = _escaped(document.title)
@@ -39,7 +39,7 @@ def html(document: Document, mark: str) -> str:
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
-        '<link rel="icon" href="data:,">',  # else browsers ask for one
+        '<link rel="icon" href="data:,">',  # otherwise browsers request one
         f"<title>{title}</title>",
         f"<style>\n{charts.style()}{style}</style>",
         "</head>",

@@ -1,4 +1,4 @@
-"""A page as Markdown of GitHub's kind."""
+"""Render a page as GitHub-flavoured Markdown."""
 
 import os
 import re
@@ -22,12 +22,12 @@ _MARKS = re.compile(r"[\\`*_\[\]<>|~$&#]")
 
 
 def markdown(document: Document, mark: str, stem: str) -> str:
-    """A document as Markdown.
+    """Render a document as Markdown.
 
     Args:
         document: the page.
-        mark: what its first line says in a comment.
-        stem: what the names of its figures' files begin with.
+        mark: text of a comment in its first line.
+        stem: prefix of the names of its figures' files.
     """
     parts = [f"<!-- {mark} -->", f"# {_escaped(document.title)}"]
     parts += [text for block in document.lead if (text := _block(block, stem))]
@@ -38,12 +38,12 @@ def markdown(document: Document, mark: str, stem: str) -> str:
 
 
 def figure_file(figure: Figure, stem: str) -> str:
-    """The name of a figure's file."""
+    """Return the name of a figure's file."""
     return f"{stem}-{figure.name}.svg"
 
 
 def _escaped(text: str) -> str:
-    """A text of which nothing is taken for a mark."""
+    """Escape a text so that nothing in it is read as markup."""
     return _MARKS.sub(r"\\\g<0>", printable(text))
 
 

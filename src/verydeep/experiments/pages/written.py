@@ -1,4 +1,4 @@
-"""Pages on disk: never over somebody's own file, whole or not at all; and whether they are up to date."""
+"""Pages on disk: written atomically, never over a file that is not a report; and checked for being up to date."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,20 +11,20 @@ from verydeep.experiments.pages.markdown import figure_file, markdown
 from verydeep.files import exists, is_folder, written_aside
 
 _OURS = "Made by verydeep report"
-_MARK = f"{_OURS}; making it again overwrites what was changed here."
+_MARK = f"{_OURS}; making it again overwrites changes to this file."
 _BEGINNING = 500
-"""Bytes of a file in which the mark stands."""
+"""Number of bytes at the beginning of a file that contain the mark."""
 
 
 def page_files(document: Document, page: Path) -> dict[Path, str]:
-    """The text of the files that a page is made of.
+    """Return the texts of the files that make up a page.
 
     Args:
-        document: what it says.
-        page: its file: .html, which holds all; or .md, beside which each figure is a file NAME-FIGURE.svg.
+        document: the page.
+        page: its file: .html, self-contained; or .md, with each figure in a file NAME-FIGURE.svg next to it.
 
     Raises:
-        UserError: for another suffix.
+        UserError: for any other suffix.
     """
     if page.suffix == ".html":
         return {page: html(document, _MARK)}
@@ -34,19 +34,19 @@ def page_files(document: Document, page: Path) -> dict[Path, str]:
             for figure in document.figures()
         }
         return {page: markdown(document, _MARK, page.stem)} | drawings
-    raise UserError(f"a report is a page of HTML or of Markdown: {page} must end in .html or .md")
+    raise UserError(f"a report is HTML or Markdown: {page} must end in .html or .md")
 
 
 def write_files(files: Mapping[Path, str]) -> None:
-    """Write files whole, or none of them where one would overwrite what no report has made.
+    """Write files atomically, or none of them if one would overwrite a file that is not a report.
 
     Raises:
-        UserError: for such a file, and where one cannot be written.
+        UserError: for such a file, or if one cannot be written.
     """
     for path in files:
         if is_folder(path) or (exists(path) and not _is_ours(path)):
             raise UserError(
-                f"{path} was not made by verydeep report; move it away, or give the report another name"
+                f"{path} was not made by verydeep report; move it away or choose another name for the report"
             )
     for path, text in files.items():
         with written_aside(path) as aside:
@@ -54,7 +54,7 @@ def write_files(files: Mapping[Path, str]) -> None:
 
 
 def stale(files: Mapping[Path, str]) -> Iterator[Path]:
-    """The files that are missing on disk, or hold another text."""
+    """Yield the files that are missing on disk or differ from their text."""
     for path, text in files.items():
         try:
             if path.read_text(encoding="utf-8") != text:

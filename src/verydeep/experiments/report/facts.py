@@ -1,4 +1,4 @@
-"""How it was done: preset, trainings, seeds, versions, hardware, and what each step took."""
+"""The conditions of an experiment: preset, trainings, seeds, versions, hardware, and the time of each step."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from verydeep.experiments.results import Curve, Step
 
 
 def conditions_section(found: Measurements) -> Section:
-    """The preset, the trainings, the versions and the machines."""
+    """Make the section on the preset, the trainings, the versions and the machines."""
     blocks: list[Block] = []
     if found.times.command:
         blocks.append(Code(found.times.command))
@@ -19,18 +19,18 @@ def conditions_section(found: Measurements) -> Section:
     blocks.append(Grid("Preset", (Column("field", False), Column("value", False)), preset))
     blocks.append(_trainings(found))
     blocks += environment_grids(found.times.environments)
-    return Section("Seeds, sizes, versions, hardware", tuple(blocks))
+    return Section("Preset, trainings, versions, hardware", tuple(blocks))
 
 
 def environment_grids(environments: tuple[dict[str, Any], ...]) -> Iterator[Grid]:
-    """A table of each environment: versions, processor, ranks."""
+    """Yield a table per environment: versions, processor, ranks."""
     for number, environment in enumerate(environments, 1):
         title = "Versions and hardware" + (f", {number} of {len(environments)}" if len(environments) > 1 else "")
-        yield Grid(title, (Column("what", False), Column("value", False)), tuple(flat(environment)))
+        yield Grid(title, (Column("field", False), Column("value", False)), tuple(flat(environment)))
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested values as names with points in them and texts; what is empty is left out."""
+    """Flatten nested values to dotted names and texts; empty ones are left out."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
@@ -46,18 +46,18 @@ def _trainings(found: Measurements) -> Grid:
         Column("training", False),
         Column("net", False),
         Column("S"),
-        Column("from", False),
+        Column("starts from", False),
         Column("seed"),
         Column("epochs"),
         Column("iterations"),
-        Column("loss"),
-        Column("training error, %"),
-        Column("validation error, %"),
-        Column("ended", False),
+        Column("final loss"),
+        Column("final training error, %"),
+        Column("final validation error, %"),
+        Column("ended by", False),
     )
     places = {name: place for place, name in enumerate(TRAININGS)}
     curves = sorted(found.results.curves, key=lambda curve: (places.get(curve.training, len(places)), curve.seed))
-    return Grid("Trainings, one row per seed", columns, tuple(_training(curve) for curve in curves), folded=True)
+    return Grid("Trainings (one row per seed)", columns, tuple(_training(curve) for curve in curves), folded=True)
 
 
 def _training(curve: Curve) -> tuple[str, ...]:
@@ -75,12 +75,12 @@ def _training(curve: Curve) -> tuple[str, ...]:
         last(curve.loss, 1, 3),
         last(curve.training_error, 100, 2),
         last(curve.validation_error, 100, 2),
-        curve.ended or "not yet",
+        curve.ended or "not ended",
     )
 
 
 def times_section(found: Measurements) -> Section:
-    """What each step took: time, images, multiply-adds."""
+    """Make the section on the cost of each step: time, images, multiply-adds."""
     steps = found.times.steps
     columns = (
         Column("step", False),
@@ -97,9 +97,9 @@ def times_section(found: Measurements) -> Section:
     adds = sum(step.multiply_adds for step in steps)
     total = _seconds(steps)
     split = ", ".join(f"{duration(seconds)} of {what}" for what, seconds in sums if seconds)
-    note = f"{duration(total)} in all{f': {split}' if split else ''}; {adds:.2e} multiply-adds."
+    note = f"Total: {duration(total)}{f' ({split})' if split else ''}, {adds:.2e} multiply-adds."
     if not steps:
-        note = "No step is done yet."
+        note = "No step has finished yet."
     return Section("Time and computing cost", (Paragraph(note), Grid("Steps", columns, rows, folded=True)))
 
 
@@ -121,7 +121,7 @@ def _seconds(steps: Iterable[Step]) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Format seconds as a duration."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The charts of an experiment: training curves, and the error against depth, the number of test scales and Q."""
+"""The charts of an experiment: training curves, and errors by depth, number of test scales and Q."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,33 +14,31 @@ from verydeep.experiments.report.tables import interval, percent, pixels
 from verydeep.experiments.results import Curve
 
 _HUES = {"A": 0, "B": 1, "D": 2, "C": 3, "A-LRN": 4, "E": 6, "B-5x5": 7}
-"""By net; the same in all charts that compare nets."""
+"""By net, the same in all charts that compare nets."""
 _SCALES = {FIXED: 0, LARGE: 1, JITTERED: 2}
-"""By the paper's S; the same in all charts that compare S."""
+"""By the paper's S, the same in all charts that compare S."""
 _DEPTHS = ("A", "B", "C", "D", "E")
 _ERROR = "top-1 error, %"
 _APART = 0.1
-"""How far apart markers of several series stand at the same place."""
+"""Horizontal distance between the markers of different series at the same x."""
 
 
 # Curves
 
 
 def curve_figures(found: Measurements) -> tuple[Figure, ...]:
-    """Validation error and loss of each training, one panel per net."""
+    """Draw the validation error and the loss of each training, one panel per net."""
     curves = found.results.curves
     if not any(curve.loss for curve in curves):
         return ()
     across = (
-        " against epochs. What starts from a net of its own configuration continues the count where that one "
-        "ended, and has a panel of its own. Lines are means over seeds, bands go from the lowest to the highest "
-        "seed. "
-        "Dashed: controls, which are there to be compared with."
+        " by epoch. Fine-tuned nets have a panel of their own and continue the epoch count of the training they "
+        "start from. Lines are means over seeds; bands extend from the lowest to the highest seed. Dashed lines "
+        "are controls, trained for comparison only."
     )
     protocols = sorted({curve.validation_protocol for curve in curves if curve.validation_protocol})
-    measured = f"Top-1 error of the images that were held out ({'; '.join(protocols)})"
-    if not found.results.held_out_images:
-        measured = f"Top-1 error of the tested images ({'; '.join(protocols)})"
+    validated = "held-out" if found.results.held_out_images else "tested"
+    measured = f"Top-1 error on the {validated} images ({'; '.join(protocols)})"
 
     def panels(label: str, values: Callable[[Curve], Sequence[float]], factor: int) -> tuple[Panel, ...]:
         return tuple(
@@ -51,7 +49,7 @@ def curve_figures(found: Measurements) -> tuple[Figure, ...]:
         )
 
     return (
-        Figure("curves", measured + across, panels("error, %", lambda curve: curve.validation_error, 100)),
+        Figure("curves", measured + across, panels(_ERROR, lambda curve: curve.validation_error, 100)),
         Figure("loss", "Training loss" + across, panels("loss", lambda curve: curve.loss, 1)),
     )
 
@@ -64,7 +62,7 @@ def _curves(
     values: Callable[[Curve], Sequence[float]],
     factor: int,
 ) -> Panel:
-    """The trainings of a net: those from random weights or another net, or those that are fine-tuned."""
+    """Draw the trainings of a net: its fine-tunings, or those from random weights or another net."""
     of_net = [curve for curve in curves if curve.net == net and curve.loss]
     names = [name for name in TRAININGS if any(curve.training == name for curve in of_net)]
     series = []
@@ -72,7 +70,7 @@ def _curves(
         if (_epochs_before(next(curve for curve in of_net if curve.training == name), of_net) > 0) != further:
             continue
         seeds = [curve for curve in of_net if curve.training == name]
-        epochs = min(len(values(curve)) for curve in seeds)  # that all seeds have reached
+        epochs = min(len(values(curve)) for curve in seeds)  # reached by all seeds
         table = factor * np.array([values(curve)[:epochs] for curve in seeds])
         before = _epochs_before(seeds[0], of_net)
         several = len(seeds) > 1
@@ -94,7 +92,7 @@ def _curves(
 
 
 def _epochs_before(curve: Curve, of_net: Sequence[Curve]) -> int:
-    """The epochs of what a training started from, where that is the same net."""
+    """Return the epochs of the training that this one starts from, if that is of the same net."""
     parents = [each for each in of_net if each.training == curve.start]
     if not parents:
         return 0
@@ -105,7 +103,7 @@ def _epochs_before(curve: Curve, of_net: Sequence[Curve]) -> int:
 
 
 def depth_figure(found: Measurements) -> Figure | None:
-    """The error against depth: by several methods at one S, by S, and the paper's."""
+    """Draw the error by depth: with several test methods at one S, for each S, and in the paper."""
     methods: tuple[Method, ...] = ("dense", "centre-crop", "windows")
     by_method = [
         _over_nets(label, [Row((Tested(net, FIXED),), method) for net in _DEPTHS], found, number)
@@ -115,7 +113,7 @@ def depth_figure(found: Measurements) -> Figure | None:
     ]
     control = Row((Tested("A-longer", FIXED),), "dense")
     if (point := _point(control, found, 0.5)) is not None:
-        by_method.append(Series("A trained as long, dense", (point,), 7, "marks", dashed=True))
+        by_method.append(Series("A trained equally long, dense", (point,), 7, "marks", dashed=True))
     by_scale = {scale: [row for row in TABLES["table3"].rows if _trained(row, scale)] for scale in _SCALES}
     ours = [
         _over_nets(f"S = {_here(scale, found)}", rows, found, _SCALES[scale]) for scale, rows in by_scale.items()
@@ -126,20 +124,21 @@ def depth_figure(found: Measurements) -> Figure | None:
     )
     x = Axis("net (weight layers)", depths, (-0.5, len(_DEPTHS) - 0.5))
     fixed = _here(FIXED, found)
-    first = _panel(f"Here, S = Q = {fixed}", x, by_method)
-    scales = [_panel("Here, dense, one test scale", x, ours), _panel("The paper, the same (Table 3)", x, paper)]
+    first = _panel(f"Here, S = Q = {fixed}, by test method", x, by_method)
+    scales = [_panel("Here, dense, one test scale (Table 3)", x, ours), _panel("The paper, Table 3", x, paper)]
     if not first.series and not scales[0].series:
         return None
     return Figure(
         "depth",
-        "Top-1 error against depth. Whiskers go from the lowest to the highest seed; intervals over images, which "
-        "all nets share, are in the tables. The second and the third panel have axes of one length.",
+        "Top-1 error by depth. Whiskers extend from the lowest to the highest seed. For intervals over images, "
+        "which are the same for all nets, see the tables. The vertical axes of the second and third panels span "
+        "equal ranges.",
         (first, *same_length(scales)),
     )
 
 
 def scales_figure(found: Measurements) -> Figure | None:
-    """The error with one test scale and with several, beside the paper's."""
+    """Draw the error with one test scale and with several, next to the paper's."""
     here, paper = [], []
     for scale in _SCALES:
         pairs = []
@@ -148,21 +147,21 @@ def scales_figure(found: Measurements) -> Figure | None:
             one = [row for row in TABLES["table3"].rows if row.nets[0].training == training]
             if one and _trained(several, scale):
                 pairs.append((training, (one[0], several)))
-        x = Axis("test scales", ((1.0, "1"), (3.0, "3")), (0.5, 3.5))
+        x = Axis("number of test scales", ((1.0, "1"), (3.0, "3")), (0.5, 3.5))
         here.append(_panel(f"Here, S = {_here(scale, found)}", x, _slopes(pairs, found)))
         paper.append(_panel(f"The paper, S = {pixels(scale)}", x, _slopes(pairs, None)))
     if not any(panel.series for panel in here):
         return None
     return Figure(
         "scales",
-        "Top-1 error, dense, with one test scale (Table 3) and with three (Table 4). Whiskers go from the lowest "
-        "to the highest seed. All panels have axes of one length.",
+        "Top-1 error of dense testing with one test scale (Table 3) and with three (Table 4). Whiskers extend "
+        "from the lowest to the highest seed. The vertical axes of all panels span equal ranges.",
         same_length([*here, *paper]),
     )
 
 
 def test_scale_figure(found: Measurements) -> Figure | None:
-    """The error against Q, for nets that were tested at several scales one at a time."""
+    """Draw the error by test scale Q, for nets tested at several scales one at a time."""
     panels = []
     for scale in _SCALES:
         trainings = [each for each in TRAININGS.values() if each.scale == scale and not each.control]
@@ -170,20 +169,20 @@ def test_scale_figure(found: Measurements) -> Figure | None:
         series = [Series(net, points, _HUES[net], "joined") for net, points in lines if len(points) > 1]
         if series:
             ticks = sorted({point.x for each in series for point in each.points})
-            x = Axis("Q, pixels", tuple((tick, f"{tick:g}") for tick in ticks))
+            x = Axis("test scale Q, pixels", tuple((tick, f"{tick:g}") for tick in ticks))
             panels.append(_panel(f"S = {_here(scale, found)}", x, series))
     if not panels:
         return None
     return Figure(
         "q",
-        "Top-1 error against the test scale Q, dense, one scale at a time. Whiskers go from the lowest to the "
-        "highest seed. All panels have axes of one length.",
+        "Top-1 error of dense testing by test scale Q, one scale at a time. Whiskers extend from the lowest to "
+        "the highest seed. The vertical axes of all panels span equal ranges.",
         same_length(panels),
     )
 
 
 def _over_scales(training: str, found: Measurements) -> tuple[Point, ...]:
-    """A net's error at each scale that it is tested at alone, densely."""
+    """Return a net's error at each single scale of dense testing."""
     rows = (row for table in TABLES.values() for row in table.rows)
     tested = (row.nets[0] for row in rows if len(row.nets) == 1 and row.method == "dense")
     scales = sorted({each.scales[0] for each in tested if each.training == training and len(each.scales) == 1})
@@ -232,7 +231,7 @@ def _slopes(pairs: Sequence[tuple[str, tuple[Row, Row]]], found: Measurements | 
 
 
 def _point(row: Row, found: Measurements | None, x: float) -> Point | None:
-    """A row's error in percent: ours, or without an experiment the paper's."""
+    """Return a row's measured error in percent, or the paper's if there is no experiment."""
     name = row.nets[0].training
     if found is None:
         paper = row.printed.top1
@@ -240,7 +239,8 @@ def _point(row: Row, found: Measurements | None, x: float) -> Point | None:
     error = found.error(row)
     if error is None:
         return None
-    note = f"{name}: {percent(error)}% [{interval(error)}], {len(error.seeds)} seeds"
+    seeds = f"{len(error.seeds)} seed{'' if len(error.seeds) == 1 else 's'}"
+    note = f"{name}: {percent(error)}% (95% interval {interval(error)}), {seeds}"
     several = len(error.seeds) > 1
     low, high = (100 * min(error.seeds), 100 * max(error.seeds)) if several else (None, None)
     return Point(x, 100 * error.mean, low, high, note)

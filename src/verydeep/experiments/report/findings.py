@@ -1,4 +1,4 @@
-"""The paper's findings, each confirmed, refuted or undecided by what was measured."""
+"""The section on the paper's findings, each confirmed, refuted or undecided by the measurements."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,39 +9,45 @@ from verydeep.experiments.paired import Difference
 
 _TONES: dict[Verdict, Tone] = {"confirmed": "good", "refuted": "bad", "undecided": "open", "not measured": ""}
 _NOTE = (
-    "Each claim is decided by a paired test at 5%, on the same images and over all seeds; where there is a "
-    "control, against that. One seed decides nothing."
+    "Each finding is decided by its own paired test at the 5% level, on the same images and over all seeds, "
+    "against a control if there is one. Confirmed: the 95% interval of the difference lies on the paper's side "
+    "(for normalisation: below a gain of half a point). Refuted: it lies on the other side. Undecided: neither, "
+    "or only one seed. The p values are not corrected for multiple comparisons. Points are percentage points."
 )
 _FIGURES_NOTE = (
-    "Points are percent of the images; intervals are at 95%. The log-loss is finer than errors and decides "
-    "nothing. The last column is the smallest difference that these images and seeds would show four times out of "
-    "five."
+    "In the tables below, a positive reduction means that the first of the two has the lower error; points are "
+    "percentage points. The log-loss, in nats, is more sensitive than the error but never decides. The smallest "
+    "detectable difference is the true difference that this many images and seeds would find with 80% power."
 )
 
 
 def findings_section(findings: Sequence[Finding], border: Border) -> Section:
-    """The claims with their verdicts, and the figures behind them."""
-    columns = (Column("the paper", False), Column("verdict", False), Column("here", False))
+    """Make the section with the verdict on each claim, and the figures behind it."""
+    columns = (Column("the paper's finding", False), Column("verdict", False), Column("evidence here", False))
     rows = tuple(
         (
             f"{each.claim.says} (Sect. {each.claim.section})",
             Cell(each.verdict, strong=True, tone=_TONES[each.verdict]),
-            each.says.removeprefix(each.verdict).removeprefix(":").strip(),
+            _sentence_case(each.says.removeprefix(each.verdict).removeprefix(":").strip()),
         )
         for each in findings
     )
     blocks = (
         Paragraph(_NOTE),
         Grid("", columns, rows),
-        Paragraph(f"{border.says[:1].upper()}{border.says[1:]}."),
+        Paragraph(f"{_sentence_case(border.says)}."),
     )
     figures = (Paragraph(_FIGURES_NOTE), _figures(findings, border), _seeds(findings, border))
     compared = any(True for _ in _all(findings, border))
     return Section("The paper's findings", (*blocks, *figures) if compared else blocks)
 
 
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def verdicts(findings: Sequence[Finding]) -> str:
-    """How many findings have which verdict, for people."""
+    """Count the findings by verdict, in words."""
     counts = Counter(each.verdict for each in findings)
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in _TONES if counts[verdict])
 
@@ -49,16 +55,16 @@ def verdicts(findings: Sequence[Finding]) -> str:
 def _figures(findings: Sequence[Finding], border: Border) -> Grid:
     columns = (
         Column("claim", False),
-        Column("compared", False),
-        Column("decides", False),
+        Column("comparison", False),
+        Column("decides"),
         Column("seeds"),
-        Column("fewer errors, points"),
+        Column("reduction of top-1 error, points"),
         Column("95% interval"),
         Column("p"),
-        Column("the paper, points"),
-        Column("log-loss lower by"),
+        Column("reduction in the paper, points"),
+        Column("reduction of log-loss, nats"),
         Column("95% interval"),
-        Column("smallest detectable, points (80% power)"),
+        Column("smallest detectable difference, points (80% power)"),
     )
     rows = tuple(
         (
@@ -80,10 +86,10 @@ def _figures(findings: Sequence[Finding], border: Border) -> Grid:
 def _seeds(findings: Sequence[Finding], border: Border) -> Grid:
     columns = (
         Column("row", False),
-        Column("against", False),
+        Column("compared with", False),
         Column("seed"),
-        Column("right only in row"),
-        Column("right only in the other"),
+        Column("images only the row gets right"),
+        Column("images only the other gets right"),
         Column("p"),
     )
     pairs = {(pair.row, pair.against): pair for _, one, _ in _all(findings, border) for pair in one.pairs}
@@ -92,7 +98,7 @@ def _seeds(findings: Sequence[Finding], border: Border) -> Grid:
         for pair in pairs.values()
         for one in pair.seeds
     )
-    return Grid("Each seed alone, by McNemar's exact test", columns, rows, folded=True)
+    return Grid("Each seed alone: McNemar's exact test", columns, rows, folded=True)
 
 
 def _all(findings: Sequence[Finding], border: Border) -> Iterator[tuple[str, Compared, bool]]:
@@ -103,7 +109,7 @@ def _all(findings: Sequence[Finding], border: Border) -> Iterator[tuple[str, Com
 
 
 def _words(one: Compared) -> str:
-    return f"with {one.contrast.what} than with {one.contrast.than}, {one.contrast.tested}"
+    return f"{one.contrast.what} vs {one.contrast.than}, {one.contrast.tested}"
 
 
 def _difference(found: Difference, factor: int, digits: int) -> tuple[str, str]:

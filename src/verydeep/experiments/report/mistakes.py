@@ -1,4 +1,4 @@
-"""What the nets get wrong: classes that they take for one another, and photographs that most of them fail on."""
+"""The errors of the nets: classes that they confuse, and photographs that most of them misclassify."""
 
 from collections import Counter
 from io import BytesIO
@@ -15,14 +15,14 @@ from verydeep.experiments.report.measurements import Measurements
 from verydeep.experiments.report.tables import net_name
 
 MOST_CLASSES = 20
-"""Of a matrix that can still be read; with more there is only the list."""
+"""Largest number of classes in a confusion matrix; with more, only the list is shown."""
 _CONFUSIONS, _PHOTOGRAPHS, _PICTURES = 15, 20, 12
 _SIDE = 160
 """Longest side of a picture on the page, in pixels."""
 
 
 def confusion_section(found: Measurements) -> Section:
-    """Which classes are taken for which, by the best row."""
+    """Make the section on confusions between classes, in the row with the lowest error."""
     row = found.best()
     if row is None:
         return Section("Confusion between classes", (Paragraph("Nothing is measured yet."),))
@@ -30,7 +30,7 @@ def confusion_section(found: Measurements) -> Section:
     classes = found.results.classes
     blocks: list[Block] = [
         Paragraph(
-            f"By the row of lowest top-1 error: {net_name(row)} ({found.rows[row.key].protocol}), "
+            f"For the row with the lowest top-1 error: {net_name(row)} ({found.rows[row.key].protocol}), "
             f"mean over {_count(len(found.seeds(row)), 'seed')}."
         )
     ]
@@ -40,12 +40,18 @@ def confusion_section(found: Measurements) -> Section:
             (Cell(name, strong=True), *(_share(shares[i, j], i == j) for j in range(len(classes))))
             for i, name in enumerate(classes)
         )
-        blocks.append(Grid("Of the images of each class (row), the percentage called each class", columns, rows))
+        blocks.append(
+            Grid(
+                "Percentage of the images of each class (row) that are classified as each class (column)",
+                columns,
+                rows,
+            )
+        )
     return Section("Confusion between classes", (*blocks, _confusions(found, shares)))
 
 
 def _confusion(found: Measurements, row: Row) -> Float64[np.ndarray, "K K"]:
-    """Of the images of each class, which share was said to be of which; a mean over seeds."""
+    """Return the share of the images of each class classified as each class, averaged over seeds."""
     classes, labels = len(found.results.classes), found.outcomes.labels
     counts = np.zeros((classes, classes))
     for seed in found.seeds(row):
@@ -66,22 +72,22 @@ def _confusions(found: Measurements, shares: Float64[np.ndarray, "K K"]) -> Grid
     pairs = [(int(place) // len(wrong), int(place) % len(wrong)) for place in order]
     classes = found.results.classes
     rows = tuple((classes[i], classes[j], f"{100 * wrong[i, j]:.1f}") for i, j in pairs if wrong[i, j])
-    columns = (Column("class", False), Column("taken for", False), Column("% of its images"))
+    columns = (Column("class", False), Column("classified as", False), Column("% of the images of the class"))
     return Grid("Most frequent confusions", columns, rows)
 
 
 def photographs_section(found: Measurements, photographs: Dataset | None) -> Section:
-    """The photographs that are most often wrong, and what each net said.
+    """Make the section on the photographs most often misclassified, with the answer of each net.
 
     Args:
         found: the experiment.
-        photographs: those that were tested, in order, where the page is to show them.
+        photographs: the tested photographs, in order, if the page is to show them.
 
     Raises:
-        UserError: where those are others.
+        UserError: if they are not the photographs that were tested.
     """
     nets = found.nets()
-    title = "Photographs most often wrong"
+    title = "Photographs most often misclassified"
     if not nets:
         return Section(title, (Paragraph("Nothing is measured yet."),))
     order = _hardest(found, nets)
@@ -100,12 +106,12 @@ def photographs_section(found: Measurements, photographs: Dataset | None) -> Sec
     columns = (
         Column("photograph", False),
         Column("class", False),
-        Column("wrong"),
+        Column("misclassified"),
         *(Column(TRAININGS[row.nets[0].training].name, False) for row in nets),
     )
     note = (
-        "What most seeds of each net said, and how many of them; each net as in its last row of Table 3. Of two "
-        "that are wrong equally often, the one with the higher mean log-loss comes first."
+        "Each net column gives the answer of most seeds and how many gave it, for the net's last row of Table 3. "
+        "Photographs misclassified equally often are ordered by mean log-loss, highest first."
     )
     blocks: list[Block] = [Paragraph(note), Grid("", columns, rows)]
     if photographs is not None:
@@ -128,7 +134,7 @@ def _hardest(found: Measurements, nets: tuple[Row, ...]) -> list[int]:
 
 
 def _said(found: Measurements, row: Row, image: int) -> Cell:
-    """What most seeds said; of equally many, what the first of them said."""
+    """Return the answer of most seeds; if several tie, the one that came first."""
     said = Counter(int(found.outcomes.said[row.key, seed][image]) for seed in found.seeds(row))
     ((answer, votes),) = said.most_common(1)
     right = answer == found.outcomes.labels[image]
@@ -140,8 +146,8 @@ def _said(found: Measurements, row: Row, image: int) -> Cell:
 def _gallery(found: Measurements, photographs: Dataset, order: list[int]) -> Gallery:
     if len(photographs) != len(found.outcomes.names) or (photographs.labels != found.outcomes.labels).any():
         raise UserError(
-            f"{photographs.name} does not have the {len(found.outcomes.names)} photographs that were tested; give "
-            "the data set of the experiment"
+            f"{photographs.name} does not contain the {len(found.outcomes.names)} photographs that were tested; "
+            "pass the data set of the experiment"
         )
     names, labels, classes = found.outcomes.names, found.outcomes.labels, found.results.classes
     pictures = ((image, f"{names[image]} ({classes[labels[image]]})") for image in order)
@@ -149,7 +155,7 @@ def _gallery(found: Measurements, photographs: Dataset, order: list[int]) -> Gal
 
 
 def _jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """A photograph of at most `_SIDE` pixels a side; a tiny one, such as a digit, enlarged without smoothing."""
+    """Encode a photograph, at most `_SIDE` pixels per side; tiny ones, such as digits, are enlarged unsmoothed."""
     picture = Image.fromarray(pixels)
     factor = _SIDE // max(picture.size)
     if factor > 1:

@@ -11,39 +11,39 @@ from verydeep.experiments.results import Outcomes
 
 @dataclass(frozen=True)
 class PooledError:
-    """A share of images that were classified wrongly, in [0, 1], over seeds."""
+    """A share of misclassified images, in [0, 1], over several seeds."""
 
     seeds: tuple[float, ...]
-    """Of each seed alone."""
+    """The error of each seed."""
     interval: tuple[float, float]
-    """Of their mean: what it may be, at 95%, on the population that the images were drawn from."""
+    """The 95% interval of their mean, for the population from which the images were drawn."""
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """The mean over seeds."""
         return float(np.mean(self.seeds))
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds, with n - 1; None for one seed."""
+        """The standard deviation over seeds, with n - 1; None for one seed."""
         return float(np.std(self.seeds, ddof=1)) if len(self.seeds) > 1 else None
 
 
 def pooled_error(outcomes: Outcomes, key: str, seeds: Sequence[int], k: int) -> PooledError:
-    """The top-k error of a row.
+    """Return the top-k error of a row.
 
-    The interval is Wilson's, with that number of independent answers that would have the variance which the images
-    really show: all seeds answer about the same images, so that three seeds are worth more than one and less than
-    three times as many images. With one seed it is Wilson's own.
+    The interval is Wilson's, for the effective number of independent answers: the number that would have the
+    variance observed over images. All seeds classify the same images, so three seeds are worth more than one but
+    less than three times as many images. With one seed it is the usual Wilson interval.
 
     Args:
-        outcomes: of the experiment.
-        key: of the row.
-        seeds: those that measured it, at least one.
-        k: within how many of the highest posteriors the image's class must be.
+        outcomes: outcomes of the experiment.
+        key: key of the row.
+        seeds: the seeds that measured it, at least one.
+        k: an image is correct if its class is among the k highest posteriors.
 
     Raises:
-        KeyError: where a seed has not measured it.
+        KeyError: if a seed has not measured it.
     """
     wrong = np.stack([outcomes.rank[key, seed] >= k for seed in seeds]).astype(np.float64)
     share, of_image = float(wrong.mean()), wrong.mean(0)

@@ -1,4 +1,4 @@
-"""The page of any runs: their curves, in what their recipes differ, where they started, what they took."""
+"""The report of any runs: curves, differences between recipes, starts and times."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,31 +18,31 @@ from verydeep.training.journal import Epoch
 from verydeep.training.run import ENVIRONMENT, Run, read_run
 
 _FEW = 4
-"""Runs that the title names."""
+"""Largest number of runs named in the title."""
 
 
 def runs_report(runs: Sequence[str | os.PathLike[str]], page: Path) -> tuple[Path, ...]:
-    """Make the page of some runs, ended or not: the report of an experiment, less its tables.
+    """Make the report of some runs, ended or not.
 
     Args:
         runs: run directories.
-        page: the page to make, .html or .md; beside the latter its charts.
+        page: the page to make: .html, or .md with its charts next to it.
 
     Returns:
-        The files that were written.
+        The files written.
 
     Raises:
-        UserError: where one is no run directory, none is given, or a file is in the way that no report has made.
+        UserError: if none is given, one is not a run directory, or a file that is not a report is in the way.
     """
     if not runs:
-        raise UserError("a report takes at least one run directory; none was given")
+        raise UserError("report takes at least one run directory; none was given")
     files = page_files(runs_document([read_run(run) for run in runs]), page)
     write_files(files)
     return tuple(files)
 
 
 def runs_document(runs: Sequence[Run]) -> Document:
-    """What the report of some runs says."""
+    """Assemble the report of some runs."""
     names = _names(runs)
     lead = Items(tuple(str(run) for run in runs))
     sections = (
@@ -104,10 +104,10 @@ def _recipes(runs: Sequence[Run], names: Sequence[str]) -> Section:
         if field in differ
     )
     same = tuple((field, _value(getattr(first, field))) for field in Recipe.model_fields if field not in differ)
-    blocks: list[Block] = [Grid("In what they differ", columns, rows)] if rows else []
+    blocks: list[Block] = [Grid("Differences", columns, rows)] if rows else []
     if len(runs) > 1 and not rows:
-        blocks.append(Paragraph("All have the same recipe."))
-    title = "What they have in common" if len(runs) > 1 else "All fields"
+        blocks.append(Paragraph("All runs have the same recipe."))
+    title = "Common fields" if len(runs) > 1 else "All fields"
     blocks.append(Grid(title, (Column("field", False), Column("value", False)), same, folded=len(runs) > 1))
     return Section("Recipes", tuple(blocks))
 
@@ -124,9 +124,9 @@ def _starts(runs: Sequence[Run], names: Sequence[str]) -> Section:
         Column("net", False),
         Column("S"),
         Column("starts from", False),
-        Column("net there", False),
+        Column("net of the start", False),
         Column("SHA-256 of its weights", False),
-        Column("initial rate"),
+        Column("initial learning rate"),
     )
     rows = tuple(
         (
@@ -152,13 +152,13 @@ def _times(runs: Sequence[Run], names: Sequence[str]) -> Section:
         Column("an epoch"),
         Column("images/s"),
         Column("waiting for images"),
-        Column("ended", False),
+        Column("ended by", False),
     )
     rows = []
     for run, name in zip(runs, names, strict=True):
         epochs = run.epochs
         if not epochs:
-            rows.append((name, "0", "0", "", "", "", "", run.ended or "not yet"))
+            rows.append((name, "0", "0", "", "", "", "", run.ended or "not ended"))
             continue
         seconds = sum(epoch.seconds for epoch in epochs)
         images = sum(epoch.images_per_second * epoch.seconds for epoch in epochs)
@@ -172,10 +172,10 @@ def _times(runs: Sequence[Run], names: Sequence[str]) -> Section:
                 duration(seconds / len(epochs)),
                 f"{images / seconds:,.0f}" if seconds else "",
                 f"{waited / seconds:.1%}" if seconds else "",
-                run.ended or "not yet",
+                run.ended or "not ended",
             )
         )
-    note = "Of training alone: without validation, and without what an epoch had done before it was interrupted."
+    note = "Training time only: excludes validation, and the part of an epoch before an interruption."
     return Section("Time", (Grid("", columns, tuple(rows)), Paragraph(note)))
 
 
@@ -184,13 +184,13 @@ def _environments(runs: Sequence[Run], names: Sequence[str]) -> Section:
     for run, name in zip(runs, names, strict=True):
         starts = _recorded(run.path / ENVIRONMENT)
         for grid in environment_grids(starts[-1:]):
-            count = f", the last of {len(starts)} starts" if len(starts) > 1 else ""
+            count = f" (last of {len(starts)} starts)" if len(starts) > 1 else ""
             blocks.append(Grid(f"{name}{count}", grid.columns, grid.rows, folded=True))
     return Section("Versions and hardware", tuple(blocks) or (Paragraph("Not recorded."),))
 
 
 def _recorded(file: Path) -> tuple[dict[str, Any], ...]:
-    """What a run recorded of its starts; nothing where that is lost, which is no reason to have no report."""
+    """Read the environments of a run's starts; empty if they are lost, since a report can do without."""
     try:
         starts = read_json(file)
     except UserError:

@@ -1,4 +1,4 @@
-"""Tables 3 to 7: the paper's numbers and ours, with intervals over images, spreads over seeds, and protocols."""
+"""Tables 3 to 7: the paper's errors and ours, with intervals over images, spreads over seeds, and protocols."""
 
 from verydeep.experiments.pages.document import Cell, Column, Grid, Paragraph, Section
 from verydeep.experiments.plan import TRAININGS, Row, Table
@@ -7,31 +7,32 @@ from verydeep.experiments.report.pooled import PooledError
 
 NOT_YET = "not yet"
 _NOTE = (
-    "Errors are in percent: the mean over seeds ± its standard deviation over seeds; the 95% interval is over "
-    "images. S is in pixels, in brackets what it is in the paper; the protocol has Q in pixels. The paper's "
-    "errors are those on the validation images of ILSVRC-2012, to be compared with one another and not with ours."
+    "Errors are in percent: the mean over seeds ± the standard deviation over seeds. The 95% interval is over "
+    "images. S, the training scale, is in pixels, with the paper's S in brackets. Q, the test scale, is in pixels "
+    "too, under protocol. The paper's errors are on the validation images of ILSVRC-2012: compare them with each "
+    "other, not with ours."
 )
 
 
 def tables_section(found: Measurements) -> Section:
-    """All tables that were asked for."""
+    """Make the section of all requested tables."""
     return Section("Tables", (Paragraph(_NOTE), *(_grid(table, found) for table in found.tables)))
 
 
 def percent(error: PooledError) -> str:
-    """An error with its spread over seeds."""
+    """Format an error in percent, with its spread over seeds."""
     spread = "" if error.spread is None else f" ± {100 * error.spread:.2f}"
     return f"{100 * error.mean:.2f}{spread}"
 
 
 def interval(error: PooledError) -> str:
-    """The interval of an error over images."""
+    """Format the interval of an error over images, in percent."""
     low, high = error.interval
     return f"{100 * low:.2f}–{100 * high:.2f}"
 
 
 def net_name(row: Row) -> str:
-    """What a row tests, for people."""
+    """Return the name of a row: its label and its nets."""
     names = " + ".join(tested.training for tested in row.nets)
     if row.label and len(row.nets) > 2:
         names = ", ".join(tested.training for tested in row.nets)
@@ -39,7 +40,7 @@ def net_name(row: Row) -> str:
 
 
 def pixels(scale: tuple[int, ...]) -> str:
-    """S or Q for people: one number, or the ends of a range."""
+    """Format S or Q: one number, or the ends of a range."""
     return "–".join(map(str, scale))
 
 
@@ -55,8 +56,8 @@ def _grid(table: Table, found: Measurements) -> Grid:
     ]
     for k in (1, 5):
         columns += [Column(f"top-{k}"), Column("95% interval")]
-        columns += [Column("paper")] if printed else []
-    columns += [Column("paper, test images")] if test_images else []
+        columns += [Column(f"paper, top-{k}")] if printed else []
+    columns += [Column("paper, top-5, test images")] if test_images else []
     rows = tuple(_cells(row, found, printed, test_images) for row in table.rows)
     return Grid(table.title, tuple(columns), rows)
 
@@ -74,7 +75,7 @@ def _cells(row: Row, found: Measurements, printed: bool, test_images: bool) -> t
     for k, paper in ((1, row.printed.top1), (5, row.printed.top5)):
         error = found.error(row, k)
         if error is not None and k >= len(found.results.classes):
-            cells += ["–", ""]  # every image's class is among so many
+            cells += ["–", ""]  # with so few classes it is always 0
         elif error is not None:
             cells += [Cell(percent(error), strong=k == 1), interval(error)]
         else:
