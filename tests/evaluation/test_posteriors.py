@@ -194,7 +194,7 @@ def test_testing_leaves_a_net_as_it_was(new_net, photographs):
     assert not net.drop7.training
 
 
-@pytest.mark.parametrize(("training_scale", "flip", "scale"), [((48, 48), False, 48), ((36, 64), True, 50)])
+@pytest.mark.parametrize(("training_scale", "flip", "scale"), [((48, 48), False, 64), ((36, 124), True, 96)])
 def test_scales_and_mirroring_are_those_of_the_nets_card(new_net, photographs, training_scale, flip, scale):
     net = new_net()
     net.card = replace(net.card, training_scale=training_scale, flip=flip)
