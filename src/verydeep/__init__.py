@@ -1,4 +1,4 @@
-"""Very Deep Convolutional Networks for Large-Scale Image Recognition, as a system.
+"""Very Deep Convolutional Networks for Large-Scale Image Recognition: the nets, their training and testing.
 
 >>> import verydeep
 >>> verydeep.CONFIGURATIONS["D"].parameters(classes=1000)
@@ -72,7 +72,7 @@ __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: torch takes seconds that `verydeep --help` should not."""
+    """Import a public name on first use: importing torch takes seconds, and `verydeep --help` does not need it."""
     if name == "__version__":
         from importlib.metadata import version
 
@@ -83,5 +83,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names."""
+    """List the public names."""
     return sorted(__all__)

@@ -1,4 +1,4 @@
-"""python -m verydeep: what torchrun starts."""
+"""Entry point of `python -m verydeep`, which torchrun starts."""
 
 from verydeep.cli import main
 

@@ -1,4 +1,4 @@
-"""Tiny nets whose posteriors tell images apart, and photographs of many sizes and kinds."""
+"""Tiny nets whose posteriors differ between images, and photographs of many sizes and kinds."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +18,14 @@ CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
 
 
 def scenery(seed, height, width):
-    """Blocks of colour, so that parts and mirror images of one photograph look different to a net."""
+    """Return blocks of colour, so that the parts and the mirror image of a photograph look different to a net."""
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), np.uint8)
     return coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
 
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread():
-    """Nets this small are slowed down by more, most of all where tests run beside other work."""
+    """Run on one thread: more would slow nets this small down, most of all on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -34,7 +34,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def new_net():
-    """A factory of nets for crops of 32, whose class scores on scenery have mean 0 and deviation 1."""
+    """A factory of nets for crops of 32. Their class scores on scenery have mean 0 and standard deviation 1."""
 
     def make(name="A", seed=0, classes=CLASSES):
         net = ConvNet(name, classes, crop=32, width=0.125, fully_connected=8).eval()
@@ -57,12 +57,12 @@ def net(new_net):
 
 
 SIZES = [(40, 60), (90, 70), (33, 33), (64, 48), (40, 60), (32, 100), (128, 96), (100, 32), (80, 120), (50, 50)]
-"""Height and width: some become equal once rescaled, though they do not follow one another."""
+"""Height and width: some that are not neighbours become equal once rescaled."""
 
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Photographs in files: colour and grey, JPEG and PNG, one with a palette, one turned by its EXIF."""
+    """Photographs in files: colour and grey, JPEG and PNG, one with a palette, one with an EXIF rotation."""
     paths = []
     for row, (height, width) in enumerate(SIZES):
         image = Image.fromarray(scenery(100 + row, height, width))
@@ -82,7 +82,7 @@ def photographs(tmp_path):
 
 
 def softmax_in_numpy(scores):
-    """Over the last axis, in double precision."""
+    """Compute the soft-max over the last axis, in double precision."""
     powers = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
@@ -117,7 +117,7 @@ class Thread(Ranks):
 
 @pytest.fixture(scope="session")
 def on_ranks():
-    """Calls a function on as many ranks; returns what it returned, by rank."""
+    """A function that calls another on some number of ranks, and returns the results in the order of the ranks."""
 
     def call(world, function):
         barrier, given = threading.Barrier(world), {}

@@ -1,4 +1,4 @@
-"""Sect. 3.2: dense testing of one batch, against numpy on the score map."""
+"""Sect. 3.2: dense testing of one batch, compared with numpy on the score map."""
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def views(images, flip):
 
 
 def test_what_is_averaged_and_when_makes_a_difference_to_these_tests(net, scene, softmax):
-    """The soft-max before the mean over the map, and a flip upside down, would not pass for the right thing."""
+    """The tests above would notice a soft-max before the mean over the map, and a flip upside down."""
     images = batch_of(scene, 2, 96, 70)
     with torch.no_grad():
         found = dense_posteriors(net, images, flip=False).numpy()

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 error, and their interval."""
+"""Top-1 and top-5 error, their interval, and the loss."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_the_interval_is_wilsons(counts):
 
 
 def test_an_error_shows_its_value_and_its_interval():
-    # Wilson (1927) for 247 of 1000, by hand: (0.247 + 0.0019207 -+ 0.0267992) / 1.0038415.
+    # Wilson (1927) for 247 of 1000, worked out by hand: (0.247 + 0.0019207 -+ 0.0267992) / 1.0038415.
     assert str(Error(247, 1000)) == "24.70% [22.13%, 27.47%]"
     assert str(Error(0, 10)).startswith("0.00% [0.00%, 27.75%]")
 

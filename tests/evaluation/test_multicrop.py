@@ -1,4 +1,4 @@
-"""Sect. 3.2: a regular grid of crops, and the mean of their posteriors."""
+"""Sect. 3.2: multi-crop testing: a regular grid of crops, and the mean of their posteriors."""
 
 from fractions import Fraction
 from math import floor
@@ -23,12 +23,12 @@ LARGEST = np.stack([*np.mgrid[:256, :256], np.full((256, 256), 7)], -1).astype(n
 
 
 def coordinates(height, width):
-    """An image whose pixel (y, x) is the colour (y, x, 7)."""
+    """Return an image whose pixel (y, x) has the colour (y, x, 7)."""
     return LARGEST[:height, :width]
 
 
 def places(crops):
-    """Where each crop was taken, after a check that it is a piece of such an image."""
+    """Generate the place of each crop, after checking that it was cut from such an image."""
     side = crops.shape[1]
     for crop in crops:
         top, left = map(int, crop[0, 0, :2])
@@ -74,7 +74,7 @@ def test_the_centre_crop_is_the_middle_one_of_the_grid(sizes):
     assert centre.shape == (1, crop, crop, 3)
     np.testing.assert_array_equal(centre[0], grid_crops(image, crop, 5)[12])
     ((top, left),) = places(centre)
-    assert 0 <= top - (height - crop - top) <= 1  # as far from either border, to a pixel
+    assert 0 <= top - (height - crop - top) <= 1  # equally far from both borders, to within a pixel
     assert 0 <= left - (width - crop - left) <= 1
 
 
@@ -88,7 +88,7 @@ def test_posteriors_are_the_mean_over_50_crops_after_the_soft_max(net, scene, so
         with torch.no_grad():
             scores = net(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)).numpy()
         np.testing.assert_allclose(posteriors, softmax(scores).mean(0), rtol=1e-4, atol=1e-6)
-        assert np.abs(softmax(scores.mean(0)) - posteriors).max() > 0.01, "the order of the two does not show"
+        assert np.abs(softmax(scores.mean(0)) - posteriors).max() > 0.01, "the wrong order would go unnoticed"
 
 
 def crops_of(net, images, flip):
@@ -119,7 +119,7 @@ def test_windows_give_the_dense_posteriors_where_padding_cannot_matter(new_net, 
     net = new_net(seed=3)
     with torch.no_grad():
         for layer in net.layers:
-            if layer.kind == "conv" and layer.padding:  # kernels that see one pixel see no padding
+            if layer.kind == "conv" and layer.padding:  # a kernel that uses only its centre sees no padding
                 weight = net.get_submodule(layer.name).weight
                 centre = weight[:, :, 1, 1].clone()
                 weight.zero_()
@@ -135,7 +135,7 @@ def test_windows_give_the_dense_posteriors_where_padding_cannot_matter(new_net, 
         net.fc8.bias.copy_((net.fc8.bias - scores.mean(0)) / scores.std(0))
         dense = dense_posteriors(net, torch.from_numpy(images).permute(0, 3, 1, 2), flip)
         found = window_posteriors(net, crops, flip)
-    assert dense.std(0).max() > 1e-3  # they tell images apart
+    assert dense.std(0).max() > 1e-3  # the posteriors differ between the images
     torch.testing.assert_close(found, dense, rtol=1e-4, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Sect. 3.2, 4.2 to 4.4: passes over a data set, their batches, and their averages."""
+"""Sect. 3.2, 4.2 to 4.4: passes over a data set, their mini-batches, and their averages."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def close(found, expected):
 
 
 def in_numpy(net, photograph, one, softmax):
-    """The posteriors of one photograph by itself."""
+    """Compute the posteriors of one photograph by itself."""
     image = rescale(photograph, one.scale, net.card.rescaling)
     crops = {"dense": lambda: image[None]}.get(
         one.method, lambda: grid_crops(image, net.crop, 5 if one.method == "multi-crop" else 1)
@@ -60,7 +60,7 @@ def in_numpy(net, photograph, one, softmax):
 
 @pytest.fixture
 def read(monkeypatch):
-    """Counts how often each photograph is read for a pass in this process."""
+    """How many times each photograph was read for a pass in this process."""
     counts = Counter()
 
     def counted(photograph, scale, rescaling):
@@ -115,13 +115,13 @@ def test_scales_below_the_crop_are_refused_before_any_work(net, photographs, rea
 
 @pytest.mark.parametrize("one", PASSES, ids=str)
 def test_every_row_is_the_posterior_of_that_image_alone(net, photographs, softmax, one):
-    """Also where images of equal size, which share a mini-batch, do not follow one another."""
+    """Images of equal size share a mini-batch, even if they are not neighbours in the data set."""
     found = one_pass(net, photographs, one, Ranks(), QUIET)
     assert found.dtype == np.float32
     close(found, [in_numpy(net, photograph, one, softmax) for photograph in photographs.photographs])
     close(found.sum(1), 1)
     apart = np.abs(found[:, None] - found).max(2) + np.eye(len(found))
-    assert apart.min() > 1e-3, "an exchange of two rows might not show"
+    assert apart.min() > 1e-3, "this test might not notice two swapped rows"
 
 
 def test_photographs_are_rescaled_as_the_nets_card_says(net, photographs, softmax):
@@ -184,7 +184,7 @@ def test_an_average_is_the_mean_of_its_matrices_each_counting_equally(seed, coun
 
 
 def test_testing_leaves_a_net_as_it_was(new_net, photographs):
-    """Dropout is off in testing, whatever mode the net comes in, and afterwards what it was."""
+    """Dropout is off in testing, whatever mode the net was in; afterwards, all modes are restored."""
     net = new_net()
     expected = posteriors(net, photographs, [48])
     net.train().drop7.eval()
@@ -276,7 +276,7 @@ def test_batches_partition_the_images_by_rescaled_size_within_the_budget(sizes, 
     with mock.patch.object(module, "BATCH_PIXELS", budget):
         batches = batches_of(dataset, Pass(method, scale), 32, sizes)
     assert sorted(row for rows in batches for row in rows) == list(range(count))
-    # What passes through the net for an image: itself, or its crops.
+    # The pixels that pass through the net for each image: the image itself, or its crops.
     if method == "dense":
         shapes = [rescaled_size(*size, scale) for size in sizes.tolist()]
     else:
@@ -289,7 +289,7 @@ def test_batches_partition_the_images_by_rescaled_size_within_the_budget(sizes, 
         most = max(1, budget // (shape[0] * shape[1]))
         assert max(lengths[shape]) <= most
         assert len(lengths[shape]) == ceil(count_alike / most), (
-            "images of equal size fill as few batches as can be"
+            "images of equal size share as few batches as possible"
         )
 
 
@@ -307,7 +307,7 @@ def test_a_batch_in_testing_has_as_many_pixels_as_41_crops_of_224():
 def test_any_number_of_ranks_gives_the_matrix_of_one_and_reads_every_image_once(
     net, photographs, read, world, one, monkeypatch, on_ranks
 ):
-    """More ranks than batches, too: with eleven, some have nothing to do."""
+    """With eleven ranks there are more ranks than batches, and some have nothing to do."""
     monkeypatch.setattr(module, "BATCH_PIXELS", 3 * 32 * 32)
     expected = one_pass(net, photographs, one, Ranks(), QUIET)
     assert 3 < len(batches_of(photographs, one, 32)) < 11
@@ -352,7 +352,7 @@ with ranks("cpu") as here:
 
 
 def test_two_processes_give_the_matrix_of_one(new_net, scene, folder, tmp_path):
-    """Started as torchrun starts them, on machines that share the photographs only: the run is copied."""
+    """They start as under torchrun, on machines that share only the photographs: each has a copy of the run."""
     for row, (height, width) in enumerate([(40, 50), (60, 44), (40, 50), (33, 64), (70, 32)]):
         path = folder / f"val/{('cat', 'Dog')[row % 2]}/{row}.png"
         Image.fromarray(scene(row, height, width)).save(path)
@@ -382,12 +382,12 @@ def test_two_processes_give_the_matrix_of_one(new_net, scene, folder, tmp_path):
         with np.load(tmp_path / f"out{rank}.npz") as arrays:
             close(arrays["posteriors"], expected)
         said = json.loads((tmp_path / f"out{rank}.json").read_text())
-        assert said["read"], "each rank has a share"
+        assert said["read"], "each rank does a share of the work"
         read += said["read"]
         assert said["wrong"] == int((stored.argmax(1) != dataset.labels).sum())
-        assert said["again"] == {}, "found stored by the first rank, for both"
-        assert len([line for line in said["lines"] if "found stored" in line]) == (rank == 0)
-    assert read == {path.name: 4 for path in dataset.photographs}, "once a pass, by one of the two"
+        assert said["again"] == {}, "stored already; the first rank reads it for both"
+        assert len([line for line in said["lines"] if "already stored" in line]) == (rank == 0)
+    assert read == {path.name: 4 for path in dataset.photographs}, "once per pass, by one of the two"
     assert len(list(tmp_path.glob("run0/posteriors/*"))) == 1
     assert not list(tmp_path.glob("run1/posteriors/*"))
 
@@ -396,7 +396,7 @@ def test_two_processes_give_the_matrix_of_one(new_net, scene, folder, tmp_path):
 
 
 def interrupted(net, photographs, one, unfinished, monkeypatch):
-    """A pass that meets a damaged image in its fourth batch, and saves after each; returns what is left."""
+    """Interrupt a pass by a damaged image in its fourth batch. Return the photographs that are left to read."""
     monkeypatch.setattr(module, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(module, "BATCH_PIXELS", 3 * 32 * 32)
     sizes = module.sizes_of(photographs)
@@ -421,7 +421,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(net, photographs, tmp_path, mo
     assert unfinished.is_file()
     read.clear()
     found = one_pass(net, photographs, one, Ranks(), replace(QUIET, workers=workers), unfinished=unfinished)
-    if workers == 0:  # others count in their own memory
+    if workers == 0:  # workers count in their own memory
         assert read == left
     close(found, expected)
 
@@ -429,7 +429,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(net, photographs, tmp_path, mo
 def test_an_interrupted_pass_goes_on_though_its_batches_are_cut_otherwise(
     net, photographs, tmp_path, monkeypatch, read
 ):
-    """As by another version; neither is a row computed twice nor one left out."""
+    """As another version might cut them. No row is computed twice, and none is left out."""
     one = PASSES[3]
     expected = one_pass(net, photographs, one, Ranks(), QUIET)
     left = interrupted(net, photographs, one, tmp_path / "pass.unfinished", monkeypatch)

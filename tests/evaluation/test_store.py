@@ -18,7 +18,7 @@ POSTERIORS = MATRIX / MATRIX.sum(1, keepdims=True)
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
     path = tmp_path / "posteriors" / "a.safetensors"
     rows = np.array([5, 1])
-    store.save(path, {"posteriors": MATRIX[::2].T, "rows": rows})  # not contiguous
+    store.save(path, {"posteriors": MATRIX[::2].T, "rows": rows})  # not contiguous in memory
     found = store.load(path)
     assert found.keys() == {"posteriors", "rows"}
     np.testing.assert_array_equal(found["posteriors"], MATRIX[::2].T)
@@ -58,7 +58,10 @@ def test_a_key_follows_from_all_of_its_parts_and_their_order():
 
 
 def test_a_pass_keeps_its_key():
-    """Or what earlier versions stored would be computed again; that a net is bicubic is in its weights' digest."""
+    """Otherwise, results stored by earlier versions would be computed again.
+
+    Bicubic rescaling is not part of the key, since the digest of the weights covers it.
+    """
     assert store.key("weights", "data", Pass("dense", 256, True), "fp32") == "ca040c522ed5decd"
 
 
@@ -87,7 +90,7 @@ def test_a_matrix_of_versions_without_digests_is_read(tmp_path):
 
 
 def test_a_bit_that_has_changed_is_found(tmp_path):
-    """Among them are many that leave probabilities, or rows that are in range."""
+    """Many of these changes leave valid probabilities, or rows that are in range: only the digest shows them."""
     store.save(tmp_path / "a", {"posteriors": POSTERIORS})
     store.save(tmp_path / "b", {"posteriors": POSTERIORS, "rows": np.arange(6)})
     for name, read in (
@@ -122,7 +125,7 @@ def test_a_part_gives_the_rows_that_are_of_use(tmp_path):
     ],
 )
 def test_a_part_that_is_none_is_not_taken(tmp_path, arrays):
-    save_file(arrays, tmp_path / "old")  # a digest would hold
+    save_file(arrays, tmp_path / "old")  # without a digest, which would hide what is tested here
     store.save(tmp_path / "a", arrays)
     assert store.part(tmp_path / "a", range(6), 4) is store.part(tmp_path / "old", range(6), 4) is None
 

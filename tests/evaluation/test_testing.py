@@ -1,4 +1,4 @@
-"""Tests of trained nets: what is stored and found again, errors, ensembles, and what is refused."""
+"""Testing of trained nets: the stored passes, errors, several nets together, and what is refused."""
 
 import copy
 import os
@@ -46,7 +46,7 @@ def run(net, tmp_path):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """The passes that a test made, as opposed to those that it found."""
+    """The passes that were computed, as opposed to those that were already stored."""
     made = []
 
     def recorded(net, dataset, one, *rest):
@@ -67,7 +67,7 @@ def wrong_in_numpy(matrix, labels, k):
 
 def test_errors_are_those_of_the_posteriors(net, run, photographs):
     matrix = posteriors(net, photographs, [32, 40], "both")
-    # Half of the labels are what the net says, so that neither error is nothing or all.
+    # The net is right about half of the labels, so that neither error is 0% or 100%.
     labels = np.where(np.arange(10) % 2, matrix.argmax(1), matrix.argmin(1))
     (result,) = results_of([run], replace(photographs, labels=labels), (32, 40), "both")
     assert (result.top1.wrong, result.top1.images) == (wrong_in_numpy(matrix, labels, 1), 10) == (5, 10)
@@ -93,7 +93,7 @@ def test_each_pass_is_stored_once_and_its_averages_need_no_other(run, photograph
     assert not computed
     found = [line for line in said if "stored" in line]
     assert len(found) == 4
-    assert all("found stored" in line and run in line for line in found)
+    assert all("already stored" in line and run in line for line in found)
     results_of([run], photographs, (32, 48))
     assert computed == [("dense", 48)]
 
@@ -117,7 +117,7 @@ def test_what_is_not_stored_is_told_without_a_pass(net, run, photographs, comput
     computed.clear()
     assert missing(run) == (Pass("dense", 40),)
     assert missing(run, Computing("bf16")) == planned
-    assert missing(net) == planned  # one in memory has nothing stored
+    assert missing(net) == planned  # passes of a net in memory are never stored
     assert not computed
 
 
@@ -164,7 +164,7 @@ def test_what_was_stored_of_something_else_is_not_taken(run, photographs, new_ne
     results_of([run], photographs, computing=computing)
     assert len(computed) == 2
     (name,) = set(stored_in(run)) - before
-    assert before < set(stored_in(run)), "what was stored before stays"
+    assert before < set(stored_in(run)), "earlier files are kept"
     kept = [store.load(Path(run) / "posteriors" / each)["posteriors"] for each in (name, *before)]
     assert np.abs(kept[0] - kept[1]).max() > 1e-4
     results_of([run], photographs, computing=computing)
@@ -206,7 +206,7 @@ def test_an_interrupted_test_goes_on_and_cleans_up(net, run, photographs, monkey
         testing.test(*arguments)
     (unfinished,) = stored_in(run)
     assert unfinished.endswith(".0-of-1.unfinished")
-    # Left by ranks that were once more, and of another pass: the first is removed, the second is not.
+    # One is left from a test on more ranks and is removed; the other is from another pass and is kept.
     folder = Path(run) / "posteriors"
     (folder / unfinished.replace("0-of-1", "1-of-2")).write_bytes(b"")
     (folder / "dense-Q48-0.0-of-1.unfinished").write_bytes(b"")
@@ -241,7 +241,7 @@ def test_several_nets_are_each_and_then_together_tested(new_net, photographs, tm
     runs = [run_of(net, tmp_path / f"{i}", training_scale=(32 + 32 * i,) * 2) for i, net in enumerate(nets)]
     matrices = [posteriors(net, photographs, [32 + 32 * i]).astype(np.float64) for i, net in enumerate(nets)]
     together = sum(matrices) / 3
-    # What the three say together, where no single one says so.
+    # The answers of the three together. No net alone gives all of them.
     labels = together.argmax(1)
     assert all((matrix.argmax(1) != labels).any() for matrix in matrices)
     results = results_of(runs, replace(photographs, labels=labels), scales=())
@@ -257,7 +257,7 @@ def test_several_nets_are_each_and_then_together_tested(new_net, photographs, tm
 
 
 def test_ranks_with_a_common_disk_find_each_matrix_once(new_net, photographs, tmp_path, computed, on_ranks):
-    """One matrix is found and one made; if ranks added up what each finds, the first would weigh more."""
+    """One matrix is stored, the other computed. If each rank added what it finds, the first would weigh more."""
     nets = [new_net("A"), new_net("B", seed=3)]
     runs = [run_of(net, tmp_path / str(i)) for i, net in enumerate(nets)]
     first, second = (posteriors(net, photographs, [40]).astype(np.float64) for net in nets)
@@ -267,7 +267,7 @@ def test_ranks_with_a_common_disk_find_each_matrix_once(new_net, photographs, tm
     results_of(runs[:1], dataset)
     computed.clear()
     nets = [testing.tested(run) for run in runs]
-    for made in (2, 0):  # by the two ranks, a half each
+    for made in (2, 0):  # each of the two ranks computes a half
         found = on_ranks(
             2, lambda ranks: testing.test(testing.Setup(dataset, sizes, ranks, QUIET), nets, (40,), "dense")
         )
@@ -291,7 +291,7 @@ def test_one_net_has_one_result(run, photographs):
 def test_the_default_scale_is_s_or_the_middle_of_its_range(
     net, tmp_path, photographs, training_scale, scale, computed
 ):
-    """A net of unknown S was trained at crop + 32, it is assumed, as 256 is for 224."""
+    """A net of unknown S is assumed to be trained at S = crop + 32, as 256 is for 224."""
     run = run_of(net, tmp_path / "run", training_scale=training_scale)
     (result,) = results_of([run], photographs, scales=())
     assert computed == [("dense", scale)]
@@ -369,5 +369,5 @@ def test_weights_that_are_not_finite_are_refused_by_name(net, tmp_path, photogra
     tensors = {name: tensor.contiguous() for name, tensor in broken.state_dict().items()}
     with safe_open(tmp_path / "run" / weights.FILE_NAME, "pt") as file:
         card = {name: text for name, text in file.metadata().items() if name != SEAL}
-        save_file(tensors, tmp_path / "run" / weights.FILE_NAME, card)  # as a version without digests wrote it
+        save_file(tensors, tmp_path / "run" / weights.FILE_NAME, card)  # without a digest, as once written
     assert "fc8.bias" in refusal(results_of, [run], photographs)

@@ -1,1 +1,1 @@
-"""Sect. 3.2 and 4: how the nets are tested. A result is a matrix of posteriors."""
+"""Sect. 3.2 and 4: testing the nets. Every result comes from a matrix of posteriors."""

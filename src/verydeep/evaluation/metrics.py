@@ -13,19 +13,19 @@ Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Error:
-    """A share of images that were classified wrongly, in [0, 1], with its 95% interval."""
+    """The share of images that were classified wrongly, in [0, 1], with its 95% interval."""
 
     wrong: int
     images: int
 
     @property
     def value(self) -> float:
-        """Share of the images."""
+        """The error, in [0, 1]."""
         return self.wrong / self.images
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's score interval: what the error may be on the population that the images were drawn from."""
+        """Wilson's 95% score interval for the error on the population that the images were drawn from."""
         return wilson(self.value, float(self.images))
 
     def __str__(self) -> str:
@@ -34,37 +34,39 @@ class Error:
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
-    """Wilson's 95% score interval of a share in [0, 1] of n independent answers."""
+    """Return Wilson's 95% score interval for a share, in [0, 1], of n independent answers."""
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def top_error(posteriors: Float[np.ndarray, "N K"], labels: Int64[np.ndarray, " N"], k: int) -> Error:
-    """Images whose class is not among the k of highest posterior; of equal ones the first counts as higher.
+    """Return the top-k error: the share of images whose class is not among the k with the highest posteriors.
+
+    Of equal posteriors, the first counts as higher.
 
     Raises:
-        UserError: for no images, or posteriors that are not finite.
+        UserError: if there are no images, or some posteriors are not finite.
     """
     return Error(int((class_ranks(posteriors, labels) >= k).sum()), len(labels))
 
 
 def mean_loss(posteriors: Float[np.ndarray, "N K"], labels: Int64[np.ndarray, " N"]) -> float:
-    """Return the mean of -ln(posterior of the true class); one that has underflowed to 0 counts as 1e-38.
+    """Return the mean of -ln(posterior of the true class). A posterior that has underflowed to 0 counts as 1e-38.
 
     Raises:
         UserError: if there are no images.
     """
     if not len(labels):
-        raise UserError("there are no images to take a loss of")
+        raise UserError("there are no images to compute a loss on")
     own = np.take_along_axis(posteriors, labels[:, None], axis=1)
     return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny), dtype=np.float64).mean())
 
 
 def class_ranks(posteriors: Float[np.ndarray, "N K"], labels: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-    """The place of each image's class among its posteriors, 0 for the highest; raises what `top_error` does."""
+    """Return the rank of each image's class among its posteriors, 0 for the highest; errors as in `top_error`."""
     if not len(labels):
-        raise UserError("there are no images to take an error of")
+        raise UserError("there are no images to compute an error on")
     if not np.isfinite(posteriors).all():
         raise UserError("some posteriors are not finite; the net's training has diverged")
     own = np.take_along_axis(posteriors, labels[:, None], axis=1)

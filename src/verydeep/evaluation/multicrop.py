@@ -1,4 +1,4 @@
-"""Sect. 3.2: many crops of one image, on a regular grid."""
+"""Sect. 3.2: multi-crop testing, on a regular grid of crops."""
 
 import numpy as np
 import torch
@@ -10,11 +10,11 @@ from verydeep.network import ConvNet
 from verydeep.photographs.rescaling import grid_offsets
 
 GRID = 5
-"""5 x 5 crops and their mirror images: 50 an image and scale, 150 over three scales."""
+"""5 x 5 crops and their mirror images: 50 per image and scale, 150 per image over three scales."""
 
 
 def grid_crops(image: UInt8[np.ndarray, "H W 3"], crop: int, grid: int) -> UInt8[np.ndarray, "M crop crop 3"]:
-    """Square crops, grid x grid of them equally spaced from border to border, row by row; 1 is the centre crop."""
+    """Cut grid x grid square crops, equally spaced from border to border, row by row; for 1, the centre crop."""
     height, width = image.shape[:2]
     return np.stack(
         [
@@ -28,7 +28,7 @@ def grid_crops(image: UInt8[np.ndarray, "H W 3"], crop: int, grid: int) -> UInt8
 def crop_posteriors(
     net: ConvNet, crops: UInt8[Tensor, "N M 3 crop crop"], flip: bool = True
 ) -> Float[Tensor, "N K"]:
-    """Soft-max posteriors of N images, averaged over their M crops and, with `flip`, those mirrored."""
+    """Return the soft-max posteriors of N images: means over M crops and, with `flip`, their mirror images."""
     count, each = crops.shape[:2]
     flat = crops.flatten(0, 1)
     posteriors = net(flat).float().softmax(1)
@@ -38,10 +38,10 @@ def crop_posteriors(
 
 
 def windows(image: UInt8[np.ndarray, "H W 3"], crop: int, flip: bool) -> UInt8[np.ndarray, "M crop crop 3"]:
-    """What the cells of a dense score map see, as crops: every 32 pixels from the upper left corner, row by row.
+    """Cut the crops that the cells of a dense score map see: one every 32 pixels from the upper left, row by row.
 
-    With `flip`, those of the mirrored image follow. The crops differ from the map in one thing: each is padded
-    with zeros, as in training, where the map goes on.
+    With `flip`, the crops of the mirror image follow. There is one difference from a score map: a crop is padded
+    with zeros at its borders, as in training, whereas the image continues beyond what a cell sees.
     """
     whole = [image, image[:, ::-1]] if flip else [image]
     height, width = image.shape[:2]
@@ -56,7 +56,7 @@ def windows(image: UInt8[np.ndarray, "H W 3"], crop: int, flip: bool) -> UInt8[n
 
 
 def window_count(width: int, height: int, crop: int) -> int:
-    """How many windows an image of this size has, without its mirror image's."""
+    """Return how many windows an image of this size has, without those of its mirror image."""
     across, down = (int((side - crop) // STRIDE) + 1 for side in (width, height))
     return across * down
 
@@ -64,12 +64,15 @@ def window_count(width: int, height: int, crop: int) -> int:
 def window_posteriors(
     net: ConvNet, crops: UInt8[Tensor, "N M 3 crop crop"], flip: bool = True
 ) -> Float[Tensor, "N K"]:
-    """Soft-max posteriors of N images by their windows, whose scores are averaged first, as in a score map.
+    """Return the soft-max posteriors of N images from their windows.
+
+    As in a score map, the scores are averaged before the soft-max.
 
     Args:
-        net: in evaluation mode.
+        net: the net, in evaluation mode.
         crops: from `windows`.
-        flip: whether the second half of them is of the mirror image; the posteriors of both are then averaged.
+        flip: whether the second half of the crops is from the mirror image. If so, the posteriors of the two
+            halves are averaged.
     """
     count, each = crops.shape[:2]
     scores = net(crops.flatten(0, 1)).float()

@@ -1,4 +1,4 @@
-"""Matrices of posteriors on disk, each stored once under what it was made from."""
+"""Matrices of posteriors on disk. Each is stored once, under a key that identifies what it was computed from."""
 
 import hashlib
 from collections.abc import Collection
@@ -12,34 +12,34 @@ from verydeep.files import remove_abandoned, written_aside
 from verydeep.sealed import Damaged, read_arrays, write_arrays
 
 FORMAT = 1
-"""Counted up whenever a matrix stored by an earlier version must not be taken for one of this version."""
+"""Increased whenever matrices stored by earlier versions must not be used any more."""
 
 ROUNDING = 1e-3
-"""How far the sum of an image's posteriors may be from 1."""
+"""How far the sum of an image's posteriors may differ from 1."""
 
 
 def key(*parts: object) -> str:
-    """Name for what follows from these parts, which must be printable."""
+    """Return a name for a result that depends only on these parts. They are told apart by their `repr`."""
     return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:16]
 
 
 def save(path: Path, arrays: dict[str, np.ndarray], within: Path | None = None) -> None:
-    """Write arrays with a digest, whole or not at all.
+    """Write arrays with a digest, completely or not at all.
 
     Args:
         path: the file.
-        arrays: what to write.
-        within: a folder that must be there, and is not made anew.
+        arrays: the arrays, by name.
+        within: a folder that must exist; if it was removed it is not created again.
 
     Raises:
-        UserError: if they cannot be written.
+        UserError: if the file cannot be written, or `within` is gone.
     """
     with written_aside(path, within) as aside:
         write_arrays(aside, arrays)
 
 
 def load(path: Path) -> dict[str, np.ndarray] | None:
-    """Read arrays; None if there are none, or they are not what was written."""
+    """Read arrays; return None if there is no such file, or it is damaged."""
     try:
         return read_arrays(path)
     except (OSError, Damaged):
@@ -47,7 +47,7 @@ def load(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def matrix(path: Path, rows: int, columns: int) -> Float32[np.ndarray, "N K"] | None:
-    """Read a whole matrix of posteriors; None if the file does not hold one of that size."""
+    """Read a complete matrix of posteriors; return None if the file does not contain one of that size."""
     there = (load(path) or {}).get("posteriors")
     return there if there is not None and are_posteriors(there, rows, columns) else None
 
@@ -57,11 +57,12 @@ def part(path: Path, wanted: Collection[int], columns: int) -> tuple[np.ndarray,
 
     Args:
         path: the file.
-        wanted: numbers of the rows that are of use.
-        columns: classes.
+        wanted: numbers of the rows to read.
+        columns: number of classes.
 
     Returns:
-        Numbers of rows, each once and wanted, and their posteriors; None if the file does not hold such.
+        The numbers of those wanted rows that the file contains, each once, and their posteriors; None if the file
+        does not contain rows of such a matrix.
     """
     there = load(path) or {}
     rows, posteriors = there.get("rows"), there.get("posteriors")
@@ -74,7 +75,7 @@ def part(path: Path, wanted: Collection[int], columns: int) -> tuple[np.ndarray,
 
 
 def are_posteriors(values: np.ndarray, rows: int, columns: int) -> bool:
-    """Whether these are soft-max posteriors: float32 in [0, 1], each row with the sum 1, but for rounding."""
+    """Return whether these are soft-max posteriors: float32 in [0, 1], each row with sum 1 up to rounding."""
     if values.dtype != np.float32 or values.shape != (rows, columns):
         return False
     # Comparisons are false for NaN.
@@ -82,16 +83,16 @@ def are_posteriors(values: np.ndarray, rows: int, columns: int) -> bool:
 
 
 def remove_leftovers(folder: Path, weights: Path | None) -> None:
-    """Remove what killed tests have left: half-written files, and unfinished passes of weights since replaced.
+    """Remove what killed tests have left: half-written files, and unfinished passes of weights replaced since.
 
     Args:
-        folder: where passes are stored.
-        weights: the weight file of the run that they are of; None for a folder of several nets.
+        folder: where the passes are stored.
+        weights: the weight file of the run that they belong to; None for a folder of several nets.
     """
-    remove_abandoned(folder, ".tmp??????")  # safetensors', which earlier versions wrote with
+    remove_abandoned(folder, ".tmp??????")  # of safetensors, in earlier versions
     if weights is None:
         return
-    with suppress(OSError):  # another process may remove them, too
+    with suppress(OSError):  # another process may be removing them, too
         of_weights = weights.stat().st_mtime
         for left in folder.glob("*.unfinished"):
             if left.stat().st_mtime < of_weights:

@@ -1,4 +1,4 @@
-"""Sect. 4.1 to 4.4: test trained nets, alone and together, and keep what each pass found."""
+"""Sect. 4.1 to 4.4: testing trained nets, alone and together. The posteriors of each pass are stored."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -37,18 +37,18 @@ from verydeep.network import ConvNet
 
 @dataclass(frozen=True)
 class Result:
-    """Errors of a net, or of several together, and how they were measured."""
+    """The errors of a net, or of several together, and how they were measured."""
 
     nets: tuple[str, ...]
-    """Configuration of each net."""
+    """The configuration of each net."""
     sources: tuple[str, ...]
-    """Run or weight file of each net."""
+    """The run or weight file of each net."""
     protocols: tuple[str, ...]
-    """How each net was tested."""
+    """The test protocol of each net."""
     top1: Error
     top5: Error
     unfinished: tuple[str, ...] = ()
-    """For each net, how far its training has come if it has not ended ("epoch 5 of 74"), or empty."""
+    """For each net, how far its training has come ("epoch 5 of 74"); empty if it has ended."""
 
     def __str__(self) -> str:
         protocols = " + ".join(dict.fromkeys(self.protocols))
@@ -56,7 +56,7 @@ class Result:
         return f"{' + '.join(nets)}, {protocols}: top-1 error {self.top1}, top-5 error {self.top5}"
 
     def marked(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return names, one for each net, with a mark where the training has not ended."""
+        """Return names, one per net, with a mark on nets whose training has not ended."""
         return tuple(
             f"{name} ({mark})" if mark else name
             for name, mark in zip_longest(names, self.unfinished[: len(names)], fillvalue="")
@@ -65,7 +65,7 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What all passes of a test share."""
+    """Settings shared by all passes of a test."""
 
     dataset: Dataset
     sizes: Integer[np.ndarray, "N 2"]
@@ -73,44 +73,45 @@ class Setup:
     ranks: Ranks
     computing: Computing
     say: Callable[[str], None] = lambda line: None
-    """Is told what is not stored, what a score map leaves out and, with `say_found`, what was found stored."""
+    """Receives lines for the user: passes that could not be stored, and pixels that score maps leave out."""
     say_found: bool = True
+    """Whether `say` also receives a line for each pass that was already stored."""
 
     @cached_property
     def data(self) -> str:
-        """What identifies the images in the store."""
+        """A fingerprint that identifies the images in the store."""
         return fingerprint(self.dataset)
 
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """A net that is tested: one in memory, or one in a file that is loaded when its turn comes."""
+    """A net to test: in memory, or in a file that is loaded when its turn comes."""
 
     source: str
-    """What results call it: the run or weight file as it was given, or the configuration of a net in memory."""
+    """Its name in results: the run or weight file as given, or the configuration of a net in memory."""
     card: Card
     file: Path | None = None
     net: ConvNet | None = None
     unfinished: str = ""
-    """How far its training has come, if it is of a run that has not ended: "epoch 5 of 74"."""
+    """How far its training has come, if its run has not ended: "epoch 5 of 74"."""
 
     @property
     def run(self) -> Path | None:
-        """The run that it is of; None for a net in memory, or one that was given by its weight file."""
+        """Its run directory; None for a net in memory, or one that was given as a weight file."""
         return self.file.parent if self.file is not None and Path(self.source).is_dir() else None
 
     @property
     def folder(self) -> Path | None:
-        """Where its passes are stored: in its run, else in the user's cache folder; those in memory are not."""
+        """Where its passes are stored: in its run or the user's cache folder; None for a net in memory."""
         folder = self.run or (cache_folder() if self.file is not None else None)
         return folder / "posteriors" if folder else None
 
 
 def tested(net: nn.Module | str | os.PathLike[str]) -> Tested:
-    """A net to test, by a run, a weight file, or itself.
+    """Return a net to test, given as a run, a weight file or a module.
 
     Raises:
-        UserError: where it is none of these, or has no readable card.
+        UserError: if it is none of these, or its card cannot be read.
     """
     if isinstance(net, str | os.PathLike):
         return Tested(os.fspath(net), weights.read_card(net), weights.weight_file(net).resolve())
@@ -119,25 +120,25 @@ def tested(net: nn.Module | str | os.PathLike[str]) -> Tested:
 
 
 def test(setup: Setup, nets: Sequence[Tested], scales: Sequence[int], method: str) -> tuple[Result, ...]:
-    """Test each net, and the mean of all their posteriors where there are several (Sect. 4.4).
+    """Test each net and, if there are several, the mean of their posteriors (Sect. 4.4).
 
     Args:
-        setup: on which images, and where.
+        setup: the images, and how to compute.
         nets: from `tested`.
         scales: test scales Q in pixels; if empty, the default of each net (`test_scale`).
         method: dense, multi-crop, both, centre-crop or windows.
 
     Returns:
-        A result a net, in order, and one of all together where there are several.
+        One result per net, in order, and if there are several nets, one for all of them together.
 
     Raises:
-        UserError: for a net that is given twice, where a net's classes are not the data set's, and what loading
-            and testing refuse.
+        UserError: if a net is given twice, its classes are not those of the data set, or it cannot be loaded or
+            tested.
     """
     for at, net in enumerate(nets):
         if any(net.net is other.net and net.file == other.file for other in nets[:at]):
             raise UserError(f"{net.source} is given twice; give each net once")
-    for net in nets:  # all of them before hours of work on the first
+    for net in nets:  # all of them, before hours of work on the first
         _check(setup.dataset, net, scales, method)
     used = {scale for net in nets for scale in scales or (test_scale(net.card, method),)}
     for line in filter(None, map(left_out, sorted(used) if "dense" in PROTOCOLS[method] else ())):
@@ -153,14 +154,14 @@ def test(setup: Setup, nets: Sequence[Tested], scales: Sequence[int], method: st
 
 
 def _check(dataset: Dataset, net: Tested, scales: Sequence[int], method: str) -> None:
-    """Refuse what a net cannot be tested on."""
+    """Refuse a data set, scales or a method that a net cannot be tested with."""
     card, classes = net.card, net.card.architecture.classes
     if card.class_names is not None:
         compare_classes(dataset.classes, card.class_names, dataset.name, net.source)
-    elif classes != len(dataset.classes):  # without names their number must do
+    elif classes != len(dataset.classes):  # without names, only their number can be compared
         raise UserError(
-            f"{dataset.name} has {len(dataset.classes)} classes, {net.source} has {classes} and does not name "
-            "them; there must be as many"
+            f"{dataset.name} has {len(dataset.classes)} classes, but {net.source} has {classes} (without names); "
+            "the numbers must be equal"
         )
     scales = scales or (test_scale(card, method),)
     passes(method, scales)
@@ -168,10 +169,12 @@ def _check(dataset: Dataset, net: Tested, scales: Sequence[int], method: str) ->
 
 
 def kept_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> Iterator[Float32[np.ndarray, "N K"]]:
-    """The matrix of each pass, found stored, or computed and stored; the net is loaded where one is computed.
+    """Generate the matrix of each pass: read it from the store, or compute and store it.
+
+    The net is loaded only if a pass has to be computed.
 
     Raises:
-        UserError: where the weights are replaced meanwhile, and what loading and testing refuse.
+        UserError: if the weights are replaced meanwhile, or the net cannot be loaded or tested.
     """
     file, net = tested.file, tested.net
     weights_digest = digest(file) if file else ""
@@ -185,19 +188,19 @@ def kept_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> Iterat
         if net is None:
             net = weights.load(tested.source)
             if file and digest(file) != weights_digest:
-                raise UserError(f"{file} was replaced while it was read; start again")
+                raise UserError(f"{file} was replaced while it was being read; start again")
         yield _computed(setup, net, one, path, tested.run)
 
 
 def missing_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> tuple[Pass, ...]:
-    """Those of these passes that are not stored; whether what is stored is whole, is not looked at."""
+    """Return the passes that are not stored. Stored files are not checked for damage."""
     weights_digest = digest(tested.file) if tested.file else ""
     files = {one: _stored_at(setup, tested, one, weights_digest) for one in planned}
     return tuple(one for one, file in files.items() if file is None or not file.exists())
 
 
 def _stored_at(setup: Setup, tested: Tested, one: Pass, weights_digest: str) -> Path | None:
-    """The file of a pass; None where none is kept."""
+    """Return the file of a pass; None if the net's passes are not stored."""
     if tested.folder is None:
         return None
     key = store.key(weights_digest, setup.data, one, setup.computing.precision)
@@ -224,22 +227,22 @@ def _result(
 
 
 def _stored(setup: Setup, one: Pass, path: Path, classes: int) -> Float32[np.ndarray, "N K"] | None:
-    """The matrix of a pass that was made before; None where none is stored."""
+    """Return the stored matrix of a pass; None if there is none."""
     dataset, ranks = setup.dataset, setup.ranks
-    # The first rank reads and writes for all, which may be on machines without that file.
+    # The first rank reads and writes for all: the others may be on machines without that file.
     there = store.matrix(path, len(dataset), classes) if ranks.first else None
     if not ranks.total(torch.tensor(float(there is not None))).item():
         return None
     found = np.zeros((len(dataset), classes), np.float32) if there is None else there
     if ranks.first and setup.say_found:
-        setup.say(f"{one.method}, Q = {one.scale}: found stored in {path}")
+        setup.say(f"{one.method}, Q = {one.scale}: already stored in {path}")
     return ranks.total(torch.from_numpy(found)).cpu().numpy()
 
 
 def _computed(
     setup: Setup, net: ConvNet, one: Pass, path: Path | None, run: Path | None
 ) -> Float32[np.ndarray, "N K"]:
-    """The matrix of a pass, computed, and stored if there is a path; a run that was removed is not made anew."""
+    """Compute a pass, and store its matrix if there is a path. A run that was removed is not created again."""
     ranks = setup.ranks
     if path is None:
         return one_pass(net, setup.dataset, one, ranks, setup.computing, setup.sizes)
@@ -248,9 +251,9 @@ def _computed(
     if ranks.first:
         try:
             store.save(path, {"posteriors": matrix}, within=run)
-        except UserError as error:  # which is no reason to lose the result
+        except UserError as error:  # no reason to lose the result
             setup.say(f"{one.method}, Q = {one.scale}: not stored: {error}")
-    ranks.wait()  # until what is removed next is not needed any more
-    for left in path.parent.glob(f"{path.stem}.*.unfinished"):  # of other numbers of ranks, too
+    ranks.wait()  # until no rank needs the files that are removed next
+    for left in path.parent.glob(f"{path.stem}.*.unfinished"):  # also those of other numbers of ranks
         left.unlink(missing_ok=True)
     return matrix
