@@ -1,4 +1,4 @@
-"""The command line as a user meets it: results, JSON, refusals in one line, exit codes."""
+"""The command line as users see it: results, JSON, errors of one line, exit codes."""
 
 import io
 import json
@@ -34,7 +34,7 @@ SMALL = [
 
 @pytest.fixture
 def verydeep(monkeypatch, capsys, tmp_path):
-    """Run a command line in an empty folder; gives exit code, standard output and standard error."""
+    """A function that runs a command in an empty folder; returns exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
@@ -51,7 +51,7 @@ def verydeep(monkeypatch, capsys, tmp_path):
 
 
 def refused(result, *words):
-    """Wrong use: exit code 2, one line on standard error that holds all words, nothing on standard output."""
+    """Check for exit code 2, and that the last line on standard error contains all words."""
     code, out, err = result
     assert code == 2, (code, out, err)
     last = err.strip().splitlines()[-1]
@@ -98,7 +98,7 @@ def test_every_command_has_examples_in_its_help(verydeep, command):
 
 
 def test_the_flags_of_train_are_the_fields_of_the_recipe(verydeep):
-    """And a few more that say where and how; no flag comes in unseen."""
+    """A few more say where and how to train. This list makes sure that no flag is added unnoticed."""
     import re
 
     flags = set(re.findall(r"^│ \*? *(--[a-z-]+)", verydeep("train", "--help")[1], re.MULTILINE))
@@ -121,8 +121,10 @@ def test_wrong_use_is_one_line_and_exit_code_2(verydeep, tmp_path):
     assert refused(verydeep("train", "digits", "--micro-batch", "-1"), "micro_batch is -1")
     assert refused(verydeep("train", "digits", "--workers", "-1"), "workers is -1")
     assert refused(verydeep("train", "digits", "--workers", "100000"), "workers is 100000", "at most")
-    assert refused(verydeep("train", "digits", "--epochs", "1.5"), "--epochs", "'1.5' is no whole number")
-    assert refused(verydeep("test", "runs/none", "digits", "--scales", "32", "32.5"), "'32.5' is no whole number")
+    assert refused(verydeep("train", "digits", "--epochs", "1.5"), "--epochs", "'1.5' is not a whole number")
+    assert refused(
+        verydeep("test", "runs/none", "digits", "--scales", "32", "32.5"), "'32.5' is not a whole number"
+    )
     assert refused(
         verydeep("train", "digits", "--crop", "32", "--training-scale", "32", "36", "40"),
         "training_scale",
@@ -158,7 +160,7 @@ def test_train_test_and_predict(verydeep, folder):
     code, out, err = verydeep("test", "a", "b", folder, "--scales", "32", "--method", "both")
     assert "dense & multi-crop, Q = 32" in out
     assert "A + A" in out
-    assert "found stored" in err
+    assert "already stored" in err
     assert refused(verydeep("test", "a", "./a", folder), "./a is given twice")
 
     image = folder / "train" / "cat" / "b.png"
@@ -225,11 +227,11 @@ def test_predict_names_what_it_cannot_read_and_goes_on(verydeep, folder):
 def test_other_files_are_said_to_be_left_out(verydeep, folder):
     (folder / "train" / "cat" / "notes.txt").write_text("nothing to see")
     _, _, err = verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
-    assert "1 other files or folders left out, such as" in err
+    assert "files or folders left out: 1, such as" in err
     assert "notes.txt" in err
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
 def test_predict_waits_for_no_pipe(verydeep, folder):
     verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
     os.mkfifo("pipe.jpg")
@@ -416,7 +418,7 @@ def test_reproduce_prints_tables_findings_and_the_report(verydeep, tiny_preset, 
     assert code == 0, err
     assert "Table 5" in out
     assert "Table 3" not in out
-    assert "24.8" in out  # what the paper has
+    assert "24.8" in out  # the paper's error
     assert "undecided" in out
     assert out.splitlines()[-1] == "report: out/report.html"
     assert max(map(cell_len, out.splitlines())) <= 80
@@ -467,7 +469,7 @@ def keys(data):
     if isinstance(data, dict):
         for key, value in data.items():
             yield key
-            yield from () if key == "counts" else keys(value)  # whose keys are class names
+            yield from () if key == "counts" else keys(value)  # the keys are class names
     elif isinstance(data, list):
         for value in data:
             yield from keys(value)
@@ -490,15 +492,15 @@ def test_json_has_names_of_one_kind_and_tables_fit_80_columns(verydeep, folder, 
         assert found
         assert [key for key in found if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", key)] == []
         out = verydeep(*words)[1]
-        table = [line for line in out.splitlines() if not line.startswith("(")]  # there are sentences below
+        table = [line for line in out.splitlines() if not line.startswith("(")]  # below the table are sentences
         assert max(map(cell_len, table)) <= 80
         numbers = [row[name] for row in rows for name in ("parameters", "multiply_adds") if name in row]
         assert all(f"{number:,}" in out for number in numbers)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux may names be any bytes")
 def test_names_that_are_not_utf_8(verydeep, tmp_path):
-    """A class, a photograph and the folder of a data set whose archive was unpacked under another encoding."""
+    """A class, a photograph and the folder of the data set, as after unpacking an archive in another encoding."""
     data = tmp_path / "p\udce9ts"
     for split in ("train", "val"):
         for name in ("caf\udce9", "dog"):
@@ -517,9 +519,9 @@ def test_names_that_are_not_utf_8(verydeep, tmp_path):
     assert r"dog/\xff.png" in verydeep("predict", "a", photograph)[1].replace("\n", "")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux may names be any bytes")
 def test_runs_in_folders_that_are_not_utf_8(verydeep, folder, tmp_path, monkeypatch):
-    """Weights cannot be read back from such a path: a run there is refused, one below it works by other paths."""
+    """Weights cannot be read back from such a path. A run there is refused; below it, relative paths work."""
     train = ["train", folder, "--initialisation", "glorot", *SMALL]
     assert refused(verydeep(*train, "--out", "caf\udce9"), r"caf\xe9: ", "not UTF-8")
     assert not Path("caf\udce9").exists()

@@ -1,4 +1,4 @@
-"""The library: train, test and predict as functions, and arguments that are wrong."""
+"""The library: train, resume, test and predict as functions, and wrong arguments."""
 
 import shutil
 import subprocess
@@ -53,13 +53,13 @@ def test_a_run_is_resumed_by_its_directory(run, folder, tmp_path):
 def test_a_run_on_a_data_set_of_ones_own_is_resumed_with_it(tmp_path):
     sets = {"data": memory(), "validation": memory(6)}
     run = verydeep.train(sets["data"], RECIPE, out=tmp_path / "a", validation=sets["validation"])
-    assert "say with --data" in refusal(verydeep.resume, run)
+    assert "pass it with --data" in refusal(verydeep.resume, run)
     assert len(verydeep.resume(run, epochs=3, **sets).epochs) == 3
     assert "holds a run on other data" in refusal(verydeep.resume, run, data=memory(8), validation=memory(6))
 
 
 def test_python_and_the_command_line_give_the_same_number(run, folder):
-    """In the scale and without the mirror images that the net's card asks for."""
+    """Both take the test scale and the use of mirror images from the net's card."""
     (by_file,) = verydeep.test(run.path, folder)
     (by_net,) = verydeep.test(run.net(), folder)
     assert (by_file.top1, by_file.top5, by_file.protocols) == (by_net.top1, by_net.top5, by_net.protocols)
@@ -102,7 +102,7 @@ def lose_start(run):
 
 
 def make_a_run_of_the_first_version(run):
-    """It wrote the rate into the recipe, and had no start.json."""
+    """The first version wrote the learning rate into the recipe, and had no start.json."""
     lose_start(run)
     text = (run.path / "recipe.toml").read_text()
     (run.path / "recipe.toml").write_text(text.replace("# learning_rate =", f"learning_rate = {run.start.rate}"))
@@ -117,7 +117,7 @@ def test_a_run_without_a_recorded_start_goes_on_at_its_own_rate(run, folder, tmp
     assert verydeep.read_run(tuned).start.rate == 1e-3
     assert verydeep.train(folder, recipe, out=tuned).ended == "limit of epochs"
     given = recipes.changed(recipe, {"learning_rate": 1e-3})
-    assert verydeep.train(folder, given, out=tuned).ended, "the rate that the rule gives may be named"
+    assert verydeep.train(folder, given, out=tuned).ended, "the rate of the rule may also be given explicitly"
     other = recipes.changed(recipe, {"learning_rate": 1e-2})
     assert "learning_rate: 0.01" in refusal(verydeep.train, folder, other, out=tuned)
 
@@ -144,7 +144,7 @@ def test_a_damaged_start_is_said_in_a_sentence(run, folder):
 
 
 def test_a_run_of_a_version_that_scaled_s_by_the_crop_goes_on_by_the_same_command(folder, tmp_path):
-    """S was 256 crop / 224 where none was given: 37 for a crop of 32."""
+    """If S was not given, it was 256 crop / 224: 37 for a crop of 32."""
     earlier = recipes.changed(RECIPE, {"training_scale": (37,), "epochs": 1})
     out = verydeep.train(folder, earlier, out=tmp_path / "a")
     same = recipes.changed(RECIPE, {"epochs": 1})
@@ -160,7 +160,7 @@ def test_a_run_of_a_version_that_scaled_s_by_the_crop_goes_on_by_the_same_comman
 
 
 def test_curves_are_those_of_the_last_training(run, folder):
-    """Checkpoint and weights moved away: it is trained anew, and its log goes on."""
+    """Without checkpoint and weights, the net is trained again and its log continues."""
     (run.path / "checkpoint.pt").unlink()
     (run.path / "weights.safetensors").unlink()
     assert "holds best.safetensors but no checkpoint.pt" in refusal(verydeep.train, folder, RECIPE, out=run)
@@ -178,7 +178,7 @@ def test_data_sets_may_be_ones_own(tmp_path):
     run = verydeep.train(memory(), RECIPE, out=tmp_path / "a", validation=memory(6))
     (result,) = verydeep.test(run.path, memory(6))
     assert result.top1.images == 6
-    assert "give a validation set" in refusal(verydeep.train, memory(), RECIPE, out=tmp_path / "b")
+    assert "pass a validation set" in refusal(verydeep.train, memory(), RECIPE, out=tmp_path / "b")
 
 
 def test_photographs_are_classified_from_files_images_and_arrays(run, folder):
@@ -224,7 +224,7 @@ def test_val_alone_can_be_tested_on_and_its_classes_are_compared_with_the_nets(r
 def test_a_strip_is_trained_on_at_every_scale_but_refused_where_it_would_be_rescaled_whole(
     folder, tmp_path, capsys
 ):
-    """1 x 600 pixels are 157 million at S = 512, of which a crop needs next to none."""
+    """1 x 600 pixels become 157 million at S = 512. A crop needs hardly any of them."""
     write(folder / "train/cat/divider.png", 0, 600, 1)
     large = recipes.changed(RECIPE, {"training_scale": (512, 512), "epochs": 1})
     assert verydeep.train(folder, large, out=tmp_path / "large").ended
@@ -265,7 +265,7 @@ def test_images_in_deeper_folders_are_counted_where_they_are_left_out(folder, tm
         write(folder / f"train/cat/more/{number}.png")
     verydeep.train(folder, RECIPE, out=tmp_path / "a")
     said = capsys.readouterr().err
-    assert "pets/train: 1 other files or folders left out (images in them: 20; " in said
+    assert "pets/train: files or folders left out: 1 (images in them: 20; " in said
     train, _ = verydeep.inspect(folder)
     assert train.others == (f"{folder}/train/cat/more (images below it: 20)",)
 
@@ -328,7 +328,7 @@ for call, words in [
     (lambda: verydeep.ConvNet("A", dropout=1), "dropout is 1"),
     (lambda: net.features(torch.zeros(1, 3, 32, 32), 5), "layers is 5"),
     (lambda: verydeep.initialise(net, "xavier"), "'xavier'"),
-    (lambda: verydeep.posteriors(net, dataset, 64), "scales is 64; give a list"),
+    (lambda: verydeep.posteriors(net, dataset, 64), "scales is 64; pass a list"),
     (lambda: verydeep.posteriors(net, dataset, "64"), "scales is '64'"),
     (lambda: verydeep.posteriors(net, dataset, [64.5]), "64.5"),
     (lambda: verydeep.posteriors(net, dataset, []), "at least one"),
@@ -362,7 +362,7 @@ for call, words in [
     (lambda: verydeep.predict(net, [np.zeros((40, 40))]), "float64 and shape (40, 40)"),
     (lambda: verydeep.predict(net, [Image.new("RGB", (40, 40))], scale=31), "31 pixels"),
     (lambda: verydeep.predict(net, [Image.new("RGB", (40, 40))], top=0), "top is 0"),
-    (lambda: verydeep.train("digits", {"net": "A"}, out="a"), "give a verydeep.Recipe"),
+    (lambda: verydeep.train("digits", {"net": "A"}, out="a"), "pass a verydeep.Recipe"),
     (lambda: verydeep.train("digits", recipe, out="a", workers=-1), "workers is -1"),
     (lambda: verydeep.train("digits", recipe, out="a", micro_batch=1.5), "micro_batch is 1.5"),
     (lambda: verydeep.train("digits", recipe, out="a", preset="huge"), "'huge'; choose one of small, paper"),
@@ -379,7 +379,7 @@ for call, words in [
 
 
 def test_every_wrong_argument_is_refused_in_a_sentence(tmp_path):
-    """In a process of its own: the checks of types that tests run with would be first."""
+    """In a separate process, since the type checks that are active in tests would raise first."""
     done = subprocess.run([sys.executable, "-c", WRONG], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Results on standard output: all of them, or a line that says why not; tables that fit, with numbers whole."""
+"""Results on standard output: complete, or an error of one line; tables that fit, with unbroken numbers."""
 
 import io
 import os
@@ -73,12 +73,12 @@ def test_an_output_without_a_character_gets_its_escape(monkeypatch):
     assert rb"caf\xe9" in held.getvalue()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("result", [lambda: write("result\n"), lambda: write_table("title", [{"net": "A"}])])
 def test_a_result_that_cannot_be_written_is_said(monkeypatch, result):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        with pytest.raises(UserError, match="cannot write the result on standard output: No space left"):
+        with pytest.raises(UserError, match="cannot write the result to standard output: No space left"):
             result()
 
 

@@ -1,6 +1,6 @@
-"""The command line: it reads arguments and shows results; all work is done below.
+"""The command line. It parses arguments and prints results; other modules do the work.
 
-Modules that import torch are imported inside the commands, so that `verydeep --help` answers at once.
+Modules that import torch are imported inside the commands, so that `verydeep --help` is fast.
 """
 
 import math
@@ -43,7 +43,7 @@ app = App(
 
 
 def _default(name: str) -> str:
-    """How the help shows the default of a recipe's field."""
+    """Return the default of a recipe's field as the help shows it."""
     value = Recipe.model_fields[name].default
     rules = {
         "training_scale": "crop + 32",
@@ -53,13 +53,13 @@ def _default(name: str) -> str:
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
-    """Whole numbers off the command line; cyclopts itself would round 1.5."""
+    """Convert arguments to whole numbers. Without it, cyclopts would round 1.5."""
     values = []
     for token in tokens:
         try:
             values.append(int(token.value))
         except ValueError as error:
-            raise ValueError(f"{token.value!r} is no whole number") from error
+            raise ValueError(f"{token.value!r} is not a whole number") from error
     return tuple(values) if kind == tuple[int, ...] else values[0]
 
 
@@ -83,18 +83,19 @@ RecipeFlags: Any = TypedDict(  # type: ignore[misc]
     },
     total=False,
 )
-"""Every field of `Recipe` as a flag; a dict of those that were given."""
+"""Every field of `Recipe` as a flag. Its values are dicts of the flags that were given."""
 
 FULL = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
-"""How torch says that there is not enough memory."""
+"""Parts of the messages in which torch says that memory is full."""
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "remote process")
+"""Parts of the messages in which torch says that another rank has stopped."""
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="print the result as JSON")]
-Skip = Annotated[bool, Parameter(negative=(), help="go on without images that cannot be read; they are listed")]
-Device = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest that is there")]
+Skip = Annotated[bool, Parameter(negative=(), help="leave out images that cannot be read, and list them")]
+Device = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest available")]
 Precision = Annotated[
-    Literal["fp32", "bf16"], Parameter(help="bf16 computes with bfloat16 where torch's autocast does")
+    Literal["fp32", "bf16"], Parameter(help="bf16 computes in bfloat16 wherever torch's autocast does")
 ]
 Whole = Annotated[int, Parameter(converter=_whole)]
 Scales = Annotated[
@@ -104,7 +105,7 @@ Scales = Annotated[
 Workers = Annotated[
     int | None,
     Parameter(
-        help="processes that read images ahead, for each rank [default: by the number of cores]",
+        help="processes per rank that prefetch images [default: chosen from the number of cores]",
         converter=_whole,
     ),
 ]
@@ -116,11 +117,11 @@ def configurations(net: str | None = None, /, *, json_: Json = False) -> None:
 
     For example:
 
-    - `verydeep configurations` shows all of them at 1000 classes and a crop of 224.
+    - `verydeep configurations` shows all nets, for 1000 classes and a crop of 224.
     - `verydeep configurations D` shows D layer by layer.
 
     Args:
-        net: show this net layer by layer.
+        net: a net to show layer by layer.
     """
     rows = _layer_rows(net) if net is not None else _net_rows()
     if json_:
@@ -163,7 +164,7 @@ def _layer_rows(name: str) -> list[dict[str, Any]]:
 
 
 def _headed(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of JSON as one of a table."""
+    """Turn the names of a JSON row into column headings."""
     return {name.replace("multiply_adds", "multiply-adds").replace("_", " "): cell for name, cell in row.items()}
 
 
@@ -179,7 +180,8 @@ def engine(
 ) -> None:
     """Show how the convolution engine computes each layer of a net on this machine's CPU, and why.
 
-    The environment variable VERYDEEP_ENGINE turns it `off`, or names the library: `avx512`, `avx2` or `plain`.
+    Set the environment variable VERYDEEP_ENGINE to `off` to turn the engine off, or to `avx512`, `avx2` or `plain`
+    to choose its library.
 
     For example:
 
@@ -189,8 +191,8 @@ def engine(
 
     Args:
         net: a configuration of Table 1.
-        images: how many are computed at once; in testing the engine takes fewer through the first layers.
-        crop: side of its images in pixels.
+        images: images per mini-batch. In testing, the engine computes the first layers for fewer at a time.
+        crop: side of the images in pixels.
         width: multiplier of the channels.
     """
     import torch
@@ -219,7 +221,7 @@ def _engine_row(layer: "Explanation", reason: int) -> dict[str, Cell]:
         "output": f"{layer.side} x {layer.side}",
         "path": layer.path,
         "tiles of a block": layer.tiles or "",
-        "blocks": ("of all threads" if layer.shared else "a thread each") if layer.tiles else "",
+        "blocks": ("shared" if layer.shared else "one per thread") if layer.tiles else "",
         "why": f"({reason})",
     }
 
@@ -243,8 +245,8 @@ def train(
 ) -> None:
     """Train a net (Sect. 3.1), or resume a training that was interrupted.
 
-    The result is a run directory. Ctrl-C and SIGTERM save and leave; the same command, or `verydeep resume RUN`,
-    resumes the training.
+    The result is a run directory. Ctrl-C and SIGTERM save everything and stop. The same command, or
+    `verydeep resume RUN`, resumes the training.
 
     For example:
 
@@ -255,13 +257,13 @@ def train(
 
     Args:
         data: a folder with train/CLASS/* and val/CLASS/*, a folder in the layout of ILSVRC-2012, or "digits".
-        out: the run directory to make or to resume [default: runs/NET].
+        out: the run directory to create or resume [default: runs/NET].
         recipe: a TOML file of recipe fields, such as another run's recipe.toml; flags override it.
-        preset: sets sizes and schedule if neither recipe nor flags do, and prints them: small fits them to the
-            data set and the machine, paper is the paper's.
-        micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
+        preset: choose the sizes and the schedule that neither recipe nor flags give, and print them: small fits
+            them to the data set and the machine, paper uses the paper's.
+        micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
         compile_: compile the net with torch.compile.
-        recompute: keep less for the backward pass and compute it again (activation checkpointing), to save memory.
+        recompute: save memory: keep less for the backward pass and compute it again (activation checkpointing).
     """
     from verydeep.procedures import train as train_net
 
@@ -301,7 +303,7 @@ def resume(
     recompute: bool | None = None,
     skip_unreadable: Skip = False,
 ) -> None:
-    """Resume a training by its run directory, with its recipe and data; or continue one that a limit has ended.
+    """Resume the training in a run directory, with its recipe and data, or continue one that a limit has ended.
 
     With a higher limit, the rate drops as if the run had had that limit from the start. A run that has ended
     because validation stopped improving at the last rate cannot be continued.
@@ -316,9 +318,9 @@ def resume(
         epochs: new limit of epochs [default: that of the run].
         iterations: new limit of iterations [default: that of the run].
         data: the data set, if it has moved [default: where it was].
-        micro_batch: images that pass through the net at once on each rank [default: as before].
+        micro_batch: images per forward and backward pass on each rank [default: as before].
         compile_: compile the net with torch.compile [default: as before].
-        recompute: keep less for the backward pass and compute it again [default: as before].
+        recompute: save memory: keep less for the backward pass and compute it again [default: as before].
     """
     from verydeep.procedures import resume as resume_run
 
@@ -354,7 +356,8 @@ def test(
 ) -> None:
     """Test one net or several on the validation set (Sect. 3.2), and several together (Sect. 4.4).
 
-    Every pass is stored once, in the run directory; averages over scales, methods and nets need no other pass.
+    Each pass is computed once and stored in the run directory. Averages over scales, methods and nets use the
+    stored passes.
 
     For example:
 
@@ -362,16 +365,16 @@ def test(
     - `verydeep test runs/d runs/e photographs --scales 256 384 512 --method both`
 
     Args:
-        runs: run directories or weight files, and last the data set that they are tested on.
+        runs: run directories or weight files, followed by the data set to test them on.
         scales: test scales Q in pixels [default: the training scale S, or the middle of its range;
-            for dense score maps the multiple of 32 nearest to it].
-        method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; centre-crop; or windows: what the
-            cells of a dense score map see, each as a crop of its own.
+            for dense score maps, the multiple of 32 nearest to it].
+        method: dense; multi-crop (5 x 5 crops); both (the mean of these two); centre-crop; or windows (crops that
+            the cells of a dense score map see, each by itself).
     """
     from verydeep.procedures import test as test_nets
 
     if len(runs) < 2:
-        raise UserError(f"test takes at least one run and a data set; given {' '.join(runs) or 'nothing'}")
+        raise UserError(f"test needs at least one run and a data set; given: {' '.join(runs) or 'nothing'}")
     *sources, data = runs
     results = test_nets(
         sources,
@@ -432,17 +435,17 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
 
 @app.command
 def inspect(data: str, /, *, json_: Json = False) -> None:
-    """Read a data set through: its classes, its images' sizes, and what is wrong with them.
+    """Check a data set: its classes, and the sizes and faults of its images.
 
-    Lists what cannot be read, what is suspicious (such as a photograph cut in the middle), which photographs are
-    both in train and in val, and what is left out. Leaves with exit code 1 if there are unreadable images.
+    Lists images that cannot be read, suspicious ones (such as a photograph that ends in the middle), photographs
+    that are in both train and val, and files that are left out. The exit code is 1 if an image cannot be read.
 
     For example:
 
     - `verydeep inspect photographs`
 
     Args:
-        data: what `verydeep train` takes.
+        data: a data set, as for `verydeep train`.
     """
     from verydeep.procedures import inspect as inspect_data
 
@@ -456,13 +459,13 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
 
 
 def _inspection_data(found: "Inspection") -> dict[str, Any]:
-    """An inspection as JSON, which knows no NaN."""
+    """Return an inspection as JSON, which has no NaN."""
     mean = [None if math.isnan(value) else round(value, 4) for value in found.mean]
     return asdict(found) | {"mean": mean}
 
 
 def _show_inspections(found: Sequence["Inspection"], data: str) -> None:
-    """Print a column for each split, and what cannot be read or is left out below."""
+    """Print a table with one column per split and, below it, the lists of images and files."""
     facts = {each.split: _facts(each) for each in found}
     names = dict.fromkeys(name for each in facts.values() for name in each)
     rows: list[dict[str, Cell]] = [
@@ -588,7 +591,7 @@ def report(
 
 
 def _first() -> bool:
-    """Whether this process prints for all that torchrun started."""
+    """Return whether this process is the one that prints, of all that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -637,7 +640,7 @@ def _error_lines(error: "Error") -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Run the command line; wrong use is one line and exit code 2, an interruption 128 and the signal's number."""
+    """Run the command line; exit with code 2 after an error of one line, and with 128 + number after a signal."""
     open_standard_streams()
     try:
         _main()
@@ -648,7 +651,7 @@ def main() -> None:
 def _main() -> None:
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
-        write("")  # what others have printed, such as a help text, is to arrive, too
+        write("")  # flush what libraries have printed, such as the help
     except CycloptsError as error:
         _refuse(" ".join(str(error).split()))
     except UserError as error:
@@ -665,17 +668,17 @@ def _main() -> None:
         if isinstance(error, MemoryError) or any(word in str(error) for word in FULL):
             what = (str(error).splitlines() or ["MemoryError"])[0]
             _refuse(
-                f"not enough memory ({what}); give a smaller --micro-batch, --crop, --width or --fully-connected, "
+                f"not enough memory ({what}); use a smaller --micro-batch, --crop, --width or --fully-connected, "
                 "or --recompute"
             )
-        # How torch says that another rank is no more; that one has said why.
+        # Another rank has stopped, and has printed why.
         if "RANK" not in os.environ or not any(word in str(error) for word in LOST):
             raise
         _refuse("another rank has stopped; see its message")
 
 
 def _refuse(line: str) -> NoReturn:
-    """Say what is wrong, and on which rank, and leave with exit code 2."""
+    """Print what is wrong, and on which rank, and exit with code 2."""
     rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
     say(f"verydeep{rank}: {line}")
     sys.exit(2)

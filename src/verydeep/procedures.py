@@ -1,4 +1,4 @@
-"""Sect. 3 and 4 as functions: train, resume, test, predict. The command line and the experiments call these."""
+"""Sect. 3 and 4 as functions, for the command line and the experiments: train, resume, test, predict, inspect."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -55,13 +55,13 @@ Net: TypeAlias = nn.Module | Run | str | Path
 """A `ConvNet`, a run, or the path of a run or of a weight file."""
 
 Data: TypeAlias = str | Path | Dataset
-"""What `open_dataset` takes, or what it returned."""
+"""An argument of `open_dataset`, or a data set that it returned."""
 
 ELONGATED = 20
-"""A photograph whose long side is more than so many times its short side is named by `inspect`."""
+"""`inspect` lists photographs whose long side is more than this many times their short side."""
 
 MOST_WORKERS = 16
-"""Reading processes that a rank may have whatever its cores: they may wait for a slow disk."""
+"""Workers that a rank may have even with few cores, since they may be waiting for a slow disk."""
 
 
 def train(
@@ -85,35 +85,38 @@ def train(
     Args:
         data: a folder of photographs, "digits", or a training set; see `open_dataset`.
         recipe: what to train and how. If it starts from a net, sizes that it leaves open are those of that net.
-        out: the run directory to make or to resume.
+        out: the run directory to create or resume.
         validation: the validation set; if None, that of `data`.
-        preset: fills in fields that the recipe leaves open: `small` with sizes and a schedule for the data and the
-            machine, `paper` with the paper's.
-        device: cpu, cuda, mps, or auto for the fastest that is there.
-        precision: bf16 computes with bfloat16 where torch's autocast does.
-        workers: processes that read images ahead, for each rank; by the number of cores where None.
-        micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
-        compile: compile the net with torch.compile.
-        recompute: keep less for the backward pass and compute it again (activation checkpointing).
-        skip_unreadable: go on without images that cannot be read; each is named.
-        new_limits: let the limits of epochs and iterations in the recipe take the place of those of a run in
-            `out`; see `resume`.
+        preset: fills in fields that the recipe leaves open. `small` chooses sizes and a schedule for the data and
+            the machine; `paper` uses the paper's.
+        device: cpu, cuda, mps, or auto for the fastest available.
+        precision: bf16 uses bfloat16 wherever torch's autocast does.
+        workers: processes per rank that prefetch images; if None, chosen from the number of cores.
+        micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
+        compile: whether to compile the net with torch.compile.
+        recompute: whether to keep less for the backward pass and compute it again (activation checkpointing).
+        skip_unreadable: whether to leave out images that cannot be read, and name each.
+        new_limits: whether the limits of epochs and iterations in the recipe replace those of a run in `out`; see
+            `resume`.
 
     Returns:
         The run: its recipe, its curves, and its net.
 
     Raises:
-        UserError: for wrong arguments, unreadable images, another run in `out`, a loss that is stuck or infinite.
+        UserError: if an argument is wrong, an image cannot be read, `out` holds another run, or the loss is stuck
+            or no longer finite.
         Interrupted: after SIGTERM or Ctrl-C, once everything is saved; the same call resumes the training.
     """
     if not isinstance(recipe, Recipe):
-        raise UserError(f"the recipe is of type {type(recipe).__name__}; give a verydeep.Recipe")
+        raise UserError(f"the recipe is of type {type(recipe).__name__}; pass a verydeep.Recipe")
     if not isinstance(out, str | os.PathLike):
-        raise UserError(f"out is {out!r}; give the path of the run directory")
+        raise UserError(f"out is {out!r}; pass the path of the run directory")
     if decoded(os.fspath(out)) != os.fspath(out):
-        raise UserError(f"{os.fspath(out)}: weight files are not read from a path that is not UTF-8; name another")
+        raise UserError(
+            f"{os.fspath(out)}: weight files cannot be read from a path that is not UTF-8; use another path"
+        )
     if isinstance(data, Dataset) and validation is None:
-        raise UserError(f"{data.name} is a training set alone; give a validation set, too")
+        raise UserError(f"{data.name} is only a training set; pass a validation set, too")
     execution = Execution(Computing(precision, reading_workers(workers)), micro_batch, compile, recompute)
     run = Path(out)
     with ranks(device) as here:
@@ -122,7 +125,7 @@ def train(
         recipe = filled(run, recipe, preset, conditions)
         if preset is not None and here.first:
             say(preset_line(preset, recipe, conditions))
-        if workers is None:  # nobody asked for more than there is room for
+        if workers is None:  # the user has not chosen, so there may be fewer if shared memory is small
             execution = execution.with_workers(most_workers(shared_bytes(recipe, len(training_set), here.world)))
         centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
         validation_set, sizes = surveyed(
@@ -142,7 +145,7 @@ def train(
         validation_step = Validation(named, len(validation_set), measure)
         with run_directory(run, recipe, described, here, new_limits) as entered:
             loop.train(recipe, entered, training_set, colours, validation_step, here, execution)
-        here.wait()  # until the first has written everything
+        here.wait()  # until the first rank has written everything
         return read_run(run)
 
 
@@ -161,40 +164,41 @@ def resume(
     recompute: bool | None = None,
     skip_unreadable: bool = False,
 ) -> Run:
-    """Resume a training by its run directory: with the recipe and the data that it began with.
+    """Resume the training in a run directory, with the recipe and data that it began with.
 
-    A run that a limit has ended continues with a higher one, as if it had had that limit from the start: epochs
-    without a lower validation error keep counting towards the next drop of the rate, and `drop_after` applies to
-    later epochs. Only an epoch that a limit of iterations has cut short stays short. A run that has ended because
-    validation stopped improving at the last rate cannot be continued.
+    A run that a limit has ended continues if the limit is raised, as if it had had the new limit from the start:
+    epochs without a lower validation error keep counting towards the next drop of the rate, and `drop_after`
+    applies to later epochs. There is one exception: an epoch that a limit of iterations has cut short stays short.
+    A run that has ended because validation stopped improving at the last rate cannot be continued.
 
     Args:
         run: a run directory.
-        epochs: a new limit of epochs; None for that of the run. It is written into the run's recipe.toml.
-        iterations: a new limit of iterations; None for that of the run.
-        data: the training set, as `train` takes it; None for that of the run, which must be in its old place.
+        epochs: a new limit of epochs, which is written into the run's recipe.toml; if None, that of the run.
+        iterations: a new limit of iterations, likewise.
+        data: the data, as for `train`; if None, those of the run, which must not have moved.
         validation: the validation set; if None, that of `data`.
-        device: as `train` takes it, as are all arguments that follow; if None, as when the run was last started.
+        device: as for `train`. For this argument and those that follow, None means as when the run was last
+            started.
         precision: fp32 or bf16.
-        workers: processes that read images ahead, for each rank; if None, by the number of cores.
-        micro_batch: images that pass through the net at once on each rank; 0 for its whole share of the batch.
-        compile: compile the net with torch.compile.
-        recompute: activation checkpointing.
-        skip_unreadable: go on without images that cannot be read; each is named.
+        workers: processes per rank that prefetch images; if None, chosen from the number of cores.
+        micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
+        compile: whether to compile the net with torch.compile.
+        recompute: whether to use activation checkpointing.
+        skip_unreadable: whether to leave out images that cannot be read, and name each.
 
     Returns:
         The run.
 
     Raises:
-        UserError: if it is not a run directory, its data are not in their place, a limit is not above what it has
-            done, or it cannot be continued; and what `train` raises.
+        UserError: if this is not a run directory, its data cannot be found, a limit is not above what the run has
+            done, or the run cannot be continued; also as in `train`.
         Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
     """
     found = read_run(run)
     recipe = resumed_recipe(found, epochs, iterations)
     before = recorded_execution(found.path)
     if data is None and (data := recorded_data(found.path)) is None:
-        raise UserError(f"the data set of {found.path} is not in its old place; say with --data where it is now")
+        raise UserError(f"cannot find the data set of {found.path}; pass it with --data")
     return train(
         data,
         recipe,
@@ -224,29 +228,31 @@ def test(
 ) -> list[Result]:
     """Test one net or several on the validation set (Sect. 3.2), and several together (Sect. 4.4).
 
-    Every pass of a run or weight file is stored once; averages over scales, methods and nets need no other pass.
+    Each pass of a run or weight file is computed once and stored. Averages over scales, methods and nets use the
+    stored passes.
 
     Args:
-        nets: a `ConvNet`, a run, or the path of a run or of a weight file; or several.
-        data: as `train` takes it.
-        scales: test scales Q in pixels; None for the default of each net (`evaluation.posteriors.test_scale`): its
-            training scale S, or the middle of its range.
-        method: dense; multi-crop, 5 x 5 crops; both, the mean of these two; centre-crop; or windows, what
-            a dense map's cells see, each as a crop of its own.
+        nets: a `ConvNet`, a run, or the path of a run or weight file; or several of these.
+        data: as for `train`.
+        scales: test scales Q in pixels; if None, the default of each net (`evaluation.posteriors.test_scale`): its
+            training scale S, or the middle of its range; for dense score maps, the nearest multiple of 32.
+        method: dense; multi-crop (5 x 5 crops); both (the mean of these two); centre-crop; or windows (crops that
+            the cells of a dense score map see, each by itself).
         device: cpu, cuda, mps, or auto for the fastest that is there.
         precision: bf16 computes with bfloat16 where torch's autocast does.
         workers: processes that read images ahead, for each rank; by the number of cores where None.
-        skip_unreadable: go on without images that cannot be read; each is named.
+        skip_unreadable: whether to leave out images that cannot be read, and name each.
 
     Returns:
-        A result a net, in order, and one of all together where there are several.
+        One result per net, in order, and if there are several nets, one for all of them together.
 
     Raises:
-        UserError: for wrong arguments, unreadable images, a net that is given twice, or classes that differ.
+        UserError: if an argument is wrong, an image cannot be read, a net is given twice, or a net's classes are
+            not those of the data set.
     """
     several = list(nets) if isinstance(nets, Sequence) and not isinstance(nets, str) else [nets]
     if not several:
-        raise UserError("there is no net to test; give at least one")
+        raise UserError("there is no net to test; pass at least one")
     if scales is not None:
         passes(method, scales)
     candidates = [_marked(testing.tested(net)) for net in several]
@@ -330,37 +336,37 @@ def predict(
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one reading of a split found."""
+    """The result of inspecting a split."""
 
     split: Split
     images: int
     counts: dict[str, int]
     """Images of each class."""
     mean: tuple[float, float, float]
-    """Mean RGB in 0..255; NaN where no image can be read."""
+    """Mean RGB in 0..255; NaN if no image can be read."""
     smallest_sides: tuple[int, int, int] | None
-    """Least, median and largest smallest side of the readable images, in pixels."""
+    """Minimum, median and maximum of the smallest sides of readable images, in pixels; None if there are none."""
     unreadable: tuple[str, ...]
-    """A line for each image that cannot be read."""
+    """One line per image that cannot be read."""
     others: tuple[str, ...]
-    """Files and folders that are left out; with a folder, how many images lie below it."""
+    """Files and folders that are left out; for a folder, with the number of images below it."""
     suspicious: tuple[str, ...] = ()
-    """A line for each image that was read, but perhaps not as it was taken, or that is very elongated."""
+    """One line per image that is very elongated, or that was read but may be damaged."""
     also_in_train: tuple[str, ...] = ()
-    """A line for each validation image with the same content as one of train; empty for train itself."""
+    """One line per validation image with the same content as a training image; empty for the training set."""
 
 
 def inspect(data: str | Path) -> tuple[Inspection, Inspection]:
-    """Read a data set through: its classes, its images' sizes and mean colour, and what is wrong with them.
+    """Read all images of a data set, and report their classes, sizes, mean colour and faults.
 
     Args:
         data: a folder of photographs or "digits"; see `open_dataset`.
 
     Returns:
-        The training set's and the validation set's.
+        The inspections of the training set and of the validation set.
 
     Raises:
-        UserError: where there is no such data set.
+        UserError: if there is no such data set.
     """
     train, val = open_dataset(data, "train"), open_dataset(data, "val")
     shared = tuple(
@@ -397,11 +403,11 @@ def _elongated(dataset: Dataset, found: Survey) -> Iterator[str]:
     short, long = found.sizes.min(1), found.sizes.max(1)
     for row in np.flatnonzero((short > 0) & (long > ELONGATED * short)).tolist():
         width, height = found.sizes[row]
-        yield f"{_named(dataset, row)}: {width} x {height} pixels are a strip rather than a photograph"
+        yield f"{_named(dataset, row)}: {width} x {height} pixels looks like a strip, not a photograph"
 
 
 def _left_out(dataset: Dataset) -> Iterator[tuple[Path, int]]:
-    """Files and folders that lie where photographs do, and how many images lie below each."""
+    """Return the files and folders that are left out of the data set, with the number of images below each."""
     return ((path, images_below(path)) for path in dataset.ignored)
 
 
@@ -428,18 +434,18 @@ def photograph_of(image: object) -> Photograph:
 
 
 def colours_of(found: Survey) -> Colours:
-    """The colour statistics of a training set, by its survey."""
+    """Return the colour statistics of a training set from its survey."""
     return Colours(found.mean, *principal_components(found.covariance))
 
 
 def conditions_of(training_set: Dataset, found: Survey, here: Ranks) -> Conditions:
-    """What the sizes of a training may depend on: its data, by their survey, and the machine."""
+    """Return what a preset may fit the sizes of a training to: the surveyed data and the machine."""
     side = int(np.median(found.sizes.min(1))) if len(training_set) else 0
     return Conditions(len(training_set), len(training_set.classes), side, machine_rate(here))
 
 
 def description(place: str, training_set: Dataset, validation_set: Dataset, colours: Colours) -> dict[str, Any]:
-    """What a run keeps of its data: what identifies them, and what was measured on them."""
+    """Return the contents of a run's data.json: what identifies its data, and what was measured on them."""
     return {
         "path": place,
         "classes": list(training_set.classes),
@@ -452,7 +458,7 @@ def description(place: str, training_set: Dataset, validation_set: Dataset, colo
 
 
 def place_of(data: Data) -> str:
-    """Where a data set is, for people."""
+    """Return where a data set is, for people to read."""
     if isinstance(data, Dataset):
         return data.name
     return str(data) if data == "digits" else str(Path(data).absolute())
@@ -461,22 +467,25 @@ def place_of(data: Data) -> str:
 def surveyed(
     data: Data, split: Split, skip_unreadable: bool, here: Ranks, largest: int | None = None
 ) -> tuple[Dataset, Survey]:
-    """A split without what cannot be read, and what its survey found; one rank per machine surveys for all of it.
+    """Survey a split, and leave out unreadable images. On each machine, the first rank surveys for the others.
 
     Args:
-        data: as `train` takes it.
+        data: as for `train`.
         split: train or val.
-        skip_unreadable: leave out what cannot be read, instead of raising.
+        skip_unreadable: whether to leave out images that cannot be read, instead of raising.
         here: the ranks.
-        largest: the largest shortest side, in pixels, that whole photographs are rescaled to; those too elongated
-            for it cannot be read. None where only crops are taken.
+        largest: the largest smallest side, in pixels, that whole photographs are rescaled to. Photographs that are
+            too elongated for it count as unreadable. None if only crops are cut.
+
+    Returns:
+        The split and its survey, without unreadable images.
 
     Raises:
-        UserError: where there is no such data set, and for unreadable images that are not to be skipped.
+        UserError: if there is no such data set, it is empty, or an unreadable image is not to be left out.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data, split)
     if not len(dataset):
-        raise UserError(f"{dataset.name} has no photographs; give at least one")
+        raise UserError(f"{dataset.name} has no photographs; it needs at least one")
     if here.local_rank > 0:
         here.wait()
     found = survey(dataset)
@@ -491,7 +500,7 @@ def surveyed(
             images = sum(count for _, count in _left_out(dataset))
             below = f" (images in them: {images}; move these into the folder of their class)" if images else ""
             say(
-                f"{dataset.name}: {len(dataset.ignored)} other files or folders left out{below}, such as "
+                f"{dataset.name}: files or folders left out: {len(dataset.ignored)}{below}, such as "
                 f"{dataset.ignored[0]}; verydeep inspect lists them"
             )
         for _, reason in found.unreadable if skip_unreadable else ():
@@ -502,17 +511,19 @@ def surveyed(
 
 
 def reading_workers(given: int | None) -> int:
-    """Reading processes of a rank: for half of its cores; none where it has few and would wait for them.
+    """Return the number of workers of a rank: the given one, or half of its cores, up to 8.
+
+    With fewer than 4 cores it is 0: the rank would wait for its workers.
 
     Raises:
-        UserError: for a negative number, or more than make sense.
+        UserError: if the given number is negative or too large.
     """
     cores = local_cores()
     if given is None:
         return min(8, cores // 2) if cores >= 4 else 0
     if whole_number("workers", given) < 0:
-        raise UserError(f"workers is {given}; give a number of processes, or 0 for none")
+        raise UserError(f"workers is {given}; use a number of processes, or 0 for none")
     most = max(MOST_WORKERS, 4 * cores)
     if given > most:
-        raise UserError(f"workers is {given}; a rank has {cores} cores here, so give at most {most}")
+        raise UserError(f"workers is {given}; a rank has {cores} cores here, so use at most {most}")
     return given

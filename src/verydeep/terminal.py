@@ -1,4 +1,4 @@
-"""What the command line prints on standard output: results, as tables of the terminal's width or as JSON."""
+"""Results on standard output, as tables that fit the terminal or as JSON."""
 
 import io
 import json
@@ -18,24 +18,24 @@ from verydeep.errors import UserError, reason
 from verydeep.printable import printable
 
 PIPE_WIDTH = 200
-"""Width of a table in columns if standard output is not a terminal: programs want each row on one line."""
+"""Width of tables in columns if standard output is not a terminal: programs expect each row on one line."""
 
 _GAP = 2
 _LONGEST_WORD = 16
-"""A longer word, such as a path, may be broken."""
+"""Words longer than this, such as paths, may be broken."""
 
 Cell = str | int | tuple[str, ...]
-"""A text, or its lines; whole numbers are grouped by thousands and never broken."""
+"""Text, lines of text, or a whole number, which is printed with thousands separators and never broken."""
 
 
 def write(text: str) -> None:
-    """Write a result on standard output, all of it and now.
+    """Write a result to standard output and flush it.
 
     Raises:
         UserError: if it cannot be written.
-        SystemExit: if its reader has gone, as in `verydeep ... | head`; the code is 141, that of SIGPIPE.
+        SystemExit: if the reader has gone, as in `verydeep ... | head`; the code is 141, that of SIGPIPE.
     """
-    if sys.stdout is None:  # the user closed it
+    if sys.stdout is None:  # closed by the user
         return
     with _refusals_said():
         sys.stdout.write(text)
@@ -44,25 +44,25 @@ def write(text: str) -> None:
 
 @contextmanager
 def _refusals_said() -> Iterator[None]:
-    """Raise what `write` does for an OSError of standard output."""
+    """Turn an OSError of standard output into the errors of `write`."""
     try:
         yield
     except OSError as error:
         _abandon(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise SystemExit(141) from error
-        raise UserError(f"cannot write the result on standard output: {reason(error)}") from error
+        raise UserError(f"cannot write the result to standard output: {reason(error)}") from error
 
 
 def write_line(line: str) -> None:
-    """Write a result of one line."""
+    """Write a result of one line to standard output."""
     write(f"{printable(line)}\n")
 
 
 def write_json(data: Any) -> None:
     r"""Write a result as JSON, in ASCII.
 
-    A byte of a file name that is not UTF-8 becomes `\udcXX`, of which Python's `os.fsencode` makes the byte again.
+    A byte of a file name that is not UTF-8 becomes `\udcXX`, and `os.fsencode` turns that back into the byte.
     """
     write(f"{json.dumps(data, indent=1)}\n")
 
@@ -71,9 +71,9 @@ def write_table(title: str, rows: Iterable[Mapping[str, Cell]], numeric: Sequenc
     """Write a table that fits the terminal.
 
     Args:
-        title: stands above it.
-        rows: what stands in each column, by the column's name; what a row lacks is left empty.
-        numeric: columns of texts that are numbers: as whole numbers, these are set to the right and not broken.
+        title: the line above it.
+        rows: the cells of each row, by the column's name; missing cells are left empty.
+        numeric: columns of numbers formatted as text. Like whole numbers, they are right-aligned and not broken.
     """
     found = list(rows)
     names = list(dict.fromkeys(name for row in found for name in row))
@@ -88,7 +88,7 @@ def write_table(title: str, rows: Iterable[Mapping[str, Cell]], numeric: Sequenc
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, _GAP - 1, 0, 0),  # the box itself sets columns apart by one
+        padding=(0, _GAP - 1, 0, 0),  # the box itself adds one between columns
     )
     for name in names:
         table.add_column(
@@ -96,13 +96,13 @@ def write_table(title: str, rows: Iterable[Mapping[str, Cell]], numeric: Sequenc
         )
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, cells))
-    with _refusals_said(), console.capture() as drawn:  # which flushes standard output, too
+    with _refusals_said(), console.capture() as drawn:  # capturing also flushes standard output
         console.print(table)
     write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
 
 
 def column_widths(columns: Mapping[str, Sequence[str]], rigid: Iterable[str], total: int) -> dict[str, int]:
-    """How wide each column of a table is, so that all of them fit.
+    """Choose the width of each column of a table, so that all of them fit.
 
     Args:
         columns: the cells of each column, by its name.
@@ -110,8 +110,8 @@ def column_widths(columns: Mapping[str, Sequence[str]], rigid: Iterable[str], to
         total: width of the terminal.
 
     Returns:
-        The width that its longest line needs, if there is room. If not, the widest columns of text shrink first,
-        as far as their longest words; if that is not enough, words are broken.
+        The widths by name. If there is room, each column is as wide as its longest line. If not, the widest
+        columns of text shrink first, down to their longest words. If that is not enough, words are broken.
     """
     rigid = set(rigid)
     widths, least = {}, {}
@@ -125,7 +125,7 @@ def column_widths(columns: Mapping[str, Sequence[str]], rigid: Iterable[str], to
     while sum(widths.values()) > room:
         wide = [name for name in widths if widths[name] > least[name]]
         wide = wide or [name for name in widths if name not in rigid and widths[name] > 1]
-        if not wide:  # a terminal of very few columns
+        if not wide:  # the terminal has very few columns
             break
         widths[max(wide, key=lambda name: widths[name])] -= 1
     return widths
@@ -140,21 +140,21 @@ def _cell(value: Cell) -> str:
 def open_standard_streams() -> None:
     """Open standard streams that were closed when the process started, and let standard output take any character.
 
-    They are opened on the null device. Otherwise the next file to be opened, perhaps a checkpoint, would get the
-    number of standard error, and what a library writes there would end up in that file. If the encoding of
-    standard output lacks a character, its escape is written.
+    Closed streams are opened on the null device. Otherwise the next file to be opened, perhaps a checkpoint, would
+    get the number of standard error, and a library's messages would end up in that file. Standard output writes
+    characters that its encoding lacks as escapes.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it is the lowest free number: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number: this one
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def leave_standard_streams() -> None:
-    """Flush the standard streams, and drop what cannot be written: at exit Python would complain about it."""
+    """Flush the standard streams. Discard what cannot be written: Python would complain about it at exit."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             try:
@@ -164,7 +164,7 @@ def leave_standard_streams() -> None:
 
 
 def _abandon(stream: io.IOBase | TextIO) -> None:
-    """Send what a stream still holds, and all that follows, to the null device."""
+    """Send everything that a stream has buffered, and everything that follows, to the null device."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""Sect. 3.2, 4.2 to 4.4: one testing pass gives a matrix of posteriors, and every result is a mean of such."""
+"""Sect. 3.2, 4.2 to 4.4: a testing pass computes a matrix of posteriors; results are means of these matrices."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,14 +45,14 @@ PROTOCOLS: dict[str, tuple[Method, ...]] = {
     "centre-crop": ("centre-crop",),
     "windows": ("windows",),
 }
-"""What each method averages; "both" is dense and multi-crop (Sect. 4.3), "centre-crop" one crop an image, and
-"windows" what a score map's cells see, each as a crop of its own."""
+"""The kinds of pass that each method averages. "both" is dense and multi-crop (Sect. 4.3). "centre-crop" is one
+crop per image. "windows" cuts out the crops that the cells of a score map see, and tests each by itself."""
 
 BATCH_PIXELS = 2**21
-"""Pixels of a mini-batch in testing, 41 crops of 224: the largest map of D then takes 512 MiB."""
+"""Pixels per mini-batch in testing: 41 crops of 224. The largest map of D then takes 512 MiB."""
 
 SAVE_SECONDS = 60.0
-"""How often an unfinished pass is written down, so that one that was interrupted goes on from there."""
+"""How often, in seconds, an unfinished pass is saved, so that it can be resumed after an interruption."""
 
 
 @dataclass(frozen=True)
@@ -65,42 +65,42 @@ class Pass:
     flip: bool = True
     """Whether the posteriors of an image and its mirror image are averaged."""
     grid: int = field(default=GRID, repr=False)
-    """Crops along each side in multi-crop testing; the paper's are 5."""
+    """Crops along each side in multi-crop testing; 5 in the paper."""
 
     def __repr__(self) -> str:
-        """What a stored matrix is found by; of the paper's grid it is what it was before there was another."""
+        """Return a text that stored matrices are found by. For the paper's grid it is that of earlier versions."""
         grid = f", grid={self.grid}" if self.grid != GRID else ""
         return f"Pass(method={self.method!r}, scale={self.scale!r}, flip={self.flip!r}{grid})"
 
 
 def passes(method: str, scales: Sequence[int], flip: bool = True, grid: int = GRID) -> tuple[Pass, ...]:
-    """The passes whose mean a protocol is.
+    """Return the passes that a protocol averages.
 
     Args:
         method: dense, multi-crop, both, centre-crop, or windows.
         scales: test scales Q in pixels.
-        flip: whether each is averaged with the mirrored image.
+        flip: whether to average each image with its mirror image.
         grid: crops along each side in multi-crop testing.
 
     Raises:
-        UserError: for another method, no scale, a scale given twice, or what is no list of scales.
+        UserError: if the method is unknown, there is no scale, a scale is given twice, or `scales` is not a list.
     """
     kinds = kinds_of(method)
     if not isinstance(scales, Sequence) or isinstance(scales, str):
-        raise UserError(f"scales is {scales!r}; give a list of test scales Q in pixels, such as [256, 384, 512]")
+        raise UserError(f"scales is {scales!r}; pass a list of test scales Q in pixels, such as [256, 384, 512]")
     scales = [whole_number("a test scale Q", scale) for scale in scales]
     if not scales or len(set(scales)) < len(scales):
-        raise UserError(f"scales are {scales}; give at least one test scale Q, each once")
+        raise UserError(f"scales are {scales}; pass at least one test scale Q, each once")
     return tuple(
         Pass(kind, scale, flip, grid if kind == "multi-crop" else GRID) for kind in kinds for scale in scales
     )
 
 
 def kinds_of(method: str) -> tuple[Method, ...]:
-    """The kinds of pass that a protocol averages.
+    """Return the kinds of pass that a protocol averages.
 
     Raises:
-        UserError: for an unknown method.
+        UserError: if the method is unknown.
     """
     if not isinstance(method, str) or method not in PROTOCOLS:
         raise UserError(f"method is {method!r}; choose one of {', '.join(PROTOCOLS)}")
@@ -111,33 +111,34 @@ def check_scales(scales: Sequence[int], crop: int) -> None:
     """Refuse test scales below a net's crop, before any work is done.
 
     Raises:
-        UserError: for the smallest of them.
+        UserError: if there is one; names the smallest.
     """
     if min(scales) < crop:
-        raise UserError(f"test scale Q is {min(scales)} pixels, below the net's crop; give at least {crop}")
+        raise UserError(f"test scale Q is {min(scales)} pixels, below the net's crop; use at least {crop}")
 
 
 def protocol(method: str, scales: Sequence[int], flip: bool) -> str:
-    """The name that stands beside every error: method, test scales and mirror images."""
+    """Return the protocol that is printed with every error: method, test scales and mirror images."""
     mirror = "with mirror images" if flip else "no mirror images"
     return f"{'dense & multi-crop' if method == 'both' else method}, Q = {', '.join(map(str, scales))}, {mirror}"
 
 
 def test_scale(card: Card, method: str = "dense") -> int:
-    """The default test scale Q of a net, in pixels: S, or 0.5 (Smin + Smax) (Sect. 4.1).
+    """Return the default test scale Q of a net, in pixels: S, or 0.5 (Smin + Smax) (Sect. 4.1).
 
     If the method uses score maps, Q is the nearest multiple of 32, so that no pixel of the smallest side is left
-    out. Every Q of the paper is one. A net of unknown training scale counts as trained at S = crop + 32.
+    out. All values of Q in the paper are multiples of 32. A net of unknown training scale is assumed to be trained
+    at S = crop + 32.
 
     Raises:
-        UserError: for an unknown method.
+        UserError: if the method is unknown.
     """
     scale = middle(*(card.training_scale or (paper_scale(card.architecture.crop),) * 2))
     return nearest_covered(scale) if {"dense", "windows"} & set(kinds_of(method)) else scale
 
 
 def middle(low: int, high: int) -> int:
-    """0.5 (Smin + Smax), in whole pixels."""
+    """Return 0.5 (Smin + Smax), in whole pixels."""
     return (low + high) // 2
 
 
@@ -150,40 +151,44 @@ def posteriors(
     ranks: Ranks | None = None,
     computing: Computing | None = None,
 ) -> Float32[np.ndarray, "N K"]:
-    """Soft-max posteriors of every image of a data set, averaged over test scales and methods.
+    """Return the soft-max posteriors of every image of a data set, averaged over test scales and methods.
 
     Args:
-        net: the net; its device and mode are afterwards what they were.
+        net: the net. Its device and mode are restored afterwards.
         dataset: the images.
-        scales: test scales Q in pixels (Sect. 4.2); None for the net's default (`test_scale`).
+        scales: test scales Q in pixels (Sect. 4.2); if None, the net's default (`test_scale`).
         method: dense, multi-crop, both (Sect. 4.3), centre-crop or windows.
-        flip: average with the mirrored images; where None, if the net was trained with them, by its card.
-        ranks: where to compute; this process, on the device of the net, where None.
-        computing: precision, reading processes and progress; the defaults of `Computing` where None.
+        flip: whether to average with the mirror images; if None, only if the net was trained with them, by its
+            card.
+        ranks: where to compute; if None, in this process, on the device of the net.
+        computing: precision, workers and progress; if None, the defaults of `Computing`.
+
+    Returns:
+        The posteriors, one row per image.
 
     Raises:
-        UserError: for a scale below the crop, what `passes` refuses, and arguments of another kind.
-        ImageError: where an image cannot be read.
+        UserError: if a scale is below the crop, an argument has the wrong type, or `passes` refuses the protocol.
+        ImageError: if an image cannot be read.
     """
     inner = convolutional_net(net)
     if not isinstance(dataset, Dataset):
-        raise UserError(f"the data set is a {type(dataset).__name__}; give what verydeep.open_dataset returns")
+        raise UserError(f"the data set is a {type(dataset).__name__}; pass what verydeep.open_dataset returns")
     scales = [test_scale(inner.card, method)] if scales is None else scales
     if not isinstance(ranks, Ranks | None) or not isinstance(computing, Computing | None):
         raise UserError(
-            f"ranks and computing are {ranks!r} and {computing!r}; give None, or a Ranks and a Computing"
+            f"ranks and computing are {ranks!r} and {computing!r}; pass None, or a Ranks and a Computing"
         )
     planned = passes(method, scales, inner.card.flip if flip is None else flip)
     check_scales(scales, inner.crop)
     ranks = ranks or Ranks(device=inner.mean.device)
-    # Found once for all scales: each photograph's file has to be opened for it.
+    # Read once for all scales, since each photograph's file has to be opened for it.
     sizes = sizes_of(dataset) if any(each.method in ("dense", "windows") for each in planned) else None
     return average(one_pass(inner, dataset, each, ranks, computing or Computing(), sizes) for each in planned)
 
 
 @contextmanager
 def in_testing(net: ConvNet, device: torch.device) -> Iterator[None]:
-    """The net on a device and in evaluation mode; afterwards where and as it was before."""
+    """Move the net to a device and into evaluation mode, and restore its device and modes afterwards."""
     before, modes = net.mean.device, [(module, module.training) for module in net.modules()]
     net.to(device).eval()
     try:
@@ -195,10 +200,9 @@ def in_testing(net: ConvNet, device: torch.device) -> Iterator[None]:
 
 
 def average(matrices: Iterable[Float32[np.ndarray, "N K"]]) -> Float32[np.ndarray, "N K"]:
-    """Mean of matrices of posteriors, over scales, methods or nets (Sect. 4.2 to 4.4); each counts equally.
+    """Return the mean of matrices of posteriors over scales, methods or nets, all equally (Sect. 4.2 to 4.4).
 
-    They are added up one after the other, in double precision: those of 50,000 images and 1000 classes take
-    200 MB each.
+    They are added one at a time, in double precision: a matrix of 50,000 images and 1000 classes takes 200 MB.
     """
     one_by_one = iter(matrices)
     total, count = next(one_by_one).astype(np.float64), 1
@@ -327,10 +331,10 @@ def one_pass(
 
 
 def sizes_of(dataset: Dataset) -> Integer[np.ndarray, "N 2"]:
-    """Width and height of the photographs of a data set, each of which is opened.
+    """Return width and height of the photographs of a data set. Each of them is opened.
 
     Raises:
-        ImageError: where an image cannot be read.
+        ImageError: if an image cannot be read.
     """
     return np.array([photograph_size(photograph) for photograph in dataset.photographs], np.int64).reshape(-1, 2)
 
@@ -338,7 +342,7 @@ def sizes_of(dataset: Dataset) -> Integer[np.ndarray, "N 2"]:
 def batches_of(
     dataset: Dataset, one: Pass, crop: int, sizes: Integer[np.ndarray, "N 2"] | None = None
 ) -> list[list[int]]:
-    """Rows that share a mini-batch: images of equal rescaled size, in order, `BATCH_PIXELS` pixels at the most."""
+    """Return the rows of each mini-batch: images of equal rescaled size, up to `BATCH_PIXELS` pixels, in order."""
     if one.method in ("dense", "windows"):
         known = sizes_of(dataset) if sizes is None else sizes
         rescaled = [rescaled_size(width, height, one.scale) for width, height in known.tolist()]
