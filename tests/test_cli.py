@@ -105,7 +105,7 @@ def test_the_flags_of_train_are_the_fields_of_the_recipe(verydeep):
     fields = {f"--{name.replace('_', '-')}" for name in Recipe.model_fields}
     assert flags - fields == {
         "--out", "--recipe", "--device", "--precision", "--micro-batch", "--workers", "--compile", "--recompute",
-        "--skip-unreadable",
+        "--skip-unreadable", "--preset",
     }  # fmt: skip
     assert fields <= flags
 

@@ -115,8 +115,9 @@ def main(what: str, kills: int, ranks: int, seed: int) -> int:
         while done < kills:
             run = Path(folder) / f"run-{number}"
             number += 1
-            ended = False
+            ended, killed_before = False, done
             while not ended:
+                before = time.monotonic()
                 process = start(what, run, ranks)
                 try:
                     code = process.wait(chance.uniform(*shares) * seconds if done < kills else None)
@@ -129,6 +130,8 @@ def main(what: str, kills: int, ranks: int, seed: int) -> int:
                         print(f"kill {done}: {complaint}", flush=True)
                     continue
                 ended = True
+                if done == killed_before:  # it was not killed, and tells how long one takes now
+                    seconds = min(seconds, time.monotonic() - before)
                 if code or not same(what, run, whole, ranks):
                     wrong += 1
                     text = said.read_text()[-500:]

@@ -1,8 +1,11 @@
 """Presets of a training: what `small` makes of a data set and a machine."""
 
+import itertools
+
 import pytest
 import torch
 
+from verydeep.configurations import CONFIGURATIONS
 from verydeep.distributed import Ranks
 from verydeep.recipe import Recipe
 from verydeep.training.presets import (
@@ -33,22 +36,28 @@ def test_small_fits_photographs_and_cores():
     assert seconds < LONGEST_SECONDS
 
 
-@pytest.mark.parametrize("net", ["A", "A-LRN", "B", "C", "D", "E", "B-5x5"])
-@pytest.mark.parametrize("images", [1, 20, 1000, 9469, 60_000, 1_281_167])
-@pytest.mark.parametrize("side", [8, 64, 100, 500])
-@pytest.mark.parametrize("rate", [CORE_RATE, 16 * CORE_RATE, 8 * GPU_RATE])
-def test_small_makes_a_recipe_for_any_data_and_machine(net, images, side, rate):
-    recipe, seconds = small(net, images=images, side=side, rate=rate)
-    smallest = (recipe.crop, recipe.width) == (32, 0.25)
-    assert smallest or (recipe.scales[0] <= side and seconds <= LONGEST_SECONDS)
-    assert 10 <= recipe.epochs <= 100
-    assert recipe.drop_after[-1] < recipe.epochs
+@pytest.mark.parametrize("net", CONFIGURATIONS)
+def test_small_makes_a_recipe_for_any_data_and_machine(net):
+    counts, sides, rates = (1, 20, 9469, 1_281_167), (8, 64, 100, 500), (CORE_RATE, 16 * CORE_RATE, 8 * GPU_RATE)
+    for images, side, rate in itertools.product(counts, sides, rates):
+        recipe, seconds = small(net, images=images, side=side, rate=rate)
+        smallest = (recipe.crop, recipe.width) == (32, 0.25)
+        assert smallest or (recipe.scales[0] <= side and seconds <= LONGEST_SECONDS)
+        assert (recipe.scales == (32, 40)) == (side < 64)
+        assert 10 <= recipe.epochs <= 100
+        assert recipe.drop_after[-1] < recipe.epochs
 
 
 def test_small_trains_larger_nets_on_a_faster_machine_and_larger_photographs():
     assert small(rate=GPU_RATE, side=500)[0].crop == 224
     assert small(side=500)[0].crop <= small(side=500, rate=8 * CORE_RATE)[0].crop
     assert small("E")[1] < LONGEST_SECONDS
+
+
+@pytest.mark.parametrize(("epochs", "drops"), [(1, (1,)), (2, (1, 2)), (50, (36, 46))])
+def test_drops_follow_the_epochs_that_are_given(epochs, drops):
+    recipe = Recipe(epochs=epochs)
+    assert preset_fields("small", recipe, None, IMAGENETTE)["drop_after"] == drops
 
 
 def test_small_fine_tunes_a_net_of_the_same_configuration_for_less_long_at_a_tenth_of_the_rate():

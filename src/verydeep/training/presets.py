@@ -18,7 +18,7 @@ Preset = Literal["small", "paper"]
 SIZES = ("crop", "width", "fully_connected")
 """The fields of a recipe that give the sizes of a net. A net can only start from one of the same sizes."""
 
-PRESET_FIELDS = (*SIZES, "batch", "initialisation", "learning_rate", "epochs", "drop_after")
+PRESET_FIELDS = (*SIZES, "training_scale", "batch", "initialisation", "learning_rate", "epochs", "drop_after")
 """The fields that a preset may set."""
 
 SMALL_NETS = ((32, 0.25), (64, 0.25), (96, 0.125), (96, 0.25), (128, 0.25), (160, 0.25), (224, 0.25), (224, 0.5))
@@ -33,6 +33,9 @@ longer: a Zen 5 core reaches 6e10 with the engine, a V100 1e13 (`experiments/gpu
 
 FULL_WIDTH_CHANNELS = 4096
 """Channels of fc6 and fc7 at width 1."""
+
+TINY_SCALES = (32, 40)
+"""Smin and Smax for images that are too small for these nets: at S = 64 a crop would show a quarter of one."""
 
 ITERATIONS = 5000
 """About as many iterations as a small net needs to reach the end of its schedule."""
@@ -73,7 +76,8 @@ def preset_fields(preset: Preset, recipe: Recipe, start: str | None, conditions:
 
     Args:
         preset: small or paper.
-        recipe: names the net; other fields that it gives are for the caller to keep.
+        recipe: names the net, and may give the number of epochs; other fields that it gives are for the caller to
+            keep.
         start: configuration of the net that the training starts from; None for random weights.
         conditions: data and machine.
 
@@ -95,7 +99,12 @@ def preset_fields(preset: Preset, recipe: Recipe, start: str | None, conditions:
     if start == recipe.net:
         epochs = max(round(FINE_TUNING_SHARE * epochs), 3)
         fields["learning_rate"] *= FINE_TUNING_RATE_SHARE
-    fields |= {"epochs": epochs, "drop_after": [round(share * epochs) for share in DROP_SHARES]}
+    if "epochs" in recipe.model_fields_set:
+        epochs = recipe.epochs
+    drops = {max(round(share * epochs), 1) for share in DROP_SHARES}
+    fields |= {"epochs": epochs, "drop_after": tuple(sorted(drops))}
+    if conditions.side < paper_scale(SMALL_NETS[0][0]):
+        fields["training_scale"] = TINY_SCALES
     nets: list[dict[str, Any]] = [
         {"crop": crop, "width": width, "fully_connected": int(width * FULL_WIDTH_CHANNELS)}
         for crop, width in SMALL_NETS
@@ -124,8 +133,8 @@ def preset_line(preset: Preset, recipe: Recipe, conditions: Conditions) -> str:
         if value not in (None, ())
     )
     minutes = training_seconds(recipe, conditions) / 60
-    time = f"{max(minutes, 1):.0f} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
+    time = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
     return (
         f"preset {preset}, for {conditions.images:,} images of {conditions.side} pixels: {shown}; at a guess "
-        f"{time} on this machine"
+        f"{time if minutes > 1.5 else 'a minute'} on this machine"
     )
