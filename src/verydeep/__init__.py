@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from verydeep.errors import UserError as UserError
     from verydeep.evaluation.posteriors import posteriors as posteriors
     from verydeep.evaluation.testing import Result as Result
+    from verydeep.features import Features as Features
+    from verydeep.features import extract as extract
     from verydeep.network import ConvNet as ConvNet
     from verydeep.photographs.photograph import ImageError as ImageError
     from verydeep.procedures import Inspection as Inspection
@@ -45,6 +47,7 @@ _HOMES = {
     "Computing": "computing",
     "ConvNet": "network",
     "Dataset": "datasets.dataset",
+    "Features": "features",
     "ImageError": "photographs.photograph",
     "Inspection": "procedures",
     "Interrupted": "errors",
@@ -54,6 +57,7 @@ _HOMES = {
     "Result": "evaluation.testing",
     "Run": "training.run",
     "UserError": "errors",
+    "extract": "features",
     "inspect": "procedures",
     "initialise": "training.initialisation",
     "load": "weights",
