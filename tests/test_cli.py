@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.cells import cell_len
 
 from synthetic import write
@@ -224,6 +225,18 @@ def test_features_are_written_with_their_names(verydeep, folder):
     assert refused(verydeep("features", "a", folder, "--layers", "fc7", "-o", "x.csv"), ".safetensors or .parquet")
     assert refused(verydeep("features", "a", folder, "--layers", "fc9", "-o", "x.safetensors"), "no layer 'fc9'")
     assert refused(verydeep("features", "a", "-o", "x.safetensors", "--layers", "fc7"), "no image was given")
+
+
+def test_maps_are_drawn(verydeep, folder):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    image = folder / "val" / "cat" / "c.png"
+    code, out, _ = verydeep("map", "a", image, "-o", "map.png")
+    assert (code, "cat" in out, "Dog" in out) == (0, True, True)
+    with Image.open("map.png") as picture:
+        assert picture.format == "PNG"
+    assert refused(verydeep("map", "a", image, "-o", "map.jpg"), ".png")
+    assert refused(verydeep("map", "a", "gone.jpg", "-o", "map2.png"), "gone.jpg: no such file")
+    assert refused(verydeep("map", "a", image, "-o", "map2.png", "--scales", "16"), "16 pixels")
 
 
 def test_other_files_are_said_to_be_left_out(verydeep, folder):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from verydeep.distributed import Ranks as Ranks
     from verydeep.errors import Interrupted as Interrupted
     from verydeep.errors import UserError as UserError
+    from verydeep.evaluation.maps import class_maps as class_maps
+    from verydeep.evaluation.maps import draw_maps as draw_maps
     from verydeep.evaluation.posteriors import posteriors as posteriors
     from verydeep.evaluation.testing import Result as Result
     from verydeep.features import Features as Features
@@ -57,6 +59,8 @@ _HOMES = {
     "Result": "evaluation.testing",
     "Run": "training.run",
     "UserError": "errors",
+    "class_maps": "evaluation.maps",
+    "draw_maps": "evaluation.maps",
     "extract": "features",
     "inspect": "procedures",
     "initialise": "training.initialisation",

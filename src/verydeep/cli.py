@@ -470,6 +470,43 @@ def features(
     _refuse_unreadable(len(photographs) - len(found), len(photographs))
 
 
+@app.command(name="map")
+def map_(
+    run: str,
+    image: str,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    scales: Scales = (),
+    top: Whole = 3,
+    device: Device = "auto",
+) -> None:
+    """Draw where in a photograph a net sees its most likely classes: dense score maps (Sect. 3.2).
+
+    Each cell of a map is coloured by its posterior, which follows from the scores of that cell alone. There is one
+    row of maps per scale. No mirror images are used.
+
+    For example:
+
+    - `verydeep map runs/d holiday.jpg -o holiday-map.png`
+    - `verydeep map runs/d holiday.jpg --scales 256 384 512 --top 5 -o holiday-map.png`
+
+    Args:
+        run: a run directory or a weight file.
+        image: a photograph: JPEG, PNG or WebP.
+        out: the picture to write, .png.
+        scales: test scales Q in pixels [default: Q as `verydeep test`, and twice as much].
+        top: how many classes to show.
+    """
+    from verydeep.evaluation.maps import check_picture, class_maps, draw_maps
+
+    check_picture(out, top)
+    net = _loaded(run, device)
+    maps = class_maps(net, image, scales or None)
+    shown = draw_maps(maps, net.card.names, out, top)
+    write_line(f"{out}: {', '.join(shown)}")
+
+
 def _loaded(run: str, device: str) -> "ConvNet":
     from verydeep import weights
     from verydeep.distributed import device_of
