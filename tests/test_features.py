@@ -2,11 +2,14 @@
 
 import copy
 import json
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from torch import nn
@@ -185,6 +188,19 @@ def test_gradients_of_content_and_style_losses_are_those_of_torch_alone():
     torch.testing.assert_close(
         given.grad.double(), wanted.grad, rtol=1e-3, atol=1e-4 * float(wanted.grad.abs().max())
     )
+
+
+def test_the_example_of_the_document(tmp_path, monkeypatch, capsys):
+    """With a small net, small photographs and few iterations."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verydeep, "load", lambda source: net_of())
+    text = (Path(__file__).parents[1] / "docs" / "features.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code.replace("224", "48").replace("max_iter=100", "max_iter=3"), {})
+    before, after = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines())
+    assert after < before
+    with Image.open("result.png") as result:
+        assert min(result.size) == 48
 
 
 # Half precision
