@@ -1,5 +1,6 @@
 """The command line as users see it: results, JSON, errors of one line, exit codes."""
 
+import csv
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.cells import cell_len
 
 from synthetic import write
@@ -88,7 +90,8 @@ def test_engine(verydeep):
 
 
 @pytest.mark.parametrize(
-    "command", ["configurations", "engine", "train", "resume", "test", "predict", "inspect", "report"]
+    "command",
+    ["configurations", "engine", "train", "resume", "test", "predict", "features", "map", "inspect", "report"],
 )
 def test_every_command_has_examples_in_its_help(verydeep, command):
     code, out, _ = verydeep(command, "--help")
@@ -220,8 +223,68 @@ def test_predict_names_what_it_cannot_read_and_goes_on(verydeep, folder):
     verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
     code, out, err = verydeep("predict", "a", "gone.jpg", folder / "val" / "cat" / "c.png", "--json")
     assert code == 2
-    assert "gone.jpg" in err
+    assert err.splitlines()[-2:] == [
+        "left out: gone.jpg: no such file",
+        "verydeep: 1 of 2 photographs cannot be read; each is named above",
+    ]
     assert len(json.loads(out)) == 1
+
+
+def test_predict_takes_folders_patterns_and_lists_and_keeps_their_order(verydeep, folder, monkeypatch):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    c, d = f"{folder}/val/cat/c.png", f"{folder}/val/Dog/d.png"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{c}\n".encode())))
+    code, out, err = verydeep("predict", "a", "-", f"{folder}/*/Dog/d.*", folder / "val", "--top", "1", "--csv")
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["image"] for row in rows] == [c, d, d, c]
+    assert [row["rank"] for row in rows] == ["1"] * 4
+    assert rows[0] == rows[3]
+    assert rows[1] == rows[2]
+
+    wanted = ["--scales", "40", "48", "--method", "both"]
+    (row,) = json.loads(verydeep("predict", "a", d, "--json", *wanted)[1])
+    expected = {each["class"]: each["posterior"] for each in row["classes"]}
+    found = list(csv.DictReader(io.StringIO(verydeep("predict", "a", d, "--csv", *wanted)[1])))
+    assert {each["class"]: float(each["posterior"]) for each in found} == expected
+    assert "dense & multi-crop, Q = 40, 48, with mirror images" in verydeep("predict", "a", d, *wanted)[1]
+    assert refused(verydeep("predict", "a", d, "--csv", "--json"), "--json and --csv")
+    assert refused(verydeep("predict", "a", d, "--jsn"), "unknown option: --jsn")
+    assert refused(verydeep("predict", "a", "-x", "--csv"), "unknown option: -x")
+    assert refused(verydeep("predict", "a", d, "--scales", "16"), "16 pixels")
+
+
+def test_features_are_written_with_their_names(verydeep, folder):
+    from safetensors.numpy import load_file
+
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    words = ["features", "a", folder / "val", "gone.jpg", "--layers", "conv3_1", "fc7", "-o", "out.safetensors"]
+    code, out, err = verydeep(*words)
+    assert (code, "gone.jpg: no such file" in err, "1 of 3 photographs" in err) == (2, True, True)
+    assert "whole photograph" in out
+    assert {name: array.shape for name, array in load_file("out.safetensors").items()} == {
+        "conv3_1": (2, 32),
+        "fc7": (2, 8),
+    }
+    words = ["features", "a", folder, "--split", "train", "--maps", "-o", "maps.safetensors", "--layers", "fc8"]
+    code, out, _ = verydeep(*words)
+    assert (code, "fc8: 4 x 2 x 1 x 1" in out) == (0, True)
+    assert load_file("maps.safetensors")["labels"].tolist() == [0, 0, 1, 1]
+    assert refused(verydeep("features", "a", folder, "--layers", "fc7", "-o", "x.csv"), ".safetensors or .parquet")
+    assert refused(verydeep("features", "a", folder, "--layers", "fc9", "-o", "x.safetensors"), "no layer 'fc9'")
+    assert refused(verydeep("features", "a", "-o", "x.safetensors", "--layers", "fc7"), "no image was given")
+
+
+def test_maps_are_drawn(verydeep, folder):
+    verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")
+    image = folder / "val" / "cat" / "c.png"
+    code, out, _ = verydeep("map", "a", image, "-o", "map.png")
+    assert (code, "cat" in out, "Dog" in out) == (0, True, True)
+    with Image.open("map.png") as picture:
+        assert picture.format == "PNG"
+    assert refused(verydeep("map", "a", image, "-o", "map.jpg"), ".png")
+    assert refused(verydeep("map", "a", "gone.jpg", "-o", "map2.png"), "gone.jpg: no such file")
+    assert refused(verydeep("map", "a", image, "-o", "map2.png", "--scales", "16"), "16 pixels")
 
 
 def test_other_files_are_said_to_be_left_out(verydeep, folder):
@@ -572,13 +635,14 @@ def test_what_the_system_refuses_is_one_line(verydeep, folder, tmp_path):
             ["inspect", name],
             ["test", name, folder],
             ["predict", name, "a.jpg"],
-            ["predict", "a", name],
             ["train", folder, *SMALL, "--skip-unreadable", "--recipe", name],
             ["train", folder, *SMALL, "--skip-unreadable", "--out", "b", "--start-from", name],
             ["report", name, "-o", "page.html"],
             ["report", "a", "-o", f"{name}/page.html"],
         ):
             assert refused(verydeep(*command), name, words)
+        code, out, err = verydeep("predict", "a", name)
+        assert (code, out, name in err, words in err) == (2, "", True, True)
     assert refused(verydeep("train", folder, *SMALL, "--skip-unreadable", "--out", "x" * 300), "too long")
     assert refused(verydeep("report", "a", "-o", "x" * 300 + ".html"), "too long")
     assert refused(verydeep("train", folder, *SMALL, "--out", "c"), "x.jpg", "links", "--skip-unreadable")

@@ -193,7 +193,7 @@ def test_photographs_are_classified_from_files_images_and_arrays(run, folder):
     assert by_path.posteriors[0] >= by_path.posteriors[1]
     assert str(by_path).startswith(f"{path}: {by_path.classes[0]} ")
     net = run.net().train()
-    assert verydeep.predict(net, [path], scale=64, top=1)[0].classes == by_path.classes[:1]
+    assert verydeep.predict(net, [path], scales=[64], top=1)[0].classes == by_path.classes[:1]
     assert net.training
 
 
@@ -211,6 +211,39 @@ def test_an_image_taken_upside_down_is_put_upright(run, tmp_path):
 def test_an_unreadable_image_is_named(run, tmp_path):
     with pytest.raises(ImageError, match=r"gone\.jpg"):
         verydeep.predict(run.path, [tmp_path / "gone.jpg"])
+
+
+def test_predictions_are_the_posteriors_of_testing_in_the_order_of_the_images(run, folder):
+    for number, size in enumerate([(40, 60), (90, 70), (33, 33), (40, 60), (60, 40)]):
+        write(folder / f"val/cat/{number}.png", number, *size)
+    dataset = verydeep.open_dataset(folder, "val")
+    for scales, method in ([40, 48], "both"), ([56], "centre-crop"), (None, "windows"):
+        matrix = verydeep.posteriors(run.net(), dataset, scales, method)
+        found = verydeep.predict(run, dataset.photographs, scales, method)
+        assert [each.image for each in found] == list(map(str, dataset.photographs))
+        for each, row in zip(found, matrix, strict=True):
+            named = dict(zip(each.classes, each.posteriors, strict=True))
+            assert [named[name] for name in dataset.classes] == pytest.approx(row.tolist(), abs=1e-6)
+            assert list(each.posteriors) == sorted(each.posteriors, reverse=True)
+        assert verydeep.predict(run, dataset.photographs, scales, method, workers=1) == found
+
+
+def test_what_cannot_be_read_is_left_out_if_so_wanted_and_named(run, folder, capsys):
+    """A missing file, and one whose pixels end early, which only decoding shows."""
+    cut = write(folder / "cut.jpg", 1, 60, 60)
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    good = folder / "val/cat/c.png"
+    images = [folder / "gone.jpg", cut, good, np.zeros((9, 9, 3), np.uint8)]
+    for bad in images[:2]:
+        with pytest.raises(ImageError):
+            verydeep.predict(run, [good, bad])
+    found = verydeep.predict(run, images, skip_unreadable=True)
+    assert [each.image for each in found] == [str(good), "image 3"]
+    assert found[0] == verydeep.predict(run, [good])[0]
+    said = capsys.readouterr().err
+    for line in ("gone.jpg: no such file", "cut.jpg: ends early"):
+        assert line in said
+    assert verydeep.predict(run, images[:1], skip_unreadable=True) == verydeep.predict(run, []) == []
 
 
 def test_val_alone_can_be_tested_on_and_its_classes_are_compared_with_the_nets(run, folder):
@@ -360,7 +393,7 @@ for call, words in [
     (lambda: verydeep.predict(net, "tom.jpg"), "give a list of files"),
     (lambda: verydeep.predict(net, [5]), "an image is of type int"),
     (lambda: verydeep.predict(net, [np.zeros((40, 40))]), "float64 and shape (40, 40)"),
-    (lambda: verydeep.predict(net, [Image.new("RGB", (40, 40))], scale=31), "31 pixels"),
+    (lambda: verydeep.predict(net, [Image.new("RGB", (40, 40))], scales=[31]), "31 pixels"),
     (lambda: verydeep.predict(net, [Image.new("RGB", (40, 40))], top=0), "top is 0"),
     (lambda: verydeep.train("digits", {"net": "A"}, out="a"), "pass a verydeep.Recipe"),
     (lambda: verydeep.train("digits", recipe, out="a", workers=-1), "workers is -1"),

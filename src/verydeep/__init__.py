@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from verydeep.distributed import Ranks as Ranks
     from verydeep.errors import Interrupted as Interrupted
     from verydeep.errors import UserError as UserError
+    from verydeep.evaluation.maps import class_maps as class_maps
+    from verydeep.evaluation.maps import draw_maps as draw_maps
     from verydeep.evaluation.posteriors import posteriors as posteriors
     from verydeep.evaluation.testing import Result as Result
+    from verydeep.features import Features as Features
+    from verydeep.features import extract as extract
     from verydeep.network import ConvNet as ConvNet
     from verydeep.photographs.photograph import ImageError as ImageError
     from verydeep.procedures import Inspection as Inspection
@@ -46,6 +50,7 @@ _HOMES = {
     "Computing": "computing",
     "ConvNet": "network",
     "Dataset": "datasets.dataset",
+    "Features": "features",
     "ImageError": "photographs.photograph",
     "Inspection": "procedures",
     "Interrupted": "errors",
@@ -55,6 +60,9 @@ _HOMES = {
     "Result": "evaluation.testing",
     "Run": "training.run",
     "UserError": "errors",
+    "class_maps": "evaluation.maps",
+    "draw_maps": "evaluation.maps",
+    "extract": "features",
     "inspect": "procedures",
     "initialise": "training.initialisation",
     "load": "weights",

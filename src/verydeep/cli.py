@@ -23,15 +23,18 @@ from verydeep.terminal import (
     leave_standard_streams,
     open_standard_streams,
     write,
+    write_csv,
     write_json,
     write_line,
     write_table,
 )
 
 if TYPE_CHECKING:
+    from verydeep.datasets.paths import Paths
     from verydeep.engine.explanation import Explanation
     from verydeep.evaluation.metrics import Error
     from verydeep.evaluation.testing import Result
+    from verydeep.network import ConvNet
     from verydeep.procedures import Inspection, Prediction
 
 app = App(
@@ -96,6 +99,14 @@ Skip = Annotated[bool, Parameter(negative=(), help="leave out images that cannot
 Device = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest available")]
 Precision = Annotated[
     Literal["fp32", "bf16"], Parameter(help="bf16 computes in bfloat16 wherever torch's autocast does")
+]
+Csv = Annotated[bool, Parameter(negative=(), help="print the result as CSV, one line per image and class")]
+Method = Literal["dense", "multi-crop", "both", "centre-crop", "windows"]
+Photographs = Annotated[str, Parameter(allow_leading_hyphen=True)]
+"""An argument of `_listed`, of which "-" is one."""
+TestingPrecision = Annotated[
+    Literal["fp32", "bf16", "fp16"],
+    Parameter(help="bf16 and fp16 compute in half precision where torch's autocast does; fp16 may overflow"),
 ]
 Whole = Annotated[int, Parameter(converter=_whole)]
 Scales = Annotated[
@@ -347,9 +358,9 @@ def test(
     /,
     *,
     scales: Scales = (),
-    method: Literal["dense", "multi-crop", "both", "centre-crop", "windows"] = "dense",
+    method: Method = "dense",
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: TestingPrecision = "fp32",
     workers: Workers = None,
     skip_unreadable: Skip = False,
     json_: Json = False,
@@ -393,44 +404,191 @@ def test(
 
 
 @app.command
-def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = False) -> None:
-    """Name the five most likely classes of photographs, tested densely at the default Q of `verydeep test`.
+def predict(
+    run: str,
+    /,
+    *images: Photographs,
+    scales: Scales = (),
+    method: Method = "dense",
+    top: Whole = 5,
+    device: Device = "auto",
+    precision: TestingPrecision = "fp32",
+    workers: Workers = None,
+    json_: Json = False,
+    csv: Csv = False,
+) -> None:
+    """Name the most likely classes of photographs, tested as `verydeep test` tests them.
+
+    A photograph that cannot be read is named on standard error. The others are printed, in the order of the
+    arguments, and the exit code is then 2.
 
     For example:
 
     - `verydeep predict runs/d holiday.jpg`
+    - `verydeep predict runs/d photographs/ 'more/**/*.jpg' --scales 256 384 --method both --csv`
+    - `find . -name '*.jpg' | verydeep predict runs/d - --top 1 --json`
 
     Args:
         run: a run directory or a weight file.
-        images: photographs: JPEG, PNG or WebP.
+        images: JPEG, PNG or WebP: files, folders (with all folders below them), patterns such as '*.jpg', or - for
+            a list of paths on standard input.
+        scales: test scales Q in pixels [default: as `verydeep test`].
+        method: as in `verydeep test`; posteriors are averaged over scales and methods.
+        top: how many classes to name.
     """
-    from verydeep import weights
-    from verydeep.distributed import device_of
-    from verydeep.evaluation.posteriors import test_scale
-    from verydeep.photographs.photograph import ImageError
+    from verydeep.evaluation.posteriors import protocol, test_scale
     from verydeep.procedures import predict as predict_classes
-    from verydeep.progress import track
     from verydeep.training.run import unfinished
 
-    if not images:
-        raise UserError("predict takes a run and at least one image; no image was given")
-    net = weights.load(run).to(device_of(device))
-    predictions, failed = [], False
-    for path in track(images, "predicting", total=len(images), enabled=_first(), unit="images"):
-        try:
-            predictions += predict_classes(net, [path])
-        except ImageError as error:
-            say(f"verydeep: {error}")
-            failed = True
+    if json_ and csv:
+        raise UserError("--json and --csv are both given; choose one")
+    photographs = _listed(images, "predict takes a run and at least one image; no image was given")
+    net = _loaded(run, device)
+    predictions = predict_classes(
+        net,
+        photographs,
+        scales or None,
+        method,
+        top,
+        precision=precision,
+        workers=workers,
+        skip_unreadable=True,
+    )
     mark = unfinished(Path(run))
     if _first() and json_:
         write_json([_prediction_data(each) | {"unfinished": mark or None} for each in predictions])
+    elif _first() and csv:
+        write_csv(row for each in predictions for row in _prediction_lines(each))
     elif _first() and predictions:
         rows = [row for each in predictions for row in _prediction_rows(each)]
-        title = f"{run} ({mark}), dense" if mark else "dense"
-        write_table(f"{title}, Q = {test_scale(net.card)}", rows, numeric=["posterior"])
-    if failed:
-        sys.exit(2)
+        named = protocol(method, scales or (test_scale(net.card, method),), net.card.flip)
+        write_table(f"{run} ({mark}), {named}" if mark else named, rows, numeric=["posterior"])
+    _refuse_unreadable(len(photographs) - len(predictions), len(photographs))
+
+
+@app.command
+def features(
+    run: str,
+    /,
+    *images: Photographs,
+    layers: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())],
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    split: Literal["train", "val"] | None = None,
+    scale: Whole | None = None,
+    crop: Annotated[bool, Parameter(negative=())] = False,
+    maps: Annotated[bool, Parameter(negative=())] = False,
+    device: Device = "auto",
+    precision: TestingPrecision = "fp32",
+    workers: Workers = None,
+) -> None:
+    """Write what the layers of a net say of photographs to a file.
+
+    A photograph that cannot be read is named on standard error and left out, and the exit code is then 2.
+
+    For example:
+
+    - `verydeep features runs/d photographs/ --layers conv3_3 fc7 -o features.safetensors`
+    - `verydeep features runs/d photographs --split val --layers fc7 -o features.parquet`
+    - `verydeep features runs/d '*.jpg' --layers conv5_3 --maps -o maps.safetensors`
+
+    Args:
+        run: a run directory or a weight file.
+        images: as `verydeep predict` takes them; with --split, a data set as `verydeep train` takes it.
+        layers: names of layers, such as conv3_3, relu5_1, pool4 or fc7.
+        out: the file to write, .safetensors or .parquet: features, names of the photographs, and classes if known.
+        split: take this split of a data set, with its classes.
+        scale: the smallest side of the rescaled photographs, in pixels [default: Q as `verydeep test`].
+        crop: see the centre crop, in place of the whole photograph.
+        maps: write whole maps, of the centre crop, in place of means over the map.
+    """
+    from verydeep import features as feature_files
+    from verydeep.datasets.dataset import open_dataset
+
+    feature_files.check_file(out)
+    if split is None:
+        photographs: Any = _listed(images, "features takes a run and at least one image; no image was given")
+    elif len(images) == 1:
+        photographs = open_dataset(images[0], split)
+    else:
+        raise UserError(f"--split takes one data set; given {' '.join(images) or 'nothing'}")
+    found = feature_files.extract(
+        _loaded(run, device),
+        photographs,
+        layers,
+        scale=scale,
+        crop=crop,
+        maps=maps,
+        precision=precision,
+        workers=workers,
+        skip_unreadable=True,
+    )
+    if _first():
+        feature_files.save(found, out)
+        write_line(f"{out}: {found.protocol}")
+        for name, array in found.layers.items():
+            write_line(f"{name}: {' x '.join(map(str, array.shape))}")
+    _refuse_unreadable(len(photographs) - len(found), len(photographs))
+
+
+@app.command(name="map")
+def map_(
+    run: str,
+    image: str,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    scales: Scales = (),
+    top: Whole = 3,
+    device: Device = "auto",
+) -> None:
+    """Draw where in a photograph a net sees its most likely classes: dense score maps (Sect. 3.2).
+
+    Each cell of a map is coloured by its posterior, which follows from the scores of that cell alone. There is one
+    row of maps per scale. No mirror images are used.
+
+    For example:
+
+    - `verydeep map runs/d holiday.jpg -o holiday-map.png`
+    - `verydeep map runs/d holiday.jpg --scales 256 384 512 --top 5 -o holiday-map.png`
+
+    Args:
+        run: a run directory or a weight file.
+        image: a photograph: JPEG, PNG or WebP.
+        out: the picture to write, .png.
+        scales: test scales Q in pixels [default: Q as `verydeep test`, and twice as much].
+        top: how many classes to show.
+    """
+    from verydeep.evaluation.maps import check_picture, class_maps, draw_maps
+
+    check_picture(out, top)
+    net = _loaded(run, device)
+    maps = class_maps(net, image, scales or None)
+    shown = draw_maps(maps, net.card.names, out, top)
+    write_line(f"{out}: {', '.join(shown)}")
+
+
+def _loaded(run: str, device: str) -> "ConvNet":
+    from verydeep import weights
+    from verydeep.distributed import device_of
+
+    return weights.load(run).to(device_of(device))
+
+
+def _refuse_unreadable(count: int, of: int) -> None:
+    """Leave with exit code 2 if photographs could not be read; each has been named."""
+    if count:
+        raise UserError(f"{count} of {of} photographs cannot be read; each is named above")
+
+
+def _listed(arguments: Sequence[str], missing: str) -> "Paths":
+    """The photographs that arguments name."""
+    from verydeep.datasets.listing import listed
+
+    if not arguments:
+        raise UserError(missing)
+    if option := next((word for word in arguments if word.startswith("-") and word != "-"), None):
+        raise UserError(f"unknown option: {option}; see --help (a file of this name is ./{option})")
+    return listed(arguments, lambda: sys.stdin.buffer.read() if sys.stdin is not None else b"")
 
 
 @app.command
@@ -601,6 +759,14 @@ def _prediction_data(prediction: "Prediction") -> dict[str, Any]:
         "image": prediction.image,
         "classes": [{"class": name, "posterior": share} for name, share in named],
     }
+
+
+def _prediction_lines(prediction: "Prediction") -> list[dict[str, object]]:
+    named = zip(prediction.classes, prediction.posteriors, strict=True)
+    return [
+        {"image": prediction.image, "rank": rank, "class": name, "posterior": share}
+        for rank, (name, share) in enumerate(named, start=1)
+    ]
 
 
 def _prediction_rows(prediction: "Prediction") -> list[dict[str, Cell]]:

@@ -9,6 +9,12 @@ import torch
 from verydeep.errors import UserError
 
 Precision = Literal["fp32", "bf16"]
+"""In training."""
+
+TestingPrecision = Literal["fp32", "bf16", "fp16"]
+"""Where no gradients are needed, which float16 would round to 0."""
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -19,17 +25,20 @@ class Computing:
         UserError: if the precision is unknown.
     """
 
-    precision: Precision = "fp32"
-    """bf16 uses bfloat16 wherever torch's autocast does."""
+    precision: TestingPrecision = "fp32"
+    """bf16 and fp16 use bfloat16 and float16 wherever torch's autocast does."""
     workers: int = 0
     """Processes per rank that prefetch images; 0 to read between the mini-batches."""
     progress: bool = True
     """Whether to show progress on standard error."""
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise UserError(f"precision is {self.precision!r}; choose one of {', '.join(get_args(Precision))}")
+        if self.precision not in get_args(TestingPrecision):
+            raise UserError(
+                f"precision is {self.precision!r}; choose one of {', '.join(get_args(TestingPrecision))}"
+            )
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the context that a net is called in."""
-        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        half = _HALF.get(self.precision)
+        return torch.autocast(device.type, half) if half else nullcontext()

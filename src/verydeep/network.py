@@ -20,6 +20,7 @@ from verydeep.card import Card
 from verydeep.configurations import STRIDE, Architecture, Configuration, Layer, Sizes, configuration
 from verydeep.errors import UserError
 from verydeep.normalisation import LocalResponseNormalisation
+from verydeep.overflow import HalfWatch, in_half
 from verydeep.torch_internals import (
     exporting,
     observed,
@@ -133,6 +134,7 @@ class ConvNet(nn.Module):
         self._card = Card(made, names)
         self.recompute = False
         self._range_seen = False
+        self._half = HalfWatch()
         for position, layer in enumerate(made.layers):
             self.add_module(layer.name, new_module(layer, made.dropout, position))
         self.register_buffer("mean", torch.tensor(ILSVRC_MEAN))
@@ -228,12 +230,15 @@ class ConvNet(nn.Module):
         if keys is None:
             keys = self._drawn(x)
         if not (self.recompute and torch.is_grad_enabled()):
-            return self._run(x, self.layers, keys).contiguous()
+            x = self._run(x, self.layers, keys)
+            self._half.end()
+            return x.contiguous()
         for block in self._blocks():
             if block[0].name.startswith("conv"):
                 x = checkpoint(self._run, x, block, keys, use_reentrant=False)
             else:
                 x = self._run(x, block, keys)
+        self._half.end()
         return x.contiguous()
 
     def features(self, images: Tensor, layers: Collection[str]) -> dict[str, Float[Tensor, "N _ _ _"]]:
@@ -263,6 +268,7 @@ class ConvNet(nn.Module):
         for start, end in zip([0, *ends], ends, strict=False):
             x = self._run(x, self.layers[start:end], keys)
             found[known[end - 1]] = x.contiguous()
+        self._half.end()
         return found
 
     def lay_out(self) -> None:
@@ -300,6 +306,7 @@ class ConvNet(nn.Module):
         while at < len(layers):
             if not plain(x):
                 x = self._call(layers[at], x.contiguous(), keys)
+                self._look(layers[at], x)
                 at += 1
                 continue
             # The engine computes as many convolutions per call as it can, fused with ReLU and pooling.
@@ -314,11 +321,18 @@ class ConvNet(nn.Module):
                 x = by_torch(steps[0].layer, x, layers[at].fully_connected)
                 if steps[0].rectify:  # in place: nothing but the untouched ReLU sees the convolution's output
                     x = F.relu(x, inplace=True)
+                self._look(layers[at], x)
                 at += 1 + steps[0].rectify
             else:
                 x = self._call(layers[at], x, keys)
+                self._look(layers[at], x)
                 at += 1
         return x
+
+    def _look(self, layer: Layer, x: Tensor) -> None:
+        """Take in how large the output of a convolution gets, in a pass in float16 that is looked at."""
+        if self._half.looking and layer.kind == "conv":
+            self._half.look(layer.name, x)
 
     def _steps(self, layers: Sequence[Layer], at: int) -> tuple[list[engine.Step], list[int]]:
         """Return consecutive plain convolutions with their ReLU and pooling, and the layer after each of them."""
@@ -360,6 +374,8 @@ class ConvNet(nn.Module):
             warn_of_range(images)
         colour = self.mean if shift is None else self.mean - shift
         x = images.to(self.mean.dtype) - colour.view(-1, 3, 1, 1)
+        if looks_at_values(x) and in_half(x):
+            self._half.begin(x)
         # vmap does not support memory formats.
         return x if transformed() else x.contiguous(memory_format=torch.channels_last)
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
-from PIL import Image
+from jaxtyping import Float32
 from torch import nn
 
 from verydeep import weights
-from verydeep.computing import Computing, Precision
+from verydeep.computing import Computing, Precision, TestingPrecision
 from verydeep.configurations import whole_number
 from verydeep.datasets.dataset import Dataset, Split, compare_classes, images_below, open_dataset
 from verydeep.datasets.duplicates import same_content
@@ -21,12 +19,14 @@ from verydeep.datasets.survey import Survey, leave_out_unreadable, principal_com
 from verydeep.distributed import Ranks, device_of, local_cores, ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import testing
-from verydeep.evaluation.dense import dense_posteriors
+from verydeep.evaluation.dense import left_out
+from verydeep.evaluation.images import Given, opened
 from verydeep.evaluation.metrics import mean_loss, top_error
 from verydeep.evaluation.posteriors import (
+    PROTOCOLS,
     Pass,
+    average,
     check_scales,
-    in_testing,
     middle,
     one_pass,
     passes,
@@ -35,9 +35,7 @@ from verydeep.evaluation.posteriors import (
 )
 from verydeep.evaluation.testing import Result
 from verydeep.network import ConvNet
-from verydeep.photographs.decoding import from_pillow
-from verydeep.photographs.photograph import ImageError, Photograph
-from verydeep.photographs.rescaling import rescale
+from verydeep.photographs.photograph import ImageError
 from verydeep.printable import decoded, printable
 from verydeep.progress import say
 from verydeep.reading import most_workers
@@ -62,6 +60,9 @@ ELONGATED = 20
 
 MOST_WORKERS = 16
 """Workers that a rank may have even with few cores, since they may be waiting for a slow disk."""
+
+MANY = 64
+"""Photographs from which on it pays to start reading processes for them."""
 
 
 def train(
@@ -222,7 +223,7 @@ def test(
     method: str = "dense",
     *,
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: TestingPrecision = "fp32",
     workers: int | None = None,
     skip_unreadable: bool = False,
 ) -> list[Result]:
@@ -239,7 +240,7 @@ def test(
         method: dense; multi-crop (5 x 5 crops); both (the mean of these two); centre-crop; or windows (crops that
             the cells of a dense score map see, each by itself).
         device: cpu, cuda, mps, or auto for the fastest that is there.
-        precision: bf16 computes with bfloat16 where torch's autocast does.
+        precision: bf16 and fp16 compute in half precision where torch's autocast does; fp16 may overflow.
         workers: processes that read images ahead, for each rank; by the number of cores where None.
         skip_unreadable: whether to leave out images that cannot be read, and name each.
 
@@ -287,51 +288,77 @@ class Prediction:
 
 def predict(
     net: Net,
-    images: Sequence[str | Path | Image.Image | UInt8[np.ndarray, "_ _ 3"]],
-    scale: int | None = None,
+    images: Sequence[Given],
+    scales: Sequence[int] | None = None,
+    method: str = "dense",
     top: int = 5,
+    *,
+    device: str = "auto",
+    precision: TestingPrecision = "fp32",
+    workers: int | None = None,
+    skip_unreadable: bool = False,
 ) -> list[Prediction]:
-    """Name the most likely classes of photographs, each tested densely (Sect. 3.2).
+    """Name the most likely classes of photographs, each tested as `test` tests it (Sect. 3.2).
+
+    Photographs that are equally large once rescaled share a mini-batch.
 
     Args:
-        net: a `ConvNet`, which computes on its own device; or a run or weight file, for the fastest one there is.
+        net: a `ConvNet`, or a run or weight file.
         images: files, Pillow's images, or RGB arrays of height x width x 3, uint8.
-        scale: test scale Q in pixels; None for the net's default, as in `test`.
+        scales: test scales Q in pixels, whose posteriors are averaged; None for the net's default, as in `test`.
+        method: as in `test`.
         top: how many classes to name.
+        device: cpu, cuda or mps; auto for the device of a `ConvNet`, and for the fastest one if `net` is a file.
+        precision: bf16 and fp16 compute in half precision where torch's autocast does; fp16 may overflow.
+        workers: processes that read images ahead; if None, by the number of cores, and none for a few images.
+        skip_unreadable: leave out images that cannot be read; each is named on standard error.
 
     Returns:
-        A prediction an image, in order.
+        One prediction per image, in order.
 
     Raises:
         ImageError: a UserError that names the first image that cannot be read.
-        UserError: for wrong arguments.
+        UserError: for wrong arguments, or posteriors that are not finite.
     """
-    if isinstance(images, str | Path | Image.Image) or not isinstance(images, Sequence):
-        raise UserError(
-            f"images is of type {type(images).__name__}; give a list of files, Pillow's images or arrays"
-        )
     if whole_number("top", top) < 1:
         raise UserError(f"top is {top}; name at least one class")
-    if isinstance(net, nn.Module):
-        inner = weights.convolutional_net(net)
-    else:
-        inner = weights.load(net).to(device_of("auto"))
+    inner = loaded(net, device)
     card = inner.card
-    scale = test_scale(card) if scale is None else whole_number("scale", scale)
-    check_scales([scale], card.architecture.crop)
-    device, found = inner.mean.device, []
-    with in_testing(inner, device), torch.no_grad():
-        for number, image in enumerate(images):
-            pixels = (
-                torch.from_numpy(rescale(photograph_of(image), scale, card.rescaling)).to(device).permute(2, 0, 1)
-            )
-            posteriors = dense_posteriors(inner, pixels[None], card.flip)[0].cpu().numpy()
-            best = np.argsort(-posteriors, kind="stable")[:top]
-            name = str(image) if isinstance(image, str | Path) else f"image {number}"
-            found.append(
-                Prediction(name, tuple(card.names[k] for k in best), tuple(float(posteriors[k]) for k in best))
-            )
-    return found
+    scales = (test_scale(card, method),) if scales is None else scales
+    planned = passes(method, scales, card.flip)
+    check_scales(scales, card.architecture.crop)
+    given = opened(images, skip_unreadable)
+    computing = Computing(precision, workers_for(len(given), workers))
+    here = Ranks(device=inner.mean.device if device == "auto" else device_of(device))
+    for line in filter(None, map(left_out, scales if "dense" in PROTOCOLS[method] else ())):
+        say(line)
+    unreadable: dict[int, ImageError] = {}
+    collected = unreadable if skip_unreadable else None
+    dataset = given.dataset(card.names)
+    matrix = average(
+        one_pass(inner, dataset, each, here, computing, given.sizes, unreadable=collected) for each in planned
+    )
+    rows = given.readable(unreadable)
+    if not np.isfinite(matrix[rows]).all():
+        raise UserError("some posteriors are not finite: the net's training has diverged, or its numbers overflow")
+    return [_prediction(given.name(row), matrix[row], card.names, top) for row in rows]
+
+
+def loaded(net: Net, device: str = "auto") -> ConvNet:
+    """The net itself, or the one in a run or file, on a device.
+
+    Args:
+        net: a `ConvNet`, a run, or the path of a run or of a weight file.
+        device: cpu, cuda or mps; auto for the fastest one if `net` is a file. A `ConvNet` stays where it is.
+    """
+    if isinstance(net, nn.Module):
+        return weights.convolutional_net(net)
+    return weights.load(net).to(device_of(device))
+
+
+def _prediction(image: str, posteriors: Float32[np.ndarray, " K"], names: Sequence[str], top: int) -> Prediction:
+    best = np.argsort(-posteriors, kind="stable")[:top]
+    return Prediction(image, tuple(names[k] for k in best), tuple(float(posteriors[k]) for k in best))
 
 
 @dataclass(frozen=True)
@@ -411,28 +438,6 @@ def _left_out(dataset: Dataset) -> Iterator[tuple[Path, int]]:
     return ((path, images_below(path)) for path in dataset.ignored)
 
 
-def photograph_of(image: object) -> Photograph:
-    """A photograph by its file, as Pillow's image (put upright) or as an array.
-
-    Raises:
-        ImageError: for an array of another shape or type.
-        UserError: for anything else.
-    """
-    if isinstance(image, str | Path):
-        return Path(image)
-    if isinstance(image, Image.Image):
-        return from_pillow(image)
-    if not isinstance(image, np.ndarray):
-        raise UserError(
-            f"an image is of type {type(image).__name__}; give a file, one of Pillow's images or an array"
-        )
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ImageError(
-            None, f"an array of {image.dtype} and shape {image.shape}; give uint8 of (height, width, 3)"
-        )
-    return image
-
-
 def colours_of(found: Survey) -> Colours:
     """Return the colour statistics of a training set from its survey."""
     return Colours(found.mean, *principal_components(found.covariance))
@@ -508,6 +513,11 @@ def surveyed(
         if skip_unreadable and found.unreadable:
             say(f"{dataset.name}: {len(found.unreadable)} of {len(dataset)} images left out")
     return leave_out_unreadable(dataset, found, skip_unreadable)
+
+
+def workers_for(photographs: int, given: int | None) -> int:
+    """Reading processes for so many photographs: those of `reading_workers`, or none for a few photographs."""
+    return 0 if given is None and photographs < MANY else reading_workers(given)
 
 
 def reading_workers(given: int | None) -> int:

@@ -1,5 +1,6 @@
 """Results on standard output, as tables that fit the terminal or as JSON."""
 
+import csv
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from verydeep.errors import UserError, reason
-from verydeep.printable import printable
+from verydeep.printable import decoded, printable
 
 PIPE_WIDTH = 200
 """Width of tables in columns if standard output is not a terminal: programs expect each row on one line."""
@@ -65,6 +66,21 @@ def write_json(data: Any) -> None:
     A byte of a file name that is not UTF-8 becomes `\udcXX`, and `os.fsencode` turns that back into the byte.
     """
     write(f"{json.dumps(data, indent=1)}\n")
+
+
+def write_csv(rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as CSV (RFC 4180) under the names of their columns.
+
+    A byte of a file name that is not UTF-8 becomes an escape, as in a table.
+    """
+    text = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(text, row, lineterminator="\n")
+            writer.writeheader()
+        writer.writerow({name: decoded(cell) if isinstance(cell, str) else cell for name, cell in row.items()})
+    write(text.getvalue())
 
 
 def write_table(title: str, rows: Iterable[Mapping[str, Cell]], numeric: Sequence[str] = ()) -> None:

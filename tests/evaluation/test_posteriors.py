@@ -131,7 +131,7 @@ def test_photographs_are_rescaled_as_the_nets_card_says(net, photographs, softma
     found = one_pass(net, photographs, one, Ranks(), QUIET)
     assert np.abs(found - plain).max() > 1e-4
     close(found, [in_numpy(net, photograph, one, softmax) for photograph in photographs.photographs])
-    (first,) = verydeep.predict(net, [photographs.photographs[0]], scale=40, top=net.classes)
+    (first,) = verydeep.predict(net, [photographs.photographs[0]], scales=[40], top=net.classes)
     one_by_one = one_pass(net, photographs, Pass("dense", 40, net.card.flip), Ranks(), QUIET)[0]
     assert first.posteriors == pytest.approx(sorted(one_by_one.tolist(), reverse=True), rel=1e-3)
 

@@ -218,10 +218,12 @@ class Batch(NamedTuple):
     rows: list[int]
     pixels: UInt8[np.ndarray, "n M h w 3"]
     """M crops an image; for dense testing the whole image alone."""
+    unreadable: dict[int, ImageError]
+    """What is wrong with the other images of the mini-batch, by row."""
 
 
 @dataclass(frozen=True)
-class TestImages(torch.utils.data.Dataset[Batch | ImageError]):
+class TestImages(torch.utils.data.Dataset[Batch]):
     """Images rescaled to Q, whole or cut into crops; read by the loader's workers."""
 
     __test__ = False  # it is no test of pytest's
@@ -231,12 +233,17 @@ class TestImages(torch.utils.data.Dataset[Batch | ImageError]):
     crop: int
     rescaling: Rescaling
 
-    def __getitems__(self, rows: list[int]) -> Batch | ImageError:
-        """The images of some rows, or the first error, which has to leave the worker to be raised."""
-        try:
-            return Batch(rows, np.stack([self._pixels(row) for row in rows]))
-        except ImageError as error:
-            return error
+    def __getitems__(self, rows: list[int]) -> Batch:
+        """The images of some rows; errors are values here, since they have to leave the worker."""
+        found: dict[int, np.ndarray] = {}
+        unreadable: dict[int, ImageError] = {}
+        for row in rows:
+            try:
+                found[row] = self._pixels(row)
+            except ImageError as error:
+                unreadable[row] = error
+        pixels = np.stack(list(found.values())) if found else np.zeros((0, 1, 1, 1, 3), np.uint8)
+        return Batch(list(found), pixels, unreadable)
 
     def _pixels(self, row: int) -> UInt8[np.ndarray, "M h w 3"]:
         image = rescale(self.dataset.photographs[row], self.one.scale, self.rescaling)
@@ -260,6 +267,7 @@ def one_pass(
     sizes: Integer[np.ndarray, "N 2"] | None = None,
     unfinished: Path | None = None,
     within: Path | None = None,
+    unreadable: dict[int, ImageError] | None = None,
 ) -> Float32[np.ndarray, "N K"]:
     """Test a net once over a data set; every image is counted exactly once, on any number of ranks.
 
@@ -275,6 +283,8 @@ def one_pass(
         unfinished: file to keep the rows of this rank in meanwhile, and to go on from; where it cannot be
             written, a line says so and the pass goes on. It is left to the caller to remove.
         within: a folder that this file is only written to while it is there.
+        unreadable: collects what is wrong with images that cannot be read, by row; their posteriors are 0. If
+            None, the first of them is raised.
 
     Raises:
         UserError: where Q is below the crop.
@@ -299,8 +309,14 @@ def one_pass(
     ):
         saved = time.monotonic()
         for batch in reading:
-            if isinstance(batch, ImageError):
-                raise batch
+            if batch.unreadable:
+                if unreadable is None:
+                    raise next(iter(batch.unreadable.values()))
+                unreadable |= batch.unreadable
+                done[list(batch.unreadable)] += 1
+                meter.advance(len(batch.unreadable))
+            if not batch.rows:
+                continue
             pixels = torch.from_numpy(batch.pixels).to(ranks.device).permute(0, 1, 4, 2, 3)
             with torch.no_grad(), computing.autocast(ranks.device):
                 match one.method:

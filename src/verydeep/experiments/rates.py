@@ -138,7 +138,12 @@ def crop_reading(dataset: Dataset, recipe: Recipe) -> float:
 def pass_reading(dataset: Dataset, one: Pass, crop: int, rescaling: Rescaling = "bilinear") -> float:
     """Return the seconds in which one process reads one photograph for a testing pass; like `crop_reading`."""
     images = TestImages(dataset, one, crop, rescaling)
-    return _seconds_each(dataset, lambda row: images.__getitems__([row]))
+
+    def read(row: int) -> object:
+        batch = images.__getitems__([row])
+        return batch.unreadable.get(row, batch)
+
+    return _seconds_each(dataset, read)
 
 
 def _seconds_each(dataset: Dataset, read: Callable[[int], object]) -> float:

@@ -4,12 +4,13 @@ import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verydeep.computing import Computing
+from verydeep.computing import Computing, Precision
 from verydeep.configurations import whole_number
 from verydeep.distributed import GradientSum, Ranks
 from verydeep.errors import UserError
@@ -23,7 +24,7 @@ class Execution:
     """How a training is computed; affects its results only by rounding.
 
     Raises:
-        UserError: if the micro-batch is negative.
+        UserError: if the micro-batch is negative, or nets cannot be trained in the precision.
     """
 
     computing: Computing = field(default_factory=Computing)
@@ -34,6 +35,9 @@ class Execution:
     """Activation checkpointing, see `ConvNet`."""
 
     def __post_init__(self) -> None:
+        if self.computing.precision not in get_args(Precision):
+            known = ", ".join(get_args(Precision))
+            raise UserError(f"precision is {self.computing.precision!r}; training takes one of {known}")
         if whole_number("micro_batch", self.micro_batch) < 0:
             raise UserError(
                 f"micro_batch is {self.micro_batch}; give a number of images, or 0 for a rank's whole share"
