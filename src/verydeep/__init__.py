@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from verydeep.errors import UserError as UserError
     from verydeep.evaluation.posteriors import posteriors as posteriors
     from verydeep.evaluation.testing import Result as Result
+    from verydeep.interop.loading import load as load
     from verydeep.network import ConvNet as ConvNet
     from verydeep.photographs.photograph import ImageError as ImageError
     from verydeep.procedures import Inspection as Inspection
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from verydeep.training.initialisation import initialise as initialise
     from verydeep.training.run import Run as Run
     from verydeep.training.run import read_run as read_run
-    from verydeep.weights import load as load
     from verydeep.weights import save as save
 
     __version__: str
@@ -56,7 +56,7 @@ _HOMES = {
     "UserError": "errors",
     "inspect": "procedures",
     "initialise": "training.initialisation",
-    "load": "weights",
+    "load": "interop.loading",
     "open_dataset": "datasets.dataset",
     "posteriors": "evaluation.posteriors",
     "predict": "procedures",

@@ -346,16 +346,16 @@ def predict(run: str, /, *images: Path, device: Device = "auto", json_: Json = F
         run: a run directory or a weight file.
         images: photographs: JPEG, PNG or WebP.
     """
-    from verydeep import weights
     from verydeep.distributed import device_of
     from verydeep.evaluation.posteriors import test_scale
+    from verydeep.interop.loading import load
     from verydeep.photographs.photograph import ImageError
     from verydeep.procedures import predict as predict_classes
     from verydeep.progress import track
 
     if not images:
         raise UserError("predict takes a run and at least one image; no image was given")
-    net = weights.load(run).to(device_of(device))
+    net = load(run).to(device_of(device))
     predictions, failed = [], False
     for path in track(images, "predicting", total=len(images), enabled=_first()):
         try:

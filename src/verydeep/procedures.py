@@ -34,6 +34,7 @@ from verydeep.evaluation.posteriors import (
     test_scale,
 )
 from verydeep.evaluation.testing import Result
+from verydeep.interop.loading import load
 from verydeep.network import ConvNet
 from verydeep.photographs.decoding import from_pillow
 from verydeep.photographs.photograph import ImageError, Photograph
@@ -229,10 +230,7 @@ def predict(
         )
     if whole_number("top", top) < 1:
         raise UserError(f"top is {top}; name at least one class")
-    if isinstance(net, nn.Module):
-        inner = weights.convolutional_net(net)
-    else:
-        inner = weights.load(net).to(device_of("auto"))
+    inner = weights.convolutional_net(net) if isinstance(net, nn.Module) else load(net).to(device_of("auto"))
     card = inner.card
     scale = test_scale(card) if scale is None else whole_number("scale", scale)
     check_scales([scale], card.architecture.crop)

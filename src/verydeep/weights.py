@@ -55,21 +55,23 @@ def convolutional_net(net: object) -> ConvNet:
     return inner
 
 
-def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
+def save(net: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
     """Write a weight file, whole or not at all; what `load` would refuse is refused before a file is touched.
 
     Args:
         net: a `ConvNet`, also one wrapped by torch.compile, DataParallel or AveragedModel; its parameters are
             stored as float32, and its card with them.
         path: the file, `.safetensors` by custom; replaced if it exists.
+        half: store the parameters as float16, in half of the space; they are float32 again when loaded.
 
     Raises:
         UserError: if the net's tensors are not those of its architecture (a layer was replaced by one of another
-            shape, pruned, parametrized, has no bias), if one is not finite, or if the file cannot be written.
+            shape, pruned, parametrized, has no bias), if one is not finite (in float16, too large), or if
+            the file cannot be written.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"the path is {path!r}; give that of the file to write")
-    content = Content.of(net)
+    content = Content.of(net, half)
     with written_aside(Path(path)) as aside:
         content.write(aside)
 
@@ -79,12 +81,12 @@ class Content:
     """What a weight file holds."""
 
     arrays: dict[str, np.ndarray]
-    """Parameters and mean colour, float32; they share their memory with the net."""
+    """Parameters and mean colour; those in float32 share their memory with the net."""
     header: str
     """The card, as the file's header holds it."""
 
     @classmethod
-    def of(cls, net: nn.Module) -> "Content":
+    def of(cls, net: nn.Module, half: bool = False) -> "Content":
         """The content of a net's weight file; takes and refuses what `save` does."""
         inner = convolutional_net(net)
         tensors = inner.state_dict()
@@ -111,6 +113,12 @@ class Content:
             raise UserError(
                 f"cannot save the net: {bad} holds values that are not finite; its training has diverged"
             )
+        if half:  # but for the mean colour, whose pixels have eight bits before the point
+            own = {name: tensor if name == "mean" else tensor.half() for name, tensor in own.items()}
+            if bad := not_finite(own):
+                raise UserError(
+                    f"cannot save the net: {bad} holds values beyond float16 (65504); save it in float32"
+                )
         return cls({name: tensor.numpy() for name, tensor in own.items()}, header(inner.card))
 
     def write(self, path: Path) -> None:
@@ -146,10 +154,15 @@ def load(source: str | os.PathLike[str]) -> ConvNet:
         tensors = {name: file.get_tensor(name).float() for name in names}
     if bad := not_finite(tensors):
         raise UserError(f"{path}: tensor {bad} holds values that are not finite; its training has diverged")
+    return assembled(card, tensors)
+
+
+def assembled(card: Card, tensors: Mapping[str, Tensor]) -> ConvNet:
+    """A net in evaluation mode from its card and all of its tensors, which it takes over."""
     with torch.device("meta"):  # no time for random weights that are replaced at once
         net = ConvNet(card.architecture)
     net.card = card
-    net.load_state_dict(tensors, assign=True)
+    net.load_state_dict(dict(tensors), assign=True)
     net.lay_out()
     net.requires_grad_(True)
     return net.eval()

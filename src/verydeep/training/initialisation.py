@@ -77,7 +77,7 @@ def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
     """Copy layers of a trained net into `net`, and return their names.
 
     From the same configuration all layers are taken, from another one `PRE_INITIALISED`. fc8 is left as it is
-    where the classes are others.
+    where the classes are others; fc6, fc7 and fc8 are if the source is a feature net, which has none.
 
     Raises:
         UserError: where a layer to be copied has another shape in the source.
@@ -88,7 +88,7 @@ def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
     for layer in net.layers:
         if layer.kind != "conv" or not (same_net or layer.name in PRE_INITIALISED):
             continue
-        if layer.name == "fc8" and not same_classes:
+        if (layer.name == "fc8" and not same_classes) or (layer.fully_connected and not source.classes):
             continue
         ours, theirs = net.get_submodule(layer.name), getattr(source, layer.name, None)
         shapes = [
