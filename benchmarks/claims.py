@@ -223,7 +223,9 @@ def command(words: Sequence[str]) -> str:
     """The command without the places of this machine: the script below the project, names for absolute paths."""
     script, *rest = words
     names = [Path(word).name if Path(word).is_absolute() else word for word in rest]
-    return shlex.join(["python", f"benchmarks/{Path(script).name}", *names])
+    path = Path(script).resolve()
+    folder = path.parent.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else "benchmarks"
+    return shlex.join(["python", f"{folder}/{path.name}", *names])
 
 
 def machine() -> Machine:

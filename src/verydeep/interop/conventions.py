@@ -56,7 +56,8 @@ class Convention:
             weight: the kernel for this convention, O x 3 x k x k.
         """
         rgb = weight[:, ::-1] if self.bgr else weight
-        return np.ascontiguousarray(rgb / np.asarray(self.std)[:, None, None], dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is not finite is refused by the layer's name
+            return np.ascontiguousarray(rgb / np.asarray(self.std)[:, None, None], dtype=np.float32)
 
 
 def _in_unit_range(*values: float) -> tuple[float, float, float]:

@@ -62,12 +62,14 @@ class Kernel:
         for array in (scale, shift, mean, variance):
             if array.shape != self.bias.shape:
                 raise UserError(f"batch normalisation of shape {array.shape} follows {self.outputs} channels")
-        if not (variance.astype(np.float64) + epsilon > 0).all():
-            raise UserError("batch normalisation has a negative variance")
-        factor = scale / np.sqrt(variance.astype(np.float64) + epsilon)
-        weight = self.weight * factor[:, None, None, None]
-        bias = (self.bias - mean.astype(np.float64)) * factor + shift
-        return Kernel(weight.astype(np.float32), bias.astype(np.float32))
+        deviation = np.sqrt(np.maximum(variance.astype(np.float64) + epsilon, 0))
+        if not (deviation > 0).all():
+            raise UserError("a batch normalisation has a variance that is not positive")
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by the layer's name
+            factor = scale / deviation
+            weight = self.weight * factor[:, None, None, None]
+            bias = (self.bias - mean.astype(np.float64)) * factor + shift
+            return Kernel(weight.astype(np.float32), bias.astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from verydeep import weights
 from verydeep.card import Card
 from verydeep.errors import UserError, reason
-from verydeep.files import digest, is_folder
+from verydeep.files import digest, is_file
 from verydeep.interop import caffe, keras, matconvnet, onnx, torchvision
 from verydeep.interop.conventions import Convention, convention
 from verydeep.interop.foreign import Foreign, net_of
@@ -111,6 +111,8 @@ def convert(
     Raises:
         UserError: as `load` and `save` do.
     """
+    if reader_of(weights.weight_file(source)) is None:
+        raise UserError(f"{os.fspath(source)} is a weight file or run of verydeep already")
     net = load(source, preprocessing)
     weights.save(net, path, half=half)
     return net
@@ -122,16 +124,18 @@ def reader_of(path: Path) -> Reader | None:
     Raises:
         UserError: if nobody does, or the system cannot read it.
     """
+    if not is_file(path):
+        raise UserError(f"{path} is not a regular file; give {FORMATS}")
     try:
         with path.open("rb") as file:
             start = file.read(16)
-        if is_folder(path) or _own(path, start):
+        if _own(path, start):
             return None
         if start.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
             return KERAS if keras.WEIGHTS in names or keras.CONFIGURATION in names else TORCH
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from error
     if start.startswith(b"MATLAB 7.3"):
         raise UserError(f"{path} is a MATLAB file of version 7.3; save it with MATLAB's -v7")

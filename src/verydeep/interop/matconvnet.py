@@ -1,22 +1,16 @@
-"""MatConvNet's `imagenet-vgg-verydeep-16.mat` and its like: MATLAB files of level 5, read by SciPy."""
+"""MatConvNet's `imagenet-vgg-verydeep-16.mat` and its like."""
 
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from verydeep.errors import UserError
 from verydeep.interop.conventions import Convention
 from verydeep.interop.foreign import Foreign
+from verydeep.interop.matlab import Value, variables
 from verydeep.interop.walk import Walk
 
-_HEADER = 128
-_COMPRESSED = 15
-"""Type of an element of a MATLAB file whose content is deflated."""
-_BLOCK = 2**20
-_GROWTH = 4
-"""Weights hardly shrink when they are compressed; what grows more is not a net."""
+Struct = dict[str, Value]
 
 
 def read(path: Path, convention: Convention | None) -> Foreign:
@@ -30,52 +24,22 @@ def read(path: Path, convention: Convention | None) -> Foreign:
         UserError: if it is not a net, has a layer that a VGG has not, or has a mean image, which is another at
             each pixel, and no convention is given.
     """
-    from scipy.io import loadmat
-
-    refuse_inflated(path)
-    found = loadmat(path, variable_names=["layers", "meta", "classes", "normalization"])
-    if "layers" not in found:
-        raise UserError("it has no variable layers; a MatConvNet net is expected")
+    found = variables(memoryview(path.read_bytes()))
+    layers = found.get("layers")
+    if not isinstance(layers, list):
+        raise UserError("it has no cell array layers; a MatConvNet net is expected")
     walk = Walk()
-    cells = np.asarray(found["layers"]).reshape(-1)
-    for number, cell in enumerate(cells[:1000], start=1):
-        _add(walk, _struct(cell, f"layer {number}"), number)
-    meta = _struct(found["meta"], "meta") if "meta" in found else found
+    for number, layer in enumerate(layers, start=1):
+        if not isinstance(layer, dict):
+            raise UserError(f"layer {number} is not a struct")
+        _add(walk, layer, number)
+    meta = found.get("meta", found)
+    if not isinstance(meta, dict):
+        raise UserError("meta is not a struct")
     return walk.foreign("MatConvNet net", convention or _convention(meta), _class_names(meta))
 
 
-def refuse_inflated(path: Path) -> None:
-    """Refuse a file whose compressed elements hold much more than they take.
-
-    Raises:
-        UserError: if they do, or if the file is cut.
-    """
-    size = path.stat().st_size
-    left = _GROWTH * size + _BLOCK
-    with path.open("rb") as file:
-        file.seek(_HEADER)
-        while len(tag := file.read(8)) == 8:
-            kind, length = (int(value) for value in np.frombuffer(tag, "<u4"))
-            if length > size - file.tell():
-                raise UserError(
-                    f"an element of {length} bytes goes beyond the end of the file; it is cut or damaged"
-                )
-            if kind != _COMPRESSED:
-                file.seek(length, 1)
-                continue
-            inflater = zlib.decompressobj()
-            while length and not inflater.eof:
-                block = file.read(min(length, _BLOCK))
-                length -= len(block)
-                while block:
-                    left -= len(inflater.decompress(block, _BLOCK))
-                    block = inflater.unconsumed_tail
-                    if left < 0:
-                        raise UserError("its compressed content is far larger than the file; weights are not")
-            file.seek(length, 1)
-
-
-def _add(walk: Walk, layer: Any, number: int) -> None:
+def _add(walk: Walk, layer: Struct, number: int) -> None:
     """Add a layer of a net."""
     kind = _text(layer, "type")
     name = _text(layer, "name") or f"layer {number}"
@@ -113,30 +77,26 @@ def _add(walk: Walk, layer: Any, number: int) -> None:
             raise UserError(f"{name} is a layer of type {kind!r}; a VGG has none")
 
 
-def _weights(layer: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _weights(layer: Struct, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Weights and bias: a cell of two in the newer files, two fields in the older ones."""
-    if (pair := _field(layer, "weights")) is not None:
-        arrays = list(np.asarray(pair).reshape(-1))[:3]
-    else:
-        arrays = [_field(layer, "filters"), _field(layer, "biases")]
-    if len(arrays) != 2 or not all(isinstance(each, np.ndarray) and each.dtype.kind == "f" for each in arrays):
-        raise UserError(f"{name} has no weights and bias of floating point numbers")
-    if not 2 <= arrays[0].ndim <= 4:
-        raise UserError(
-            f"{name} has weights of shape {arrays[0].shape}; height x width x inputs x outputs is expected"
-        )
-    return arrays[0], arrays[1]
+    pair = layer.get("weights", [layer.get("filters"), layer.get("biases")])
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise UserError(f"{name} has no weights and bias")
+    weight, bias = pair
+    if not isinstance(weight, np.ndarray) or not isinstance(bias, np.ndarray) or not 2 <= weight.ndim <= 4:
+        raise UserError(f"{name} has no weights of height x width x inputs x outputs, and a bias")
+    return weight, bias
 
 
-def _convention(meta: Any) -> Convention:
+def _convention(meta: Struct) -> Convention:
     """RGB less the mean of the file."""
-    normalisation = _field(meta, "normalization")
-    mean = None if normalisation is None else _field(_struct(normalisation, "normalization"), "averageImage")
-    if mean is None or mean.dtype.kind not in "fui" or mean.size == 0:
+    normalisation = meta.get("normalization")
+    mean = normalisation.get("averageImage") if isinstance(normalisation, dict) else None
+    if not isinstance(mean, np.ndarray) or mean.size == 0:
         raise UserError("it states no mean (meta.normalization.averageImage); give the preprocessing")
-    colours = mean.reshape(-1, 3) if mean.shape[-1] == 3 else mean.reshape(3, -1).T if mean.size == 3 else None
-    if colours is None:
+    if mean.size != 3 and mean.shape[-1] != 3:
         raise UserError(f"its mean has shape {mean.shape}; one of three colours is expected")
+    colours = mean.reshape(-1, 3)
     if (colours != colours[0]).any():
         raise UserError(
             f"its mean is an image of shape {mean.shape}, another one at each pixel; a net has one mean colour, "
@@ -146,40 +106,23 @@ def _convention(meta: Any) -> Convention:
     return Convention("matconvnet", (red, green, blue))
 
 
-def _class_names(meta: Any) -> tuple[str, ...] | None:
-    classes = _field(meta, "classes")
-    described = None if classes is None else _field(_struct(classes, "classes"), "description")
-    if described is None or described.dtype != object:
+def _class_names(meta: Struct) -> tuple[str, ...] | None:
+    classes = meta.get("classes")
+    described = classes.get("description") if isinstance(classes, dict) else None
+    if not isinstance(described, list):
         return None
-    return tuple("".join(map(str, np.asarray(each).reshape(-1))) for each in described.reshape(-1))
+    return tuple(each if isinstance(each, str) else "" for each in described)
 
 
-def _struct(value: Any, name: str) -> Any:
-    """A MATLAB struct, which SciPy holds as an array of one record; also a cell with one in it."""
-    array = np.asarray(value)
-    if array.dtype == object and array.size == 1:
-        array = np.asarray(array.reshape(-1)[0])
-    if array.dtype.names is None or array.size != 1:
-        raise UserError(f"{name} is not a struct")
-    return array.reshape(-1)[0]
+def _text(struct: Struct, name: str) -> str:
+    value = struct.get(name)
+    return value if isinstance(value, str) else ""
 
 
-def _field(struct: Any, name: str) -> np.ndarray | None:
-    """A field of a struct, or of the variables of a file; None if it is missing or empty."""
-    names = struct if isinstance(struct, dict) else (struct.dtype.names or ())
-    value = np.asarray(struct[name]) if name in names else None
-    return value if value is not None and value.size else None
-
-
-def _text(struct: Any, name: str) -> str:
-    value = _field(struct, name)
-    return "" if value is None else str(value.reshape(-1)[0])
-
-
-def _numbers(struct: Any, name: str, default: list[int]) -> list[int]:
-    value = _field(struct, name)
-    if value is None:
+def _numbers(struct: Struct, name: str, default: list[int]) -> list[int]:
+    value = struct.get(name)
+    if not isinstance(value, np.ndarray) or not value.size:
         return default
-    if value.dtype.kind not in "fiu" or value.size > 4:
+    if value.size > 4 or not np.isfinite(value).all():
         raise UserError(f"{name} of a layer is not made of up to four numbers")
     return [int(number) for number in value.reshape(-1)]

@@ -26,8 +26,14 @@ _FLOATS = {1: 4, 11: 10}
 """The field that holds the numbers of a type if they are not raw bytes."""
 _EXTERNAL = 1
 
-PRODUCERS = {"pytorch": TORCHVISION, "tf2onnx": CAFFE, "keras2onnx": CAFFE}
-"""The preprocessing that the published VGGs of a system expect, by who wrote the file."""
+PRODUCERS: dict[tuple[str, Order], Convention] = {
+    ("pytorch", "CHW"): TORCHVISION,
+    ("pytorch", "HWC"): CAFFE,  # Keras, with torch as its backend
+    ("tf2onnx", "HWC"): CAFFE,
+    ("tf2onnx", "CHW"): CAFFE,
+    ("keras2onnx", "HWC"): CAFFE,
+}
+"""The preprocessing that a system's published VGGs expect, by who wrote the file and the layout of its images."""
 
 _LONGEST = 1000
 _LAYOUTS = {(0, 3, 1, 2): ("HWC", "CHW"), (0, 2, 3, 1): ("CHW", "HWC")}
@@ -82,11 +88,6 @@ def read(path: Path, convention: Convention | None) -> Foreign:
         raise UserError("it holds no graph; an ONNX model is expected")
     graph = model.message(GRAPH)
     producer = model.text(2)
-    if convention is None and producer not in PRODUCERS:
-        raise UserError(
-            f"it was written by {producer or 'nobody'}, and does not say which images it "
-            "takes; give the preprocessing"
-        )
     tensors = {tensor.text(8): tensor for tensor in graph.messages(5)}
     nodes = [_node(each) for each in graph.messages(1)]
     for node in nodes:
@@ -95,9 +96,16 @@ def read(path: Path, convention: Convention | None) -> Foreign:
     images = [each for each in graph.messages(11) if each.text(1) not in tensors]
     if len(images) != 1:
         raise UserError(f"it has {len(images)} inputs; one is expected, the images")
+    layout = _layout(images[0])
+    own = convention or PRODUCERS.get((producer, layout))
+    if own is None:
+        raise UserError(
+            f"it was written by {producer or 'nobody'}, and does not say which images it takes; give the "
+            "preprocessing"
+        )
     reader = _Reader(path, tensors)
-    reader.follow(nodes, images[0].text(1), _layout(images[0]))
-    return reader.walk.foreign(f"ONNX model of {producer or 'unknown origin'}", convention or PRODUCERS[producer])
+    reader.follow(nodes, images[0].text(1), layout)
+    return reader.walk.foreign(f"ONNX model of {producer or 'unknown origin'}", own)
 
 
 def _node(message: Message) -> Node:
