@@ -59,15 +59,24 @@ package: $(VENV)/installed
 versions: $(VENV)/installed
 	$(BIN)/python .ci/versions.py $(VERSIONS)
 
-# PyTorch's tools on a small net of ours, in an environment of their own: a table, and an error where one disagrees.
+# PyTorch's tools on a small net of ours, and other systems' nets beside ours, in environments of their own: a table
+# each, and an error if one disagrees.
 PARITY := build/parity
+PEERS := build/peers
 
-parity: $(PARITY)/installed
+parity: $(PARITY)/installed $(PEERS)/installed
 	$(PARITY)/bin/python tests/parity/tools.py
+	$(PEERS)/bin/python tests/parity/weights.py $(if $(wildcard ../shared/data),--data ../shared/data)
 
 $(PARITY)/installed: pyproject.toml constraints.txt tests/parity/requirements.txt
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/pip install --quiet --constraint constraints.txt --editable . --requirement tests/parity/requirements.txt
+	touch $@
+
+# torchvision, timm and Keras, whose nets are compared with what we load of their files.
+$(PEERS)/installed: pyproject.toml tests/parity/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --editable . --requirement tests/parity/peers.txt
 	touch $@
 
 clean:

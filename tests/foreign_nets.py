@@ -198,6 +198,7 @@ def write_keras_3(target, net):
             counts[kind] += 1
             file[f"layers/{name}/vars/0"], file[f"layers/{name}/vars/1"] = kernel, bias
         file.create_group("layers/max_pooling2d/vars")
+        file["layers/dropout/seed_generator/vars/0"] = np.array([1, 2], np.uint32)
         file["optimizer/vars/0"] = np.array(3, np.int64)
 
 

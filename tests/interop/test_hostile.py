@@ -97,7 +97,7 @@ def test_a_compressed_torch_file_is_refused(net, tmp_path):
         ({"surprise": torch.zeros(4)}, "tensor surprise is not one of torchvision's or timm's"),
         ({"surprise": 3}, "'surprise' is of type int"),
         (
-            {"features_0_weight": torch.full((1, 3, 3, 3), 1e39).double()},
+            {"features_0_weight": torch.full((1, 3, 3, 3), 1e45, dtype=torch.float64)},
             "conv1_1.weight holds values that are not",
         ),
         ({"features_1_running.mean": torch.zeros(1)}, "features.1.weight is missing"),

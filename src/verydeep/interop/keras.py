@@ -30,6 +30,8 @@ CONVOLUTIONS = (r"block(\d+)_conv(\d+)", r"conv2d(?:_(\d+))?", r"conv(\d+)_(\d+)
 """Names of convolutions: of keras.applications, of Keras' own numbering, and of the field."""
 CONNECTED = (r"fc(\d+)|predictions", r"dense(?:_(\d+))?")
 _OPTIMISERS = ("optimizer", "optimizer_weights")
+_STATES = ("seed_generator",)
+"""Groups of what a dropout needs in training."""
 
 _IGNORED = {"InputLayer", "Dropout", "Flatten"}
 
@@ -89,7 +91,7 @@ def _read(
 
 
 def _datasets(h5py: Any, root: Any) -> Iterator[tuple[str, Any]]:
-    """Yield all datasets with their layers' names, those of the optimiser left out; links lead nowhere."""
+    """Yield all datasets with their layers' names, but not those for training alone; links are not followed."""
     groups, count = [(root, "", 0)], 0
     while groups:
         group, layer, depth = groups.pop()
@@ -104,7 +106,7 @@ def _datasets(h5py: Any, root: Any) -> Iterator[tuple[str, Any]]:
                 _check(found)
                 yield layer, found
             elif isinstance(found, h5py.Group):
-                if depth or name not in _OPTIMISERS:
+                if name not in _STATES and (depth or name not in _OPTIMISERS):
                     groups.append((found, layer if name == "vars" else name, depth + 1))
             else:
                 raise UserError(f"{name} is neither a group nor a dataset")
