@@ -146,6 +146,18 @@ def test_a_card_says_where_the_weights_come_from(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("first", [0x08, 0x10, 0x80])
+def test_a_safetensors_file_is_known_whatever_its_first_byte_is(first, tmp_path):
+    """The byte is that of the header's length; other formats start with these, too."""
+    save_timm(tmp_path / "vgg.safetensors", there.made())
+    content = (tmp_path / "vgg.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    longer = length + (first - length) % 256
+    padded = longer.to_bytes(8, "little") + content[8 : 8 + length].ljust(longer) + content[8 + length :]
+    (tmp_path / "vgg.safetensors").write_bytes(padded)
+    assert load(tmp_path / "vgg.safetensors").classes == 5
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_a_converted_net_is_a_weight_file_of_this_project(half, tmp_path):
     save_torch(tmp_path / "vgg.pth", there.made("C", side=2))

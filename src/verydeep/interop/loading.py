@@ -137,6 +137,8 @@ def reader_of(path: Path) -> Reader | None:
             return KERAS if keras.WEIGHTS in names or keras.CONFIGURATION in names else TORCH
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from error
+    if _is_safetensors(start):  # before those that are known by one byte, which may be that of its length
+        return SAFETENSORS
     if start.startswith(b"MATLAB 7.3"):
         raise UserError(f"{path} is a MATLAB file of version 7.3; save it with MATLAB's -v7")
     for opening, reader in (
@@ -150,14 +152,12 @@ def reader_of(path: Path) -> Reader | None:
     ):
         if start.startswith(opening):
             return reader
-    if start[8:9] == b"{":
-        return SAFETENSORS
     raise UserError(f"{path} is of no format that can be read; give {FORMATS}")
 
 
 def _own(path: Path, start: bytes) -> bool:
     """Whether a file is one of this project, also a damaged one."""
-    if start[8:9] != b"{":
+    if not _is_safetensors(start):
         return False
     try:
         with safe_open(path, framework="np") as file:
@@ -166,6 +166,11 @@ def _own(path: Path, start: bytes) -> bool:
     except SafetensorError:
         return True  # whose messages say what is wrong with a safetensors file
     return weights.CARD in metadata or "mean" in names
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Whether a file starts with the length of a header, below 4 GB, and a header of JSON."""
+    return start[4:9] == b"\0\0\0\0{"
 
 
 def _cut(message: str) -> str:

@@ -6,7 +6,6 @@ Nothing is allocated by what a message claims, and no depth is followed that the
 
 import struct
 from collections.abc import Iterator
-from itertools import chain
 
 import numpy as np
 
@@ -139,7 +138,7 @@ class Message:
             raise UserError(f"a field of numbers is not made of {size} bytes each")
         if len(parts) == 1:
             return np.frombuffer(parts[0], dtype)
-        return np.frombuffer(bytes(chain.from_iterable(parts)), dtype)
+        return np.frombuffer(b"".join(parts), dtype)
 
 
 def _bytes(value: Value) -> memoryview:
