@@ -17,8 +17,8 @@ HEAD = """\
 
 `python benchmarks/report.py` makes this page from the JSON files beside it; change those, not the page. Each file
 is one run of one script in `benchmarks/` or `tests/parity/`, whose docstring says what is measured and how. Speeds
-and memory are ratios of two sides measured in turn in one run; absolute ones drift from machine to machine and from
-hour to hour. AMD's processors of family 26 are Zen 5, those of family 25 and model 17 are Zen 4.
+and memory are ratios of two sides measured in turn in one run; absolute ones drift from machine to machine and
+from hour to hour. AMD's processors of family 26 are Zen 5, those of family 25 and model 17 are Zen 4.
 """
 
 TAIL = """\
