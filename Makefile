@@ -58,15 +58,24 @@ package: $(VENV)/installed
 versions: $(VENV)/installed
 	$(BIN)/python .ci/versions.py $(VERSIONS)
 
-# PyTorch's tools on a small net, in a separate environment. Prints a table; fails if a tool disagrees.
+# PyTorch's tools on a small net, and other systems' nets compared with what is loaded from their files, each in a
+# separate environment. Prints tables; fails if anything disagrees.
 PARITY := build/parity
+PEERS := build/peers
 
-parity: $(PARITY)/installed
+parity: $(PARITY)/installed $(PEERS)/installed
 	$(PARITY)/bin/python tests/parity/tools.py
+	$(PEERS)/bin/python tests/parity/weights.py $(if $(wildcard ../shared/data),--data ../shared/data)
 
 $(PARITY)/installed: pyproject.toml constraints.txt tests/parity/requirements.txt
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/pip install --quiet --constraint constraints.txt --editable . --requirement tests/parity/requirements.txt
+	touch $@
+
+# torchvision, timm and Keras, whose nets are compared with what we load of their files.
+$(PEERS)/installed: pyproject.toml tests/parity/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --editable . --requirement tests/parity/peers.txt
 	touch $@
 
 clean:

@@ -223,7 +223,9 @@ def command(words: Sequence[str]) -> str:
     """Return the command without paths of this machine: the script's path in the project, and names for others."""
     script, *rest = words
     names = [Path(word).name if Path(word).is_absolute() else word for word in rest]
-    return shlex.join(["python", f"benchmarks/{Path(script).name}", *names])
+    path = Path(script).resolve()
+    folder = path.parent.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else "benchmarks"
+    return shlex.join(["python", f"{folder}/{path.name}", *names])
 
 
 def machine() -> Machine:

@@ -16,7 +16,7 @@ HEAD = """\
 # Measured results
 
 `python benchmarks/report.py` makes this page from the JSON files next to it. Each file is one run of one script in
-`benchmarks/`, whose docstring says what is measured and how. Each section below is one file.
+`benchmarks/` or `tests/parity/`, whose docstring says what is measured and how. Each section below is one file.
 
 - A **claim** has a bound that a test checks. An **observation** was measured, but nothing is claimed about it.
 - Speeds and memory are ratios of two sides that were measured in turn, in the same run. Absolute values drift from

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from rich.cells import cell_len
 
+import foreign_nets
 from synthetic import write
 from verydeep import cli, terminal
 from verydeep.configurations import CONFIGURATIONS
@@ -217,6 +219,39 @@ def test_a_run_that_has_not_ended_is_marked_everywhere(verydeep, folder):
     assert f"b: net A, {mark}, loss" in page
     assert f"b ({mark})" in Path("page-curves.svg").read_text()
     assert "Validation loss" in Path("page-curves.svg").read_text()
+
+
+def test_convert_makes_a_weight_file_that_predict_takes(verydeep, tmp_path):
+    torch.save(foreign_nets.torchvision_state(foreign_nets.made("B", side=2)), tmp_path / "vgg.pth")
+    code, out, _ = verydeep("convert", "vgg.pth", "-o", "vgg.safetensors", "--half")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "vgg.safetensors: net B, 5 classes, crop 64, width 0.0625"
+    assert lines[1].startswith("from vgg.pth, state dict of torchvision or timm, SHA-256 ")
+    assert lines[2].startswith("folded: torchvision: (x - [123.675")
+    write(tmp_path / "cat.png", 1, 80, 90)
+    found = [
+        json.loads(verydeep("predict", net, "cat.png", "--json")[1]) for net in ("vgg.safetensors", "vgg.pth")
+    ]
+    names = [[each["class"] for each in one[0]["classes"]] for one in found]
+    assert names[0] == names[1], "converted or not, in half precision or not"
+    code, out, _ = verydeep("convert", "vgg.pth", "-o", "vgg.safetensors", "--preprocessing", "caffe", "--json")
+    assert json.loads(out)["provenance"]["folded"][0].startswith("caffe: ")
+
+
+def test_convert_refuses_in_a_line(verydeep, tmp_path):
+    (tmp_path / "vgg.pth").write_bytes(b"PK\x03\x04 and no archive")
+    refused(verydeep("convert", "vgg.pth", "-o", "a.safetensors"), "cannot read vgg.pth")
+    refused(verydeep("convert", "gone.pth", "-o", "a.safetensors"), "gone.pth does not exist")
+    torch.save(foreign_nets.torchvision_state(foreign_nets.made()), tmp_path / "vgg.pth")
+    refused(
+        verydeep("convert", "vgg.pth", "-o", "a.safetensors", "--preprocessing", "bgr"),
+        "choose one of torchvision",
+    )
+    assert verydeep("convert", "vgg.pth", "-o", "a.safetensors")[0] == 0
+    refused(
+        verydeep("convert", "a.safetensors", "-o", "b.safetensors"), "is a weight file or run of verydeep already"
+    )
 
 
 def test_predict_names_what_it_cannot_read_and_goes_on(verydeep, folder):

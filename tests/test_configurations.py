@@ -84,7 +84,7 @@ def test_one_crop_gives_one_cell(name, multiple, width):
         ((10, 0, 1.0, 16), ["crop is 0", "try 32"]),
         ((10, 64, 0.0, 16), ["width is 0.0"]),
         ((10, 64, float("nan"), 16), ["width is nan"]),
-        ((0, 64, 1.0, 16), ["classes is 0"]),
+        ((-1, 64, 1.0, 16), ["classes is -1"]),
         ((10, 64, 1.0, 0), ["fully_connected is 0"]),
     ],
 )

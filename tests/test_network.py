@@ -517,3 +517,16 @@ def test_classes_are_a_number_or_a_list_of_names():
         ConvNet("A", classes="cat")
     with pytest.raises(UserError, match="classes is True"):
         ConvNet("A", classes=True)
+
+
+def test_a_net_of_no_classes_is_a_feature_net():
+    net = ConvNet("B", 0, width=0.125).eval()
+    assert net.layers[-1].name == "pool5"
+    assert (net.classes, net.class_names) == (0, None)
+    images = torch.randint(0, 256, (2, 3, 40, 32), dtype=torch.uint8)
+    assert net.features(images, ["relu5_2", "pool5"])["pool5"].shape == (2, 64, 1, 1)
+    for refused in (net, net.score_map):
+        with pytest.raises(UserError, match=r"net B is a feature net.*net\.features"):
+            refused(images)
+    with pytest.raises(UserError, match=r"classes is \[\]; name at least one class, or give 0"):
+        ConvNet("B", [])

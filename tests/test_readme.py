@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import foreign_nets
 from synthetic import touch, write
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +63,7 @@ def run(line, folder):
 def test_the_commands_of_the_readme(tmp_path):
     photographs(tmp_path / "photographs")
     ilsvrc(tmp_path / "ILSVRC")
+    torch.save(foreign_nets.torchvision_state(foreign_nets.made("D")), tmp_path / "vgg16-397923af.pth")
     done = []
     for line in commands():
         if line.startswith("make") or "--preset ilsvrc" in line:  # too long; measures full-size nets

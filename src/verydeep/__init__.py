@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from verydeep.evaluation.testing import Result as Result
     from verydeep.features import Features as Features
     from verydeep.features import extract as extract
+    from verydeep.interop.loading import load as load
     from verydeep.network import ConvNet as ConvNet
     from verydeep.photographs.photograph import ImageError as ImageError
     from verydeep.procedures import Inspection as Inspection
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from verydeep.training.initialisation import initialise as initialise
     from verydeep.training.run import Run as Run
     from verydeep.training.run import read_run as read_run
-    from verydeep.weights import load as load
     from verydeep.weights import save as save
 
     __version__: str
@@ -65,7 +65,7 @@ _HOMES = {
     "extract": "features",
     "inspect": "procedures",
     "initialise": "training.initialisation",
-    "load": "weights",
+    "load": "interop.loading",
     "open_dataset": "datasets.dataset",
     "posteriors": "evaluation.posteriors",
     "predict": "procedures",

@@ -568,10 +568,10 @@ def map_(
 
 
 def _loaded(run: str, device: str) -> "ConvNet":
-    from verydeep import weights
     from verydeep.distributed import device_of
+    from verydeep.interop.loading import load
 
-    return weights.load(run).to(device_of(device))
+    return load(run).to(device_of(device))
 
 
 def _refuse_unreadable(count: int, of: int) -> None:
@@ -589,6 +589,48 @@ def _listed(arguments: Sequence[str], missing: str) -> "Paths":
     if option := next((word for word in arguments if word.startswith("-") and word != "-"), None):
         raise UserError(f"unknown option: {option}; see --help (a file of this name is ./{option})")
     return listed(arguments, lambda: sys.stdin.buffer.read() if sys.stdin is not None else b"")
+
+
+@app.command
+def convert(
+    source: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    half: Annotated[bool, Parameter(negative=())] = False,
+    preprocessing: Annotated[str | None, Parameter(show_default=False)] = None,
+    json_: Json = False,
+) -> None:
+    """Convert another system's VGG to a weight file that takes raw RGB.
+
+    Reads state dicts of torchvision and timm, Keras' .h5 and .keras, .caffemodel, MatConvNet's .mat, and ONNX. The
+    configuration, classes, width and crop follow from the weights, and the preprocessing is folded into them. A
+    file of convolutions alone becomes a feature net, which `verydeep train --start-from` takes.
+
+    For example:
+
+    - `verydeep convert vgg16-397923af.pth -o vgg16.safetensors`
+    - `verydeep convert vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 -o features.safetensors`
+
+    Args:
+        source: the other system's file.
+        out: the weight file to write; replaced if it exists.
+        half: store the weights as float16, in half of the space.
+        preprocessing: what the net expects of its images, if not what that system's published VGGs do:
+            torchvision, caffe (also Keras), caffe-rgb, half (-1..1), unit (0..1) or raw.
+    """
+    from verydeep.interop.loading import convert as convert_weights
+
+    net = convert_weights(source, out, half=half, preprocessing=preprocessing)
+    made, provenance = asdict(net.architecture), net.card.provenance
+    if json_:
+        write_json({"path": str(out), "architecture": made, "provenance": provenance})
+        return
+    kind = f"{net.classes} classes, crop {net.crop}" if net.classes else "a feature net"
+    write_line(f"{out}: net {net.configuration.name}, {kind}, width {net.architecture.width:g}")
+    write_line(f"from {provenance['source']}, {provenance['format']}, SHA-256 {provenance['sha256']}")
+    for folded in provenance["folded"]:
+        write_line(f"folded: {folded}")
 
 
 @app.command

@@ -137,7 +137,7 @@ class Architecture:
     configuration: str
     """A, A-LRN, B, C, D, E or B-5x5."""
     classes: int = 1000
-    """Channels of fc8."""
+    """Channels of fc8; 0 for a feature net, which ends at pool5 and has no fully connected layers."""
     crop: int = 224
     """Side of the square training crop in pixels, a multiple of 32, and of the smallest image the net accepts."""
     width: float = 1.0
@@ -160,15 +160,15 @@ class Architecture:
             )
         if not 0 < self.width <= 16:  # also refuses NaN
             raise UserError(f"width is {self.width}; it multiplies the channels of Table 1 and must be in (0, 16]")
-        for name in ("classes", "fully_connected"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in (("classes", 0), ("fully_connected", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}; it is the ratio of units dropped, in [0, 1)")
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """All layers from the image to the class scores, in order."""
+        """All layers from the image to the class scores, or to pool5 of a feature net, in order."""
         layers: list[Layer] = []
         channels = 3
         for block, words in enumerate(CONFIGURATIONS[self.configuration].column.split("|"), start=1):
@@ -184,6 +184,8 @@ class Architecture:
                 layers.append(Layer(f"relu{block}_{number}", "relu", out, out))
                 channels = out
             layers.append(Layer(f"pool{block}", "pool", channels, channels, kernel=2, stride=2))
+        if not self.classes:
+            return tuple(layers)
         hidden = self.fully_connected
         for name, kernel in (("6", self.crop // STRIDE), ("7", 1)):
             layers.append(Layer(f"fc{name}", "conv", channels, hidden, kernel))

@@ -103,7 +103,8 @@ class ConvNet(nn.Module):
 
     Args:
         architecture: a configuration's name (A, A-LRN, B, C, D, E or B-5x5), or an `Architecture` with all sizes.
-        classes: the number of classes, or their names in the order of the class scores; 1000 by default.
+        classes: the number of classes, or their names in the order of the class scores; 1000 by default. A net of
+            0 classes is a feature net: its layers end at pool5, and it has features but no class scores.
         sizes: `crop`, `width`, `fully_connected` and `dropout` of the `Architecture`, if they differ from the
             paper's.
 
@@ -128,6 +129,8 @@ class ConvNet(nn.Module):
         if isinstance(classes, str):
             raise UserError(f"classes is {classes!r}; pass their number or a list of their names")
         names = tuple(classes) if isinstance(classes, Sequence) else None
+        if names == ():
+            raise UserError(f"classes is {classes!r}; name at least one class, or give 0 for a feature net")
         count = len(classes) if isinstance(classes, Sequence) else classes
         base = architecture if isinstance(architecture, Architecture) else Architecture(architecture)
         made = replace(base, classes=base.classes if count is None else count, **sizes)
@@ -147,7 +150,10 @@ class ConvNet(nn.Module):
         It can be set to a card of the same architecture. The number of classes is that of fc8, even if that layer
         was replaced.
         """
-        made, fc8 = self._card.architecture, self.get_submodule("fc8")
+        made = self._card.architecture
+        if not made.classes:
+            return self._card
+        fc8 = self.get_submodule("fc8")
         weight = own_parameter(fc8, "weight")  # does not compute a weight that is parametrized
         classes = getattr(fc8, "out_channels", made.classes) if weight is None else len(weight)
         if classes == made.classes:
@@ -209,7 +215,7 @@ class ConvNet(nn.Module):
             shift: the colour shift of Sect. 3.1, added to all pixels of an image: RGB, in units of 0..255.
 
         Raises:
-            UserError: if the images have another shape or type.
+            UserError: if the images have another shape or type, or this is a feature net.
         """
         scores = self.score_map(images, keys, shift)
         # The mean over one position is the score itself. Skipping that kernel saves loading its code into the
@@ -226,6 +232,11 @@ class ConvNet(nn.Module):
 
         For one crop it is 1 x 1. Arguments and errors are those of `forward`.
         """
+        if not self._card.architecture.classes:
+            raise UserError(
+                f"this net {self._card.architecture.configuration} is a feature net without fc6, fc7 and fc8; it "
+                "has no class scores. Use net.features, or train these layers with --start-from"
+            )
         x = self._centred(images, self.crop, shift)
         if keys is None:
             keys = self._drawn(x)
@@ -262,7 +273,8 @@ class ConvNet(nn.Module):
                 f"net {self.configuration.name} has no layer {unknown[0]!r}; it has {', '.join(known)}"
             )
         ends = sorted({known.index(name) + 1 for name in layers})
-        x = self._centred(images, self.crop if ends[-1] > known.index("fc6") else STRIDE)
+        fully_connected = any(layer.fully_connected for layer in self.layers[: ends[-1]])
+        x = self._centred(images, self.crop if fully_connected else STRIDE)
         keys = self._drawn(x)
         found = {}
         for start, end in zip([0, *ends], ends, strict=False):

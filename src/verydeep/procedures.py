@@ -34,6 +34,7 @@ from verydeep.evaluation.posteriors import (
     test_scale,
 )
 from verydeep.evaluation.testing import Result
+from verydeep.interop.loading import load
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
 from verydeep.printable import decoded, printable
@@ -353,7 +354,7 @@ def loaded(net: Net, device: str = "auto") -> ConvNet:
     """
     if isinstance(net, nn.Module):
         return weights.convolutional_net(net)
-    return weights.load(net).to(device_of(device))
+    return load(net).to(device_of(device))
 
 
 def _prediction(image: str, posteriors: Float32[np.ndarray, " K"], names: Sequence[str], top: int) -> Prediction:

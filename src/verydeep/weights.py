@@ -58,7 +58,7 @@ def convolutional_net(net: object) -> ConvNet:
     return inner
 
 
-def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
+def save(net: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
     """Write a weight file, completely or not at all.
 
     A net that `load` would refuse is refused before a file is touched.
@@ -67,15 +67,16 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
         net: a `ConvNet`, possibly wrapped by torch.compile, DataParallel or AveragedModel; its parameters are
             stored as float32, together with its card.
         path: the file, by convention `.safetensors`; replaced if it exists.
+        half: store the parameters as float16, in half the space; `load` makes them float32 again.
 
     Raises:
         UserError: if the net is not a `ConvNet`, if its tensors are not those of its architecture (a layer was
             pruned, parametrized, replaced by one of another shape, or has no bias), if a layer computes something
-            else, if a tensor is not finite, or if the file cannot be written.
+            else, if a tensor is not finite (in float16: too large), or if the file cannot be written.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"the path is {path!r}; pass the path of the file to write")
-    content = Content.of(net)
+    content = Content.of(net, half)
     with written_aside(Path(path)) as aside:
         content.write(aside)
 
@@ -85,13 +86,13 @@ class Content:
     """The content of a weight file."""
 
     arrays: dict[str, np.ndarray]
-    """Parameters and mean colour, in float32; they share memory with a net in float32 on the CPU."""
+    """Parameters and mean colour; in float32 they share memory with a net in float32 on the CPU."""
     header: str
     """The card, as it is written to the file's header."""
 
     @classmethod
-    def of(cls, net: nn.Module) -> "Content":
-        """Return the content of a net's weight file; the net and the errors are those of `save`."""
+    def of(cls, net: nn.Module, half: bool = False) -> "Content":
+        """Return the content of a net's weight file; the arguments and the errors are those of `save`."""
         inner = convolutional_net(net)
         tensors = inner.state_dict()
         shapes_found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -117,6 +118,12 @@ class Content:
             raise UserError(
                 f"cannot save the net: {bad} holds values that are not finite; its training has diverged"
             )
+        if half:  # but for the mean colour, whose pixels have eight bits before the point
+            own = {name: tensor if name == "mean" else tensor.half() for name, tensor in own.items()}
+            if bad := not_finite(own):
+                raise UserError(
+                    f"cannot save the net: {bad} holds values beyond float16 (65504); save it in float32"
+                )
         return cls({name: tensor.numpy() for name, tensor in own.items()}, header(inner.card))
 
     def write(self, path: Path) -> None:
@@ -152,10 +159,15 @@ def load(source: str | os.PathLike[str]) -> ConvNet:
         tensors = {name: file.get_tensor(name).float() for name in names}
     if bad := not_finite(tensors):
         raise UserError(f"{path}: tensor {bad} holds values that are not finite; its training has diverged")
+    return assembled(card, tensors)
+
+
+def assembled(card: Card, tensors: Mapping[str, Tensor]) -> ConvNet:
+    """Return a net in evaluation mode with this card and these tensors, which must be all of its tensors."""
     with torch.device("meta"):  # saves drawing random weights that would be replaced at once
         net = ConvNet(card.architecture)
     net.card = card
-    net.load_state_dict(tensors, assign=True)
+    net.load_state_dict(dict(tensors), assign=True)
     net.lay_out()
     net.requires_grad_(True)
     return net.eval()

@@ -76,6 +76,14 @@ def test_the_class_layer_of_other_classes_is_left_random():
     assert torch.equal(net.fc8.weight, before.fc8.weight)
 
 
+def test_a_feature_net_gives_its_convolutions():
+    net, before, source = random_net("D"), random_net("D"), random_net("D", seed=5, classes=0)
+    assert len(start_from(net, source)) == 13
+    assert torch.equal(net.conv5_3.weight, source.conv5_3.weight)
+    assert torch.equal(net.fc6.weight, before.fc6.weight)
+    assert start_from(random_net("E"), source) == ("conv1_1", "conv2_1", "conv3_1", "conv3_2")
+
+
 @pytest.mark.parametrize(
     ("name", "sizes", "layer"),
     [("A", {"width": 0.5}, "conv1_1"), ("A", {"crop": 96}, "fc6"), ("B-5x5", {}, "conv1_1")],

@@ -3,7 +3,9 @@
 import shutil
 
 import pytest
+import torch
 
+import foreign_nets
 import verydeep
 from synthetic import refusal
 from verydeep.recipe import Recipe
@@ -50,3 +52,25 @@ def test_a_preset_fills_in_what_a_recipe_leaves_open(folder, tmp_path, capsys, m
 
 def test_without_a_preset_the_papers_sizes_are_asked_for(run, folder):
     assert "crop: 224 (there: 32)" in refusal(verydeep.train, folder, Recipe(**OPEN), out=run)
+
+
+@pytest.mark.parametrize("learns", [(), ("fc6", "fc7", "fc8")])
+def test_new_fully_connected_layers_on_another_systems_convolutions(learns, folder, tmp_path):
+    """The width is theirs; crop and fc6 are not in their file, and so the recipe's."""
+    foreign_nets.write_keras_published(tmp_path / "vgg.h5", foreign_nets.made("A", width=32, head=False))
+    given = {"net": "A", "start_from": str(tmp_path / "vgg.h5"), "learns": learns, "epochs": 1, "batch": 2}
+    recipe = Recipe(**given, crop=32, fully_connected=8, initialisation="glorot")
+    run = verydeep.train(folder, recipe, out=tmp_path / "a")
+    assert (run.recipe.width, run.recipe.crop, run.recipe.fully_connected) == (1 / 32, 32, 8)
+    source, net = verydeep.load(tmp_path / "vgg.h5"), run.net()
+    assert torch.equal(net.conv1_1.weight, source.conv1_1.weight) == bool(learns)
+    assert torch.equal(net.conv5_2.bias, source.conv5_2.bias) == bool(learns)
+    assert net.class_names == ("Dog", "cat")
+    resumed = verydeep.train(folder, recipe, out=tmp_path / "a")
+    assert resumed.ended
+
+
+def test_layers_that_a_feature_net_lacks_have_to_learn(folder, tmp_path):
+    foreign_nets.write_keras_published(tmp_path / "vgg.h5", foreign_nets.made("A", width=32, head=False))
+    recipe = Recipe(net="A", start_from=str(tmp_path / "vgg.h5"), learns=("fc8",), crop=32, fully_connected=8)
+    assert "fc6 does not learn and gets no weights" in refusal(verydeep.train, folder, recipe, out=tmp_path / "a")

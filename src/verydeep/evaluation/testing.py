@@ -32,6 +32,7 @@ from verydeep.evaluation.posteriors import (
     test_scale,
 )
 from verydeep.files import cache_folder, digest
+from verydeep.interop.loading import load, read_card
 from verydeep.network import ConvNet
 
 
@@ -114,7 +115,7 @@ def tested(net: nn.Module | str | os.PathLike[str]) -> Tested:
         UserError: if it is none of these, or its card cannot be read.
     """
     if isinstance(net, str | os.PathLike):
-        return Tested(os.fspath(net), weights.read_card(net), weights.weight_file(net).resolve())
+        return Tested(os.fspath(net), read_card(net), weights.weight_file(net).resolve())
     inner = weights.convolutional_net(net)
     return Tested(inner.configuration.name, inner.card, net=inner)
 
@@ -156,6 +157,8 @@ def test(setup: Setup, nets: Sequence[Tested], scales: Sequence[int], method: st
 def _check(dataset: Dataset, net: Tested, scales: Sequence[int], method: str) -> None:
     """Refuse a data set, scales or a method that a net cannot be tested with."""
     card, classes = net.card, net.card.architecture.classes
+    if not classes:
+        raise UserError(f"{net.source} is a feature net without fc6, fc7 and fc8; it has no class scores to test")
     if card.class_names is not None:
         compare_classes(dataset.classes, card.class_names, dataset.name, net.source)
     elif classes != len(dataset.classes):  # without names, only their number can be compared
@@ -186,7 +189,7 @@ def kept_passes(setup: Setup, tested: Tested, planned: Sequence[Pass]) -> Iterat
             yield matrix
             continue
         if net is None:
-            net = weights.load(tested.source)
+            net = load(tested.source)
             if file and digest(file) != weights_digest:
                 raise UserError(f"{file} was replaced while it was being read; start again")
         yield _computed(setup, net, one, path, tested.run)

@@ -77,7 +77,7 @@ def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
     """Copy layers of a trained net into `net`, and return their names.
 
     All layers are copied from a net of the same configuration, `PRE_INITIALISED` from another one. fc8 is left as
-    it is if the classes differ.
+    it is if the classes differ, and so are fc6 and fc7 if the source is a feature net, which has none of these.
 
     Raises:
         UserError: if a layer to be copied has another shape in the source.
@@ -88,7 +88,7 @@ def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
     for layer in net.layers:
         if layer.kind != "conv" or not (same_net or layer.name in PRE_INITIALISED):
             continue
-        if layer.name == "fc8" and not same_classes:
+        if (layer.name == "fc8" and not same_classes) or (layer.fully_connected and not source.classes):
             continue
         ours, theirs = net.get_submodule(layer.name), getattr(source, layer.name, None)
         shapes = [

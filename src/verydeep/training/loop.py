@@ -13,6 +13,7 @@ from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks, local_ranks
 from verydeep.errors import Interrupted, UserError
 from verydeep.files import digest
+from verydeep.interop.loading import load
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
 from verydeep.progress import Meter, say
@@ -240,7 +241,7 @@ def start_weights(net: ConvNet, recipe: Recipe, start: Start, colours: Colours) 
     net.mean.copy_(torch.tensor(colours.mean))
     if recipe.start_from is None:
         return f"weights: random ({recipe.initialisation})"
-    source = weights.load(recipe.start_from)
+    source = load(recipe.start_from)
     if digest(weights.weight_file(recipe.start_from)) != start.weights:
         raise UserError(f"{recipe.start_from} was replaced while it was read; start again")
     copied = start_from(net, source)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from verydeep import recipe as recipes
-from verydeep import weights
+from verydeep.interop.loading import read_card
 from verydeep.recipe import Recipe
 from verydeep.training.presets import PRESET_FIELDS, SIZES, Conditions, Preset, preset_fields
 from verydeep.training.run import RECIPE, begun
@@ -29,8 +29,9 @@ def filled(path: Path, recipe: Recipe, preset: Preset | None, conditions: Condit
         return _as_in_run(recipe, recipes.read(path / RECIPE), preset)
     fields, start = {}, None
     if recipe.start_from is not None:
-        sizes = weights.read_card(recipe.start_from).architecture
-        fields, start = {name: getattr(sizes, name) for name in SIZES}, sizes.configuration
+        sizes = read_card(recipe.start_from).architecture
+        known = SIZES if sizes.classes else ("width",)  # a feature net has no fc6, which says the others
+        fields, start = {name: getattr(sizes, name) for name in known}, sizes.configuration
     if preset is not None:
         fields = preset_fields(preset, recipe, start, conditions) | fields
     return _with_open(recipe, fields)

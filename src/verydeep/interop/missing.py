@@ -1,0 +1,18 @@
+"""Packages that only some formats need."""
+
+from importlib import import_module
+from typing import Any
+
+from verydeep.errors import UserError
+
+
+def needed(package: str) -> Any:
+    """Import a package.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise UserError(f"this format needs {package}; install it: pip install 'verydeep[interop]'") from error
