@@ -209,8 +209,8 @@ def test_a_run_that_has_not_ended_is_marked_everywhere(verydeep, folder):
     (one,) = json.loads(verydeep("test", "b/best.safetensors", folder, "--json")[1])
     assert (one["runs"], one["unfinished"]) == (["b/best.safetensors"], [None])
     image = folder / "val" / "cat" / "c.png"
-    assert verydeep("predict", "b", image)[1].startswith(f"b ({mark}), dense, Q = 64\n")
-    assert verydeep("predict", "a", image)[1].startswith("dense, Q = 64\n")
+    assert verydeep("predict", "b", image)[1].startswith(f"b ({mark}), dense, Q = 64, with mirror images\n")
+    assert verydeep("predict", "a", image)[1].startswith("dense, Q = 64, with mirror images\n")
     (row,) = json.loads(verydeep("predict", "b", image, "--json")[1])
     assert row["unfinished"] == mark
     assert verydeep("report", "a", "b", "-o", "page.md")[0] == 0
