@@ -250,7 +250,7 @@ def test_convert_refuses_in_a_line(verydeep, tmp_path):
     )
     assert verydeep("convert", "vgg.pth", "-o", "a.safetensors")[0] == 0
     refused(
-        verydeep("convert", "a.safetensors", "-o", "b.safetensors"), "is a weight file or run of verydeep already"
+        verydeep("convert", "a.safetensors", "-o", "b.safetensors"), "is already a weight file or run of verydeep"
     )
 
 
