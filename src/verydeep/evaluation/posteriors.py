@@ -282,7 +282,7 @@ def one_pass(
         sizes: width and height of the images, if known.
         unfinished: a file that stores the rows of this rank during the pass, and from which an interrupted pass
             resumes. If it cannot be written, a line says so and the pass continues. The caller removes it.
-        within: a folder without which this file is no longer written.
+        within: a folder; the file is written only while this folder exists.
         unreadable: collects the errors of images that cannot be read, by row; their posteriors are 0. If None,
             the first error is raised.
 
