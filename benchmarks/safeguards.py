@@ -1,9 +1,9 @@
-"""What digests and checks cost: reading photographs, surveying them and saving, now and in an earlier version.
+"""Cost of digests and checks: reading photographs, surveying them and saving, compared with an earlier version.
 
-Claim: compared with the earlier version, reading the training photographs and ending an epoch take at most 2% of
-an epoch longer. The epoch is that of the miniature of net A (crop 96, width 1/8, 64 images per mini-batch). The
-survey, done once per data set, is only measured. Each measurement is a process of its own, the versions in turn;
-medians of the rounds.
+Claim: compared with the earlier version, reading the training photographs and ending an epoch take longer by at
+most 2% of an epoch. The epoch is that of the miniature of net A (crop 96, width 1/8, 64 images per mini-batch).
+The survey, which happens once per data set, is only measured. Each measurement runs in a process of its own, the
+versions take turns, and medians over the rounds are reported.
 
     git worktree add --detach EARLIER REVISION
     python benchmarks/safeguards.py PHOTOGRAPHS --earlier EARLIER
@@ -21,7 +21,7 @@ from claims import ROOT, Claim, Observation, destination, options, record
 from photographs import write_photographs
 
 MOST = 0.02
-"""Share of an epoch."""
+"""Bound of the claim, as a share of an epoch."""
 
 PROBE = """
 import json, sys, time
@@ -42,7 +42,7 @@ paths = paths[:: max(1, len(paths) // images)][:images]
 recipe = dict(net="A", crop=96, width=0.125, fully_connected=512, initialisation="glorot", training_scale=(128,))
 
 def reading():
-    for path in paths:  # of the file cache
+    for path in paths:  # fill the file cache
         rescale_and_crop(path, 128, 96, (0.5, 0.5))
     started = time.perf_counter()
     for path in paths:
@@ -73,11 +73,11 @@ def training():
 
 print(json.dumps({"reading": reading, "survey": surveying, "ending": ending, "training": training}[what]()))
 """
-"""Gives the seconds of one photograph read, surveyed or trained on, or of the end of an epoch."""
+"""Prints the seconds per photograph read, surveyed or trained on, or per end of an epoch."""
 
 
 def seconds(tree: Path, what: str, data: Path, images: int, epochs: int) -> float:
-    """Seconds of one measurement, of the version in a source tree, in a process and with a cache of its own."""
+    """Measure the version in a source tree, in a new process with an empty cache, and return the seconds."""
     with tempfile.TemporaryDirectory() as out:
         environment = os.environ | {
             "PYTHONPATH": str(tree / "src"),
@@ -98,7 +98,7 @@ def seconds(tree: Path, what: str, data: Path, images: int, epochs: int) -> floa
 
 def main() -> int:
     parser = options(__doc__, "safeguards")
-    parser.add_argument("folder", type=Path, nargs="?", help="a data set as `verydeep train` takes it")
+    parser.add_argument("folder", type=Path, nargs="?", help="a data set, as for `verydeep train`")
     parser.add_argument("--earlier", type=Path, help="source tree of the earlier version [default: this one]")
     parser.add_argument("--rounds", type=int, help="[default: 7; 1 with --smoke]")
     arguments = parser.parse_args()
@@ -112,7 +112,7 @@ def main() -> int:
             for place in ("train/a", "train/b", "val/a", "val/b"):
                 write_photographs(arguments.folder / place, 2, 144, 144)
         if arguments.folder is None:
-            parser.error("give a data set")
+            parser.error("pass a data set")
         data = arguments.folder.absolute()
         total = sum(path.is_file() for path in (data / "train").rglob("*"))
         for _ in range(rounds):
@@ -141,7 +141,7 @@ def main() -> int:
     }
     observations = [
         Observation(
-            f"{text}: time over that of the earlier version",
+            f"{text}: time relative to the earlier version",
             round(medians[what]["now"] / medians[what]["earlier"], 3),
             "times",
         )

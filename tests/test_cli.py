@@ -250,7 +250,7 @@ def test_convert_refuses_in_a_line(verydeep, tmp_path):
     )
     assert verydeep("convert", "vgg.pth", "-o", "a.safetensors")[0] == 0
     refused(
-        verydeep("convert", "a.safetensors", "-o", "b.safetensors"), "is a weight file or run of verydeep already"
+        verydeep("convert", "a.safetensors", "-o", "b.safetensors"), "is already a weight file or run of verydeep"
     )
 
 
@@ -260,7 +260,7 @@ def test_predict_names_what_it_cannot_read_and_goes_on(verydeep, folder):
     assert code == 2
     assert err.splitlines()[-2:] == [
         "left out: gone.jpg: no such file",
-        "verydeep: 1 of 2 photographs cannot be read; each is named above",
+        "verydeep: 1 of 2 photographs could not be read; they are named above",
     ]
     assert len(json.loads(out)) == 1
 

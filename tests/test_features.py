@@ -31,7 +31,7 @@ SIZES = [(40, 60), (90, 70), (40, 60), (33, 33), (60, 40)]
 def net_of(name="D", seed=0, **sizes):
     torch.manual_seed(seed)
     net = ConvNet(name, **{"classes": ("cat", "Dog"), "crop": 32, "width": 0.125, "fully_connected": 8} | sizes)
-    for parameter in net.parameters():  # signals that neither die nor explode
+    for parameter in net.parameters():  # so that signals neither vanish nor explode
         nn.init.normal_(parameter, 0.0, (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.5)
     return net.eval()
 
@@ -42,7 +42,7 @@ def files(tmp_path):
 
 
 def one_by_one(net, file, layer, scale):
-    """By torch alone, from the net's own layers."""
+    """Compute a layer's output with torch alone, from the net's own layers."""
     x = torch.from_numpy(rescale(file, scale)).permute(2, 0, 1)[None].float() - net.mean.view(1, 3, 1, 1)
     for each in net.layers:
         x = net.get_submodule(each.name)(x)
@@ -103,9 +103,9 @@ def test_wrong_arguments_are_refused(files, tmp_path, monkeypatch):
     assert "no layer 'conv3_9'" in refusal(extract, net, files, ["conv3_9"])
     assert "layers is 'fc7'" in refusal(extract, net, files, "fc7")
     found = extract(net, files, ["fc7"])
-    assert "ends in .safetensors or .parquet" in refusal(save, found, tmp_path / "features.npz")
+    assert "must end in .safetensors or .parquet" in refusal(save, found, tmp_path / "features.npz")
     monkeypatch.setattr(features, "MEMORY_SHARE", 1e-9)
-    assert "GiB of memory; take fewer layers" in refusal(extract, net, files, ["conv1_1"], maps=True)
+    assert "GiB of memory; use fewer layers" in refusal(extract, net, files, ["conv1_1"], maps=True)
 
 
 def test_a_file_holds_features_names_and_classes(folder, tmp_path):
@@ -162,7 +162,7 @@ def losses(maps, targets):
 
 
 def test_gradients_of_content_and_style_losses_are_those_of_torch_alone():
-    """Against the layers written one by one with torch's own functions, in double precision."""
+    """The reference applies torch's own functions layer by layer, in double precision."""
     net = net_of()
     generator = torch.Generator().manual_seed(3)
     image, target = (torch.rand(1, 3, 48, 64, generator=generator) * 255 for _ in range(2))
@@ -191,7 +191,7 @@ def test_gradients_of_content_and_style_losses_are_those_of_torch_alone():
 
 
 def test_the_example_of_the_document(tmp_path, monkeypatch, capsys):
-    """With a small net, small photographs and few iterations."""
+    """The code of docs/features.md runs, with a small net, small photographs and few iterations."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(verydeep, "load", lambda source: net_of())
     text = (Path(__file__).parents[1] / "docs" / "features.md").read_text(encoding="utf-8")
@@ -207,7 +207,7 @@ def test_the_example_of_the_document(tmp_path, monkeypatch, capsys):
 
 
 def scaled(net, factor):
-    """The net with a layer that much louder."""
+    """Return a copy of the net whose conv3_2 has outputs larger by a factor."""
     louder = copy.deepcopy(net)
     with torch.no_grad():
         louder.conv3_2.weight *= factor
@@ -230,7 +230,7 @@ def loudness():
 @pytest.mark.parametrize("way", ["half", "autocast"])
 def test_float16_near_its_end_draws_one_warning_that_names_the_layer(loudness, way):
     net = scaled(net_of(), 40_000 / loudness)
-    with torch.no_grad():  # only this layer is to be loud
+    with torch.no_grad():  # so that only conv3_2 comes near
         net.conv3_3.weight *= 1e-3
     net = net.half() if way == "half" else net
     with torch.no_grad(), torch.autocast("cpu", torch.float16, enabled=way == "autocast"):
@@ -255,7 +255,7 @@ def test_float16_that_overflows_is_said_with_the_first_layer_that_does(loudness)
 
 
 def test_an_overflow_of_a_later_image_is_found_in_time(loudness):
-    """Few passes are looked at, but those that are make no exception for how the first went."""
+    """Later passes are checked, too, even if the first one drew no warning."""
     net = scaled(net_of(), 40_000 / loudness).half()
     with torch.no_grad():
         net.conv3_3.weight *= 1e-3

@@ -390,7 +390,7 @@ for call, words in [
     (lambda: verydeep.Recipe(crop=True), "crop is True"),
     (lambda: verydeep.test(net, "digits", precision="fp64"), "'fp64'"),
     (lambda: verydeep.test(net, "digits", device="tpu"), "'tpu'"),
-    (lambda: verydeep.predict(net, "tom.jpg"), "give a list of files"),
+    (lambda: verydeep.predict(net, "tom.jpg"), "pass a list of files"),
     (lambda: verydeep.predict(net, [5]), "an image is of type int"),
     (lambda: verydeep.predict(net, [np.zeros((40, 40))]), "float64 and shape (40, 40)"),
     (lambda: verydeep.predict(net, [Image.new("RGB", (40, 40))], scales=[31]), "31 pixels"),

@@ -103,10 +103,10 @@ Precision = Annotated[
 Csv = Annotated[bool, Parameter(negative=(), help="print the result as CSV, one line per image and class")]
 Method = Literal["dense", "multi-crop", "both", "centre-crop", "windows"]
 Photographs = Annotated[str, Parameter(allow_leading_hyphen=True)]
-"""An argument of `_listed`, of which "-" is one."""
+"""An argument of `_listed`; "-" is allowed."""
 TestingPrecision = Annotated[
     Literal["fp32", "bf16", "fp16"],
-    Parameter(help="bf16 and fp16 compute in half precision where torch's autocast does; fp16 may overflow"),
+    Parameter(help="bf16 and fp16 compute in half precision wherever torch's autocast does; fp16 may overflow"),
 ]
 Whole = Annotated[int, Parameter(converter=_whole)]
 Scales = Annotated[
@@ -417,10 +417,10 @@ def predict(
     json_: Json = False,
     csv: Csv = False,
 ) -> None:
-    """Name the most likely classes of photographs, tested as `verydeep test` tests them.
+    """Show the most likely classes of photographs, with the protocols of `verydeep test`.
 
-    A photograph that cannot be read is named on standard error. The others are printed, in the order of the
-    arguments, and the exit code is then 2.
+    Predictions are printed in the order of the arguments. Photographs that cannot be read are named on standard
+    error and left out; the exit code is then 2.
 
     For example:
 
@@ -430,19 +430,19 @@ def predict(
 
     Args:
         run: a run directory or a weight file.
-        images: JPEG, PNG or WebP: files, folders (with all folders below them), patterns such as '*.jpg', or - for
-            a list of paths on standard input.
-        scales: test scales Q in pixels [default: as `verydeep test`].
+        images: JPEG, PNG or WebP: files, folders (searched recursively), patterns such as '*.jpg', or - for a list
+            of paths on standard input.
+        scales: test scales Q in pixels [default: as in `verydeep test`].
         method: as in `verydeep test`; posteriors are averaged over scales and methods.
-        top: how many classes to name.
+        top: number of classes per photograph.
     """
     from verydeep.evaluation.posteriors import protocol, test_scale
     from verydeep.procedures import predict as predict_classes
     from verydeep.training.run import unfinished
 
     if json_ and csv:
-        raise UserError("--json and --csv are both given; choose one")
-    photographs = _listed(images, "predict takes a run and at least one image; no image was given")
+        raise UserError("--json and --csv exclude each other; use one")
+    photographs = _listed(images, "predict needs a run and at least one image; no image was given")
     net = _loaded(run, device)
     predictions = predict_classes(
         net,
@@ -481,9 +481,9 @@ def features(
     precision: TestingPrecision = "fp32",
     workers: Workers = None,
 ) -> None:
-    """Write what the layers of a net say of photographs to a file.
+    """Write the features of photographs, by layer, to a file.
 
-    A photograph that cannot be read is named on standard error and left out, and the exit code is then 2.
+    Photographs that cannot be read are named on standard error and left out; the exit code is then 2.
 
     For example:
 
@@ -493,24 +493,24 @@ def features(
 
     Args:
         run: a run directory or a weight file.
-        images: as `verydeep predict` takes them; with --split, a data set as `verydeep train` takes it.
+        images: photographs, as for `verydeep predict`; with --split, a data set, as for `verydeep train`.
         layers: names of layers, such as conv3_3, relu5_1, pool4 or fc7.
-        out: the file to write, .safetensors or .parquet: features, names of the photographs, and classes if known.
-        split: take this split of a data set, with its classes.
-        scale: the smallest side of the rescaled photographs, in pixels [default: Q as `verydeep test`].
-        crop: see the centre crop, in place of the whole photograph.
-        maps: write whole maps, of the centre crop, in place of means over the map.
+        out: the file to write, .safetensors or .parquet: features, photograph names, and classes if known.
+        split: use this split of a data set, and write its classes.
+        scale: smallest side of the rescaled photographs, in pixels [default: Q as in `verydeep test`].
+        crop: use the centre crop instead of the whole photograph.
+        maps: write the maps of the centre crop instead of means over maps.
     """
     from verydeep import features as feature_files
     from verydeep.datasets.dataset import open_dataset
 
     feature_files.check_file(out)
     if split is None:
-        photographs: Any = _listed(images, "features takes a run and at least one image; no image was given")
+        photographs: Any = _listed(images, "features needs a run and at least one image; no image was given")
     elif len(images) == 1:
         photographs = open_dataset(images[0], split)
     else:
-        raise UserError(f"--split takes one data set; given {' '.join(images) or 'nothing'}")
+        raise UserError(f"--split needs exactly one data set; given: {' '.join(images) or 'nothing'}")
     found = feature_files.extract(
         _loaded(run, device),
         photographs,
@@ -541,10 +541,10 @@ def map_(
     top: Whole = 3,
     device: Device = "auto",
 ) -> None:
-    """Draw where in a photograph a net sees its most likely classes: dense score maps (Sect. 3.2).
+    """Draw dense score maps: where in a photograph a net sees its most likely classes (Sect. 3.2).
 
-    Each cell of a map is coloured by its posterior, which follows from the scores of that cell alone. There is one
-    row of maps per scale. No mirror images are used.
+    The colour of a cell is its posterior, computed from the scores of that cell alone. There is one row of maps
+    per scale. Mirror images are not used.
 
     For example:
 
@@ -555,8 +555,8 @@ def map_(
         run: a run directory or a weight file.
         image: a photograph: JPEG, PNG or WebP.
         out: the picture to write, .png.
-        scales: test scales Q in pixels [default: Q as `verydeep test`, and twice as much].
-        top: how many classes to show.
+        scales: test scales Q in pixels [default: Q as in `verydeep test`, and twice that].
+        top: number of classes to show.
     """
     from verydeep.evaluation.maps import check_picture, class_maps, draw_maps
 
@@ -575,19 +575,23 @@ def _loaded(run: str, device: str) -> "ConvNet":
 
 
 def _refuse_unreadable(count: int, of: int) -> None:
-    """Leave with exit code 2 if photographs could not be read; each has been named."""
+    """Exit with code 2 if photographs could not be read; each has been named.
+
+    Raises:
+        UserError: if `count` is not 0.
+    """
     if count:
-        raise UserError(f"{count} of {of} photographs cannot be read; each is named above")
+        raise UserError(f"{count} of {of} photographs could not be read; they are named above")
 
 
 def _listed(arguments: Sequence[str], missing: str) -> "Paths":
-    """The photographs that arguments name."""
+    """Return the photographs that arguments name; `missing` is the message if there are no arguments."""
     from verydeep.datasets.listing import listed
 
     if not arguments:
         raise UserError(missing)
     if option := next((word for word in arguments if word.startswith("-") and word != "-"), None):
-        raise UserError(f"unknown option: {option}; see --help (a file of this name is ./{option})")
+        raise UserError(f"unknown option: {option}; see --help (for a file of this name, use ./{option})")
     return listed(arguments, lambda: sys.stdin.buffer.read() if sys.stdin is not None else b"")
 
 
@@ -603,9 +607,9 @@ def convert(
 ) -> None:
     """Convert another system's VGG to a weight file that takes raw RGB.
 
-    Reads state dicts of torchvision and timm, Keras' .h5 and .keras, .caffemodel, MatConvNet's .mat, and ONNX. The
-    configuration, classes, width and crop follow from the weights, and the preprocessing is folded into them. A
-    file of convolutions alone becomes a feature net, which `verydeep train --start-from` takes.
+    The source may be a state dict of torchvision or timm, Keras .h5 or .keras, .caffemodel, MatConvNet .mat, or
+    ONNX. Configuration, classes, width and crop are inferred from the weights, and the preprocessing is folded
+    into them. A file of only convolutions becomes a feature net, which `verydeep train --start-from` can use.
 
     For example:
 
@@ -615,9 +619,9 @@ def convert(
     Args:
         source: the other system's file.
         out: the weight file to write; replaced if it exists.
-        half: store the weights as float16, in half of the space.
-        preprocessing: what the net expects of its images, if not what that system's published VGGs do:
-            torchvision, caffe (also Keras), caffe-rgb, half (-1..1), unit (0..1) or raw.
+        half: store the weights as float16, at half the size.
+        preprocessing: the preprocessing that the net expects: torchvision, caffe (also Keras), caffe-rgb,
+            half (-1..1), unit (0..1) or raw [default: that of the system's published VGGs].
     """
     from verydeep.interop.loading import convert as convert_weights
 

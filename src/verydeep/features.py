@@ -1,4 +1,4 @@
-"""Features of many photographs: what the layers of a net say of each, as arrays and as a file."""
+"""Features of many photographs: the outputs of a net's layers, as arrays or as a file."""
 
 import json
 import os
@@ -28,10 +28,10 @@ from verydeep.reading import read_ahead
 from verydeep.sealed import write_arrays
 
 SUFFIXES = (".safetensors", ".parquet")
-"""Kinds of file that features are written to."""
+"""Extensions of the files that features can be written to."""
 
 ROW_GROUP_BYTES = 2**27
-"""Features in a row group of a Parquet file, about: what a reader holds in memory at once."""
+"""Approximate size of a row group of a Parquet file, which a reader holds in memory at once."""
 
 MEMORY_SHARE = 0.5
 """Share of the machine's memory that the features may take."""
@@ -42,15 +42,15 @@ class Features:
     """Features of photographs."""
 
     images: tuple[str, ...]
-    """The file of each photograph, or its number, for pixels in memory."""
+    """The file of each photograph, or "image 3" for pixels in memory."""
     layers: dict[str, Float32[np.ndarray, "N *shape"]]
-    """By the name of the layer, in the order of the net: (N, C), or maps (N, C, h, w)."""
+    """Features by layer name, in the order of the net: (N, C), or maps (N, C, h, w)."""
     protocol: str
-    """How they were computed: net, test scale, what was seen of each photograph."""
+    """How they were computed: net, test scale, whole photograph or centre crop, means or maps."""
     classes: tuple[str, ...] | None = None
-    """Those of the data set; None for photographs without classes."""
+    """Class names of the data set; None for photographs without classes."""
     labels: Int64[np.ndarray, " N"] | None = None
-    """The class of each photograph, as a position in `classes`."""
+    """The class of each photograph, as an index into `classes`."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -71,28 +71,28 @@ def extract(
 ) -> Features:
     """Compute features of photographs, rescaled to a smallest side Q.
 
-    By default the net is applied to the whole photograph, and each layer is averaged over its map, as class scores
-    are in dense testing. No mirror images are used.
+    By default the net is applied to the whole photograph, and the output of each layer is averaged over its map,
+    like class scores in dense testing. Mirror images are not used.
 
     Args:
-        net: a `ConvNet`, or a run or weight file.
-        images: files, Pillow's images, or RGB arrays of height x width x 3, uint8; or a data set.
+        net: a `ConvNet`, a run, or the path of a run or weight file.
+        images: files, Pillow images, or RGB arrays of height x width x 3, uint8; or a data set.
         layers: names of layers, such as conv3_3, relu5_1, pool4 or fc7.
-        scale: Q in pixels; None for the net's default, as in `test`.
-        crop: see the centre crop, a square of the net's crop size, in place of the whole photograph.
-        maps: return maps (N, C, h, w), not their means (N, C). All photographs must have the same size for this,
-            so that `maps` implies `crop`.
-        device: cpu, cuda or mps; auto for the device of a `ConvNet`, and for the fastest one if `net` is a file.
-        precision: bf16 and fp16 compute in half precision where torch's autocast does; fp16 may overflow.
-        workers: processes that read images ahead; if None, by the number of cores, and none for a few images.
-        skip_unreadable: leave out images that cannot be read; each is named on standard error.
+        scale: Q in pixels; if None, the net's default, as in `test`.
+        crop: whether to use the centre crop, a square of the net's crop size, instead of the whole photograph.
+        maps: whether to return maps (N, C, h, w) instead of their means (N, C). Maps must all have the same size,
+            so `maps` implies `crop`.
+        device: cpu, cuda or mps; auto uses the device of a `ConvNet`, and the fastest available for a file.
+        precision: bf16 and fp16 use half precision wherever torch's autocast does; fp16 may overflow.
+        workers: processes that prefetch images; if None, chosen from the number of cores, and 0 for few images.
+        skip_unreadable: whether to leave out images that cannot be read, and name each on standard error.
 
     Returns:
         One row per image, in order, float32.
 
     Raises:
         ImageError: a UserError that names the first image that cannot be read.
-        UserError: for wrong arguments, features that do not fit into memory or are not finite.
+        UserError: if an argument is wrong, or the features do not fit into memory or are not finite.
     """
     inner = loaded(net, device)
     crop = crop or maps
@@ -102,7 +102,7 @@ def extract(
         method, test_scale(inner.card, method) if scale is None else whole_number("scale", scale), flip=False
     )
     if one.scale < (least := whole or inner.crop):
-        raise UserError(f"scale is {one.scale} pixels, below {least}, the smallest that these layers take")
+        raise UserError(f"scale is {one.scale} pixels, below {least}, the minimum for these layers")
     target = inner.mean.device if device == "auto" else device_of(device)
     shapes = _shapes(inner, layers, target)
     given = opened(images, skip_unreadable)
@@ -137,7 +137,9 @@ def extract(
         found = {name: array[rows] for name, array in found.items()}
     for name, array in found.items():
         if not np.isfinite(array).all():
-            raise UserError(f"features of {name} are not finite: compute in fp32 or bf16; fp16 ends at 65504")
+            raise UserError(
+                f"features of {name} are not finite; use precision fp32 or bf16 (fp16 overflows at 65504)"
+            )
     seen = f"centre crop of {inner.crop} x {inner.crop}" if crop else "whole photograph"
     protocol = (
         f"net {inner.configuration.name}, Q = {one.scale}, {seen}, {'maps' if maps else 'means over the map'}"
@@ -149,12 +151,12 @@ def extract(
 
 
 def save(features: Features, path: str | os.PathLike[str]) -> None:
-    """Write features to a file, whole or not at all.
+    """Write features to a file, completely or not at all.
 
-    - `.safetensors`: one tensor per layer, and `labels` if there are any. The metadata hold `images` and
-      `classes`, as lists in JSON, and `protocol`.
-    - `.parquet`: one row per photograph. `image` is its file, `class` its class if there are any, and each layer
-      is a list of numbers of fixed length. Maps are flattened; the metadata of the schema hold their `shapes`.
+    - `.safetensors`: one tensor per layer, and the tensor `labels` if there are classes. The metadata contain
+      `images` and `classes`, as JSON lists, and `protocol`.
+    - `.parquet`: one row per photograph. Column `image` is its file, `class` its class if there are classes. Each
+      layer is a column of fixed-size lists. Maps are flattened; the schema metadata contain their `shapes`.
       This needs pyarrow: `pip install 'verydeep[parquet]'`.
 
     Args:
@@ -162,7 +164,7 @@ def save(features: Features, path: str | os.PathLike[str]) -> None:
         path: the file; replaced if it exists.
 
     Raises:
-        UserError: for another kind of file, if pyarrow is missing, or if the file cannot be written.
+        UserError: if the extension is another one, pyarrow is missing, or the file cannot be written.
     """
     file = Path(path)
     check_file(file)
@@ -183,10 +185,10 @@ def check_file(path: Path) -> None:
     """Refuse a file that `save` cannot write, before any work is done.
 
     Raises:
-        UserError: for another kind of file, or if pyarrow is missing.
+        UserError: if the extension is another one, or pyarrow is missing.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: features are written to a file that ends in {' or '.join(SUFFIXES)}")
+        raise UserError(f"{path}: the name of a features file must end in {' or '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         _pyarrow()
 
@@ -196,7 +198,7 @@ def _pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(
-            "Parquet files need pyarrow; pip install 'verydeep[parquet]', or write a .safetensors file"
+            "Parquet files need pyarrow; run pip install 'verydeep[parquet]', or write a .safetensors file"
         ) from error
     return pyarrow
 
@@ -220,13 +222,13 @@ def _save_parquet(features: Features, names: Sequence[str], path: Path) -> None:
 
 
 def _has_head(net: ConvNet, layers: Collection[str]) -> bool:
-    """Whether one of the layers comes after the convolutional ones; `net.features` refuses unknown ones."""
+    """Whether one of the layers is fc6 or later. `net.features` refuses unknown names."""
     names = [layer.name for layer in net.layers]
     return any(name in names[names.index("fc6") :] for name in layers) if "fc6" in names else False
 
 
 def _shapes(net: ConvNet, layers: Collection[str], device: torch.device) -> Mapping[str, tuple[int, ...]]:
-    """Channels, height and width of the layers for one crop, by trying one."""
+    """Return channels, height and width of each layer for one crop, found by computing one."""
     with in_testing(net, device), torch.no_grad():
         crop = torch.full((1, 3, net.crop, net.crop), 128, dtype=torch.uint8, device=device)
         return {name: tuple(output.shape[1:]) for name, output in net.features(crop, layers).items()}
@@ -240,5 +242,5 @@ def _refuse_too_large(count: int, shapes: Sequence[tuple[int, ...]]) -> None:
     if needed > MEMORY_SHARE * there:
         raise UserError(
             f"the features of {count} photographs take {needed / 2**30:.1f} GiB, and this machine has "
-            f"{there / 2**30:.1f} GiB of memory; take fewer layers or photographs, or means instead of maps"
+            f"{there / 2**30:.1f} GiB of memory; use fewer layers or photographs, or means instead of maps"
         )

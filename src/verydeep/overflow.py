@@ -1,7 +1,7 @@
-"""How near a net's activations come to the largest number of float16, 65504.
+"""Warn before a net's activations overflow float16, whose largest number is 65504.
 
-Pixels in 0..255 make activations in the thousands, and some nets go beyond. What overflows is infinite, and NaN a
-layer later, without a word from torch.
+Pixels in 0..255 lead to activations in the thousands, and larger ones in some nets. A value that overflows becomes
+infinite, and NaN one layer later, and torch does not report it.
 """
 
 import warnings
@@ -16,17 +16,17 @@ LARGEST = torch.finfo(torch.float16).max
 """65504."""
 
 NEAR = LARGEST / 4
-"""Activations beyond this draw a warning: other images may have four times as large ones."""
+"""Activations above this draw a warning: those of other images may be four times as large."""
 
 SELDOM = 1024
-"""Passes are looked at in a row of 1, 2, 4, 8, ... and from here on each time after this many."""
+"""The passes checked are 1, 2, 4, 8, ..., and beyond this number also every multiple of it."""
 
 
 class HalfWatch:
-    """Looks at the largest output of each convolution in some passes through a net in float16.
+    """Check the largest output of each convolution, in some passes of a net that computes in float16.
 
-    The device waits for this, and each map is read once more, so that most passes are left alone: only the first,
-    the second, the fourth and so on are looked at. Of each warning there is one per net.
+    A check reads each map once more and waits for the device, so only some passes are checked: the first, the
+    second, the fourth and so on. Each warning appears once per net.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class HalfWatch:
         self._largest: list[Tensor] = []
 
     def begin(self, x: Tensor) -> None:
-        """Begin a pass with its centred images; whoever calls this has made sure that values may be looked at."""
+        """Begin a pass with its centred images. The caller makes sure that their values may be read."""
         self.looking = False
         self._names, self._largest = [], []
         if "infinite" in self._said or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
@@ -46,14 +46,14 @@ class HalfWatch:
         self.looking = self._passes & (self._passes - 1) == 0 or self._passes % SELDOM == 0
 
     def look(self, layer: str, output: Tensor) -> None:
-        """Take in the output of a convolution, after its ReLU if possible."""
+        """Record the largest output of a convolution, after its ReLU if possible."""
         if output.dtype == torch.float16 and output.numel():
             self._names.append(layer)
-            self._largest.append(output.detach().amax())  # NaN, if there is one
+            self._largest.append(output.detach().amax())  # NaN if there is one
 
     def end(self) -> None:
-        """End the pass: wait for the device, and warn."""
-        if not self.looking:  # nothing is changed, as in a pass that a compiler traces
+        """End the pass: wait for the device, and warn if necessary."""
+        if not self.looking:  # change nothing: a compiler may be tracing this pass
             return
         self.looking = False
         names, largest = self._names, self._largest
@@ -64,19 +64,21 @@ class HalfWatch:
     def _warn(self, names: Sequence[str], largest: Sequence[float]) -> None:
         for name, value in zip(names, largest, strict=True):
             if not value <= LARGEST:
-                self._say("infinite", f"{name} overflows: its outputs, and all that follows, are infinite or NaN")
+                self._say(
+                    "infinite", f"{name} overflows: its outputs, and those of later layers, are infinite or NaN"
+                )
                 return
         top = max(largest)
         if top > NEAR:
             name = names[largest.index(top)]
-            self._say("near", f"{name} reaches {top:.0f}, which other images may well exceed")
+            self._say("near", f"{name} reaches {top:.0f}, and other images may exceed that")
 
     def _say(self, what: str, line: str) -> None:
         if what in self._said:
             return
         self._said.add(what)
         warnings.warn(
-            f"float16 ends at {LARGEST:.0f}. {line}. Compute in bfloat16, which has no such limit: "
+            f"the largest float16 is {LARGEST:.0f}. {line}. Use bfloat16, which has the range of float32: "
             "net.bfloat16(), torch.autocast(..., torch.bfloat16) or --precision bf16. This warning appears once "
             "per net.",
             stacklevel=user_level(),
@@ -84,7 +86,7 @@ class HalfWatch:
 
 
 def in_half(x: Tensor) -> bool:
-    """Whether convolutions of these images compute in float16: by their own type or by autocast."""
+    """Whether convolutions of these images compute in float16: by their own type or under autocast."""
     if x.dtype == torch.float16:
         return True
     kind = x.device.type

@@ -51,7 +51,7 @@ from verydeep.training.step import Execution
 from verydeep.training.validation import Validated, Validation
 
 Net: TypeAlias = nn.Module | Run | str | Path
-"""A `ConvNet`, a run, or the path of a run or of a weight file."""
+"""A `ConvNet`, a run, or the path of a run or weight file."""
 
 Data: TypeAlias = str | Path | Dataset
 """An argument of `open_dataset`, or a data set that it returned."""
@@ -63,7 +63,7 @@ MOST_WORKERS = 16
 """Workers that a rank may have even with few cores, since they may be waiting for a slow disk."""
 
 MANY = 64
-"""Photographs from which on it pays to start reading processes for them."""
+"""For at least this many photographs it pays to start workers."""
 
 
 def train(
@@ -240,9 +240,9 @@ def test(
             training scale S, or the middle of its range; for dense score maps, the nearest multiple of 32.
         method: dense; multi-crop (5 x 5 crops); both (the mean of these two); centre-crop; or windows (crops that
             the cells of a dense score map see, each by itself).
-        device: cpu, cuda, mps, or auto for the fastest that is there.
-        precision: bf16 and fp16 compute in half precision where torch's autocast does; fp16 may overflow.
-        workers: processes that read images ahead, for each rank; by the number of cores where None.
+        device: cpu, cuda, mps, or auto for the fastest available.
+        precision: bf16 and fp16 use half precision wherever torch's autocast does; fp16 may overflow.
+        workers: processes per rank that prefetch images; if None, chosen from the number of cores.
         skip_unreadable: whether to leave out images that cannot be read, and name each.
 
     Returns:
@@ -276,11 +276,11 @@ class Prediction:
     """The most likely classes of a photograph."""
 
     image: str
-    """Its file, or its number, for pixels in memory."""
+    """Its file, or "image 3" for pixels in memory."""
     classes: tuple[str, ...]
-    """From the most likely one on."""
+    """The classes, most likely first."""
     posteriors: tuple[float, ...]
-    """Of each of these classes, in [0, 1]."""
+    """The posterior of each of these classes, in [0, 1]."""
 
     def __str__(self) -> str:
         shares = (f"{name} {share:.1%}" for name, share in zip(self.classes, self.posteriors, strict=True))
@@ -299,30 +299,31 @@ def predict(
     workers: int | None = None,
     skip_unreadable: bool = False,
 ) -> list[Prediction]:
-    """Name the most likely classes of photographs, each tested as `test` tests it (Sect. 3.2).
+    """Return the most likely classes of photographs, with the protocols of `test` (Sect. 3.2).
 
-    Photographs that are equally large once rescaled share a mini-batch.
+    Photographs of the same rescaled size share a mini-batch.
 
     Args:
-        net: a `ConvNet`, or a run or weight file.
-        images: files, Pillow's images, or RGB arrays of height x width x 3, uint8.
-        scales: test scales Q in pixels, whose posteriors are averaged; None for the net's default, as in `test`.
+        net: a `ConvNet`, a run, or the path of a run or weight file.
+        images: files, Pillow images, or RGB arrays of height x width x 3, uint8.
+        scales: test scales Q in pixels, over which posteriors are averaged; if None, the net's default, as in
+            `test`.
         method: as in `test`.
-        top: how many classes to name.
-        device: cpu, cuda or mps; auto for the device of a `ConvNet`, and for the fastest one if `net` is a file.
-        precision: bf16 and fp16 compute in half precision where torch's autocast does; fp16 may overflow.
-        workers: processes that read images ahead; if None, by the number of cores, and none for a few images.
-        skip_unreadable: leave out images that cannot be read; each is named on standard error.
+        top: number of classes to return per image.
+        device: cpu, cuda or mps; auto uses the device of a `ConvNet`, and the fastest available for a file.
+        precision: bf16 and fp16 use half precision wherever torch's autocast does; fp16 may overflow.
+        workers: processes that prefetch images; if None, chosen from the number of cores, and 0 for few images.
+        skip_unreadable: whether to leave out images that cannot be read, and name each on standard error.
 
     Returns:
         One prediction per image, in order.
 
     Raises:
         ImageError: a UserError that names the first image that cannot be read.
-        UserError: for wrong arguments, or posteriors that are not finite.
+        UserError: if an argument is wrong, or a posterior is not finite.
     """
     if whole_number("top", top) < 1:
-        raise UserError(f"top is {top}; name at least one class")
+        raise UserError(f"top is {top}; use at least 1")
     inner = loaded(net, device)
     card = inner.card
     scales = (test_scale(card, method),) if scales is None else scales
@@ -341,16 +342,16 @@ def predict(
     )
     rows = given.readable(unreadable)
     if not np.isfinite(matrix[rows]).all():
-        raise UserError("some posteriors are not finite: the net's training has diverged, or its numbers overflow")
+        raise UserError("some posteriors are not finite: the net's training diverged, or its activations overflow")
     return [_prediction(given.name(row), matrix[row], card.names, top) for row in rows]
 
 
 def loaded(net: Net, device: str = "auto") -> ConvNet:
-    """The net itself, or the one in a run or file, on a device.
+    """Return a net, loaded from a run or file unless it is in memory.
 
     Args:
-        net: a `ConvNet`, a run, or the path of a run or of a weight file.
-        device: cpu, cuda or mps; auto for the fastest one if `net` is a file. A `ConvNet` stays where it is.
+        net: a `ConvNet`, a run, or the path of a run or weight file.
+        device: cpu, cuda, mps, or auto for the fastest available; a `ConvNet` stays on its device.
     """
     if isinstance(net, nn.Module):
         return weights.convolutional_net(net)
@@ -517,7 +518,7 @@ def surveyed(
 
 
 def workers_for(photographs: int, given: int | None) -> int:
-    """Reading processes for so many photographs: those of `reading_workers`, or none for a few photographs."""
+    """Return the number of workers for this many photographs: that of `reading_workers`, but 0 for few."""
     return 0 if given is None and photographs < MANY else reading_workers(given)
 
 

@@ -1,10 +1,11 @@
-"""How mutated files of other systems are taken: each loads or is refused in a line, in bounded time and memory.
+"""Load mutated files of other systems: each loads or is refused in one line, in bounded time and memory.
 
     PYTHONPATH=tests python tests/campaigns/foreign.py 1000
 
-mutates a small file of each format in so many ways, loads each in a process that a crash would end, and prints how
-many loaded, how many were refused, the longest time in seconds, and by how many MB the process grew. The exit code
-is 1 if a process crashed, hung, or raised anything but a UserError.
+mutates a small file of each format in 1000 ways and loads the results, in one process per format, so that a crash
+is noticed. For each format it prints how many files loaded, how many were refused, the longest time in seconds,
+and by how many MB the process grew. The exit code is 1 if a process crashed, hung, grew too much, or raised
+anything but a UserError.
 """
 
 import json
@@ -20,16 +21,16 @@ from pathlib import Path
 import numpy as np
 
 SECONDS = 5.0
-"""No mutated file of some kilobytes takes longer."""
+"""Limit per mutated file; each has a few kilobytes."""
 
 MEGABYTES = 500
-"""No process grows by more."""
+"""Limit by which a process may grow."""
 
 VALUES = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
 
 
 def mutated(content: bytes, random: np.random.Generator) -> bytes:
-    """Change some bytes, most of them near the start; or cut, drop, repeat or exchange pieces."""
+    """Change some bytes, most of them near the start; then maybe truncate, or drop, repeat or zero a piece."""
     changed = bytearray(content)
     for _ in range(random.integers(1, 8)):
         end = int(random.choice([64, 512, 4096, len(changed)]))
@@ -49,7 +50,7 @@ def mutated(content: bytes, random: np.random.Generator) -> bytes:
 
 
 def campaign(name: str, number: int) -> None:
-    """Load mutated files of a format, and print what came of them as JSON."""
+    """Load mutated files of a format, and print the outcome as JSON."""
     import verydeep
     from interop.test_hostile import SAMPLES
     from verydeep.interop.loading import load
@@ -77,7 +78,7 @@ def campaign(name: str, number: int) -> None:
 
 
 def main() -> int:
-    """Run a process per format, one after the other."""
+    """Run one process per format, one after the other."""
     if len(sys.argv) > 2:
         campaign(sys.argv[2], int(sys.argv[1]))
         return 0

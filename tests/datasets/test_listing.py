@@ -11,7 +11,7 @@ from verydeep.datasets.listing import listed
 
 @pytest.fixture
 def found(tmp_path, monkeypatch):
-    """Lists arguments in a folder of photographs, with something on standard input."""
+    """Return a function that lists arguments in a folder of photographs, with a given standard input."""
     monkeypatch.chdir(tmp_path)
     shown = "b.jpg", "a.PNG", "deep/er/c.webp", "deep/d.jpeg", "notes.txt", "x[1].jpg"
     for name in (*shown, ".hidden.jpg", ".git/e.jpg"):
@@ -55,6 +55,6 @@ def test_standard_input_lists_lines_or_what_find_print0_writes(found):
 
 def test_nothing_to_read_is_refused(found):
     os.mkdir("empty")
-    assert "empty: there is no photograph in this folder" in refusal(found, "empty")
-    assert "no photograph was given" in refusal(found, "-")
+    assert "empty: no photographs in this folder" in refusal(found, "empty")
+    assert "no photographs were given" in refusal(found, "-")
     assert "standard input (-) is given twice" in refusal(found, "-", "-")

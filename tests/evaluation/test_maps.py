@@ -1,4 +1,4 @@
-"""Score maps over a photograph: their numbers, their place, and their picture."""
+"""Score maps over a photograph: their numbers, their positions, and their picture."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def test_a_cell_has_the_posteriors_of_its_scores(net, photographs, softmax):
         np.testing.assert_allclose(one.cells, softmax(scores.transpose(1, 2, 0)).transpose(2, 0, 1), atol=1e-5)
         np.testing.assert_allclose(one.posteriors, softmax(scores.mean((1, 2))), atol=1e-5)
     assert large.cells.shape == (7, 4, 3)
-    assert [each.scale for each in class_maps(net, path)] == [64, 128]  # S = 64 where it is not known
+    assert [each.scale for each in class_maps(net, path)] == [64, 128]  # crop + 32 = 64 if S is not known
     assert "31 pixels" in refusal(class_maps, net, path, [31])
 
 
@@ -56,5 +56,5 @@ def test_the_picture_shows_the_most_likely_classes_at_each_scale(net, photograph
         assert picture.width > two.shape[1]
         assert picture.height == two.shape[0]
     assert two[-1, -1].tolist() == [255, 255, 255]
-    assert "ends in .png" in refusal(draw_maps, maps, net.card.names, tmp_path / "map.jpg")
+    assert "must end in .png" in refusal(draw_maps, maps, net.card.names, tmp_path / "map.jpg")
     assert "top is 0" in refusal(draw_maps, maps, net.card.names, tmp_path / "map.png", top=0)

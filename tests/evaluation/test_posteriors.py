@@ -206,7 +206,7 @@ def test_a_net_with_another_last_layer_has_as_many_posteriors(new_net, photograp
     net.fc8 = torch.nn.Conv2d(8, 3, 1)
     assert posteriors(net, photographs, [48]).shape == (10, 3)
     net.fc8 = torch.nn.Identity()
-    with pytest.raises(UserError, match="8 scores an image; its card says 7 classes"):
+    with pytest.raises(UserError, match="8 scores per image; its card says 7 classes"):
         posteriors(net, photographs, [48])
 
 

@@ -1,7 +1,7 @@
-"""Every public VGG loads, and cannot be preprocessed wrongly: raw RGB gives what the other system gives.
+"""Nets from other systems' files: for raw RGB, their scores are those of the other system with its preprocessing.
 
-The files are written by `foreign_nets`, from the formats' descriptions; the scores to compare with are computed
-there in float64 from the other system's own input.
+`foreign_nets` writes the files according to the formats' specifications, and computes the reference scores in
+float64 from preprocessed input.
 """
 
 import hashlib
@@ -99,13 +99,15 @@ def test_the_borders_are_exact_too(system, tmp_path):
     save, preprocess, _ = SYSTEMS[system]
     net = there.made("A", side=2)
     save(tmp_path / "file", net)
-    images = torch.full((1, 3, 64, 96), 255, dtype=torch.uint8)  # white, far from the mean colour
+    images = torch.full((1, 3, 64, 96), 255, dtype=torch.uint8)  # white is far from the mean colour
     with torch.no_grad():
         found = load(tmp_path / "file").features(images, ["conv1_1", "pool5"])
     for mine, theirs in zip(found.values(), there.maps(net, preprocess(images)), strict=True):
         assert there.difference(mine, theirs) <= 1e-5
     border = found["conv1_1"][..., 0, :]
-    assert (border - found["conv1_1"][..., 5, :]).abs().max() > 0.01, "the border is like the rest: no test"
+    assert (border - found["conv1_1"][..., 5, :]).abs().max() > 0.01, (
+        "the border does not differ from the interior, so this tests nothing"
+    )
 
 
 @pytest.mark.parametrize("name", there.TABLE)
@@ -148,7 +150,7 @@ def test_a_card_says_where_the_weights_come_from(tmp_path):
 
 @pytest.mark.parametrize("first", [0x08, 0x10, 0x80])
 def test_a_safetensors_file_is_known_whatever_its_first_byte_is(first, tmp_path):
-    """The byte is that of the header's length; other formats start with these, too."""
+    """The first byte belongs to the header's length, and files of other formats begin with these bytes, too."""
     save_timm(tmp_path / "vgg.safetensors", there.made())
     content = (tmp_path / "vgg.safetensors").read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -188,7 +190,7 @@ def test_class_names_of_matconvnet_are_kept(tmp_path):
 
 
 def test_another_preprocessing_may_be_given(tmp_path):
-    """As for the authors' weights by torchvision's names, which take BGR less the mean colour."""
+    """One use is the authors' weights under torchvision's names, which take BGR minus the mean colour."""
     net = there.made(seed=3)
     save_torch(tmp_path / "vgg.pth", net)
     images = there.photographs(32)
@@ -206,20 +208,18 @@ def test_another_preprocessing_may_be_given(tmp_path):
         with torch.no_grad():
             found = load(tmp_path / "vgg.pth", given)(images)
         assert there.difference(found, there.scores(net, preprocess(images))) <= 1e-5, given
-    with pytest.raises(
-        verydeep.UserError, match="preprocessing 'bgr' is not known; choose one of torchvision, caffe"
-    ):
+    with pytest.raises(verydeep.UserError, match="unknown preprocessing 'bgr'; choose one of torchvision, caffe"):
         load(tmp_path / "vgg.pth", "bgr")
 
 
 def test_a_file_of_this_project_states_its_preprocessing(tmp_path):
     verydeep.save(verydeep.ConvNet("A", 2, width=1 / 16, crop=32, fully_connected=4), tmp_path / "a.safetensors")
-    with pytest.raises(verydeep.UserError, match="states its own preprocessing; leave out caffe"):
+    with pytest.raises(verydeep.UserError, match="states its own preprocessing; do not pass caffe"):
         load(tmp_path / "a.safetensors", "caffe")
 
 
 def test_a_mean_image_cannot_be_folded(tmp_path):
-    """The bias that would make up for it is another at each pixel, and at the borders."""
+    """A bias that compensated for it would vary between pixels and at the borders."""
     image = np.random.default_rng(0).uniform(100, 130, (32, 32, 3))
     net = there.made()
     there.write_matconvnet(tmp_path / "vgg.mat", net, mean=image)
@@ -227,7 +227,7 @@ def test_a_mean_image_cannot_be_folded(tmp_path):
         load(tmp_path / "vgg.mat")
     assert load(tmp_path / "vgg.mat", "caffe-rgb").classes == 5
     there.write_matconvnet(tmp_path / "vgg.mat", net, mean=np.broadcast_to([1.0, 2.0, 3.0], (32, 32, 3)))
-    assert load(tmp_path / "vgg.mat").mean.tolist() == [1, 2, 3]  # the same at each pixel: a mean colour
+    assert load(tmp_path / "vgg.mat").mean.tolist() == [1, 2, 3]  # equal at each pixel, hence a mean colour
 
 
 # Convolutions alone
@@ -255,7 +255,7 @@ def test_convolutions_alone_are_a_feature_net(system, tmp_path):
 
 
 def test_torchvisions_features_have_no_scores_either(tmp_path):
-    """IMAGENET1K_FEATURES: the authors' convolutions, and a classifier of NaN."""
+    """IMAGENET1K_FEATURES contains the authors' convolutions and a classifier of NaN."""
     net = there.made()
     state = there.torchvision_state(net)
     torch.save(
@@ -270,10 +270,10 @@ def test_torchvisions_features_have_no_scores_either(tmp_path):
     assert there.difference(found, there.maps(net, (images.double() / 255 - mean) * 255)[1]) <= 1e-5
 
 
-# The real thing
+# Real files
 
 
-@pytest.mark.skipif(not H5.exists(), reason="the authors' convolutions are not there")
+@pytest.mark.skipif(not H5.exists(), reason="the authors' convolutions are not available")
 def test_the_authors_own_convolutions_load():
     import h5py
 
@@ -295,31 +295,31 @@ def test_the_authors_own_convolutions_load():
         assert there.difference(net.features(images, ["pool5"])["pool5"], x) <= 1e-5
 
 
-@pytest.mark.skipif(not CAFFE.exists(), reason="the Caffe nets are not there")
+@pytest.mark.skipif(not CAFFE.exists(), reason="the Caffe nets are not available")
 @pytest.mark.parametrize("name", ["det1", "det2", "det3"])
 def test_real_caffe_nets_parse_layer_by_layer(name):
-    """The layers with weights of the file are those of its prototxt, and the sizes are those it states."""
+    """The layers with weights, and their sizes, are those in the net's prototxt."""
     from verydeep.interop.caffe import layers
 
     stated = prototxt(CAFFE / f"{name}.prototxt")
     weighted = ("Convolution", "InnerProduct", "PReLU")
     found = [(each.name, each.type) for each in layers(CAFFE / f"{name}.caffemodel") if each.blobs]
     wanted = {(each["name"], each["type"]) for each in stated if each["type"] in weighted}
-    assert wanted <= set(found), "the files have some layers more, which only training needs"
+    assert wanted <= set(found), "the files also have layers that only training needs"
     outputs = {each["name"]: int(each["num_output"]) for each in stated if "num_output" in each}
     shapes = {each.name: [blob.shape for blob in each.blobs] for each in layers(CAFFE / f"{name}.caffemodel")}
     assert {layer: shapes[layer][0][0] for layer in outputs} == outputs
     assert {layer: shapes[layer][1] for layer in outputs} == {
         layer: (number,) for layer, number in outputs.items()
     }
-    with pytest.raises(verydeep.UserError, match=r"det\d\.caffemodel: .* a VGG has"):
+    with pytest.raises(verydeep.UserError, match=r"det\d\.caffemodel: .* a VGG (has|does not have)"):
         load(CAFFE / f"{name}.caffemodel")
 
 
-@pytest.mark.skipif(not CAFFE.exists(), reason="the released layer lists are not there")
+@pytest.mark.skipif(not CAFFE.exists(), reason="the released layer lists are not available")
 @pytest.mark.parametrize(("number", "name"), [(16, "D"), (19, "E")])
 def test_the_released_layer_lists_are_read(number, name, tmp_path):
-    """A file with the layers of the authors' prototxt, in its order and by its names; narrow, for the test."""
+    """A file with the layers of the authors' prototxt, in the same order and with the same names, but narrow."""
     listed = prototxt(CAFFE / f"VGG_ILSVRC_{number}_layers_deploy.prototxt")
     net = there.made(name)
     layers = list(there.caffe_layers(net))
@@ -337,7 +337,7 @@ def test_the_released_layer_lists_are_read(number, name, tmp_path):
 
 
 def prototxt(path):
-    """The layers of a net's description, with those of their settings that stand on a line."""
+    """Return the layers of a net's description, with those settings that fit on one line."""
     found, depth = [], 0
     for line in path.read_text().splitlines():
         words = line.split("#")[0].replace("{", " { ").split()
@@ -390,7 +390,7 @@ def test_numbers_of_onnx_may_be_in_a_file_next_to_it(tmp_path):
     dims = b"".join(there.number(1, side) for side in array.shape)
     for location, words in (
         ("vgg.data", ""),
-        ("../vgg.data", "a file of the same folder"),
+        ("../vgg.data", "a file in the same folder"),
         ("gone", "not a file next to"),
     ):
         where = {"location": location, "offset": "8", "length": str(array.nbytes)}
@@ -401,7 +401,7 @@ def test_numbers_of_onnx_may_be_in_a_file_next_to_it(tmp_path):
         graph_at = model.index(there.data(5, inside))
         graph = bytearray(model)
         graph[graph_at : graph_at + len(there.data(5, inside))] = there.data(5, outside)
-        # The graph is shorter now: write its length again.
+        # The graph is shorter now, so write its new length.
         head = there.number(1, 8) + there.data(2, "pytorch")
         start = len(head) + 1
         old = there.varint(len(model) - start - len(there.varint(len(model) - start - 3)))

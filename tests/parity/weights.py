@@ -1,11 +1,11 @@
-"""Nets of torchvision, timm and Keras beside what `verydeep.load` makes of their files.
+"""Compare nets of torchvision, timm and Keras with those that `verydeep.load` makes from their files.
 
     python tests/parity/weights.py --data FOLDER
 
-makes every VGG that these systems have, with random weights and no trivial parameter, and has each system save it
-in its own formats. It compares their scores on photographs, fed by their own preprocessing, with ours on the raw
-RGB. The relative error may be 1e-5. FOLDER has photographs (ilsvrc-samples) and the authors' convolutions (vgg16);
-without it the images are noise, and these convolutions are left out.
+creates every VGG of these systems, with random weights and no trivial parameters, and has each system save it in
+its own formats. It compares their scores on photographs, with their own preprocessing, with ours on raw RGB. The
+relative error may be at most 1e-5. FOLDER contains photographs (ilsvrc-samples) and the authors' convolutions
+(vgg16); without it the images are noise, and these convolutions are not compared.
 """
 
 import os
@@ -40,7 +40,7 @@ PEERS = ("torchvision", "timm", "keras", "onnx", "onnxscript", "h5py")
 
 
 def photographs(data: Path | None) -> Tensor:
-    """Crops of photographs as raw RGB, uint8."""
+    """Return crops of photographs as raw RGB, uint8."""
     if data is None:
         return torch.randint(0, 256, (IMAGES, 3, CROP, CROP), dtype=torch.uint8)
     files = sorted((data / "ilsvrc-samples").glob("*.JPEG"))[:IMAGES]
@@ -52,7 +52,7 @@ def photographs(data: Path | None) -> Tensor:
 
 
 def randomised(model: nn.Module, seed: int) -> nn.Module:
-    """Give all parameters and statistics random values that keep the signal alive."""
+    """Set all parameters and statistics to random values that neither damp nor amplify the signal much."""
     chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
@@ -69,7 +69,7 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
 
 
 def compared(path: Path, images: Tensor, theirs: Tensor) -> float:
-    """Relative error of our scores for raw RGB, or of our features for a net that has no others."""
+    """Return the relative error of our scores for raw RGB, or of pool5 for a feature net."""
     net = verydeep.load(path)
     with torch.no_grad():
         ours = net(images) if net.classes else net.features(images, ["pool5"])["pool5"]
@@ -77,7 +77,7 @@ def compared(path: Path, images: Tensor, theirs: Tensor) -> float:
 
 
 def of_torchvision(images: Tensor, folder: Path, data: Path | None) -> Iterator[tuple[str, float]]:
-    """torchvision's VGGs: state dicts of torch.save, and an export to ONNX."""
+    """Compare torchvision's VGGs: state dicts written by torch.save, and exports to ONNX."""
     from torchvision import models
 
     for seed, name in enumerate(NAMES):
@@ -95,7 +95,7 @@ def of_torchvision(images: Tensor, folder: Path, data: Path | None) -> Iterator[
 
 
 def of_timm(images: Tensor, folder: Path, data: Path | None) -> Iterator[tuple[str, float]]:
-    """timm's VGGs, in safetensors and in torch's format."""
+    """Compare timm's VGGs, in safetensors and in torch's format."""
     import timm
     from safetensors.torch import save_file
     from timm.data import create_transform, resolve_data_config
@@ -114,7 +114,7 @@ def of_timm(images: Tensor, folder: Path, data: Path | None) -> Iterator[tuple[s
 
 
 def of_keras(images: Tensor, folder: Path, data: Path | None) -> Iterator[tuple[str, float]]:
-    """Keras' VGGs in its three formats, without a head, exported to ONNX, and with the authors' convolutions."""
+    """Compare Keras' VGGs, in its three formats, with and without a head, and with the authors' convolutions."""
     from keras import applications
 
     chance = np.random.default_rng(0)
@@ -145,22 +145,23 @@ def of_keras(images: Tensor, folder: Path, data: Path | None) -> Iterator[tuple[
 
 
 def _keras_output(model: Any, prepared: np.ndarray) -> Tensor:
-    """Its scores, or its map with the channels first."""
+    """Return a model's scores, or its map with channels first."""
     output = torch.from_numpy(model.predict(prepared, verbose=0))
     return output if output.ndim == 2 else output.permute(0, 3, 1, 2)
 
 
 def claim(title: str, errors: dict[str, float]) -> Claim:
-    """That none of a system's files gives a larger error than it may."""
-    what = f"scores of nets loaded from files of {title}, beside that system's own: the largest of {len(errors)}"
+    """Return the claim that the errors of a system's files are within the bound."""
+    files = f"scores of nets loaded from files of {title}"
+    what = f"{files}, compared with that system's own: the largest of {len(errors)}"
     return Claim(what, max(errors.values()), "relative error", {"at most": BOUND}, errors)
 
 
 def main() -> int:
-    """Compare all of them; the exit code is 1 if one differs."""
+    """Compare all systems; the exit code is 1 if a net differs."""
     parser = options(__doc__, "parity")
-    parser.add_argument("--data", type=Path, help="the folder of shared photographs and weights")
-    parser.add_argument("--only", choices=("torchvision", "timm", "keras"), help="one of the systems")
+    parser.add_argument("--data", type=Path, help="folder of photographs and weights")
+    parser.add_argument("--only", choices=("torchvision", "timm", "keras"), help="compare only this system")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     images = photographs(arguments.data)

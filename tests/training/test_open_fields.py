@@ -73,4 +73,4 @@ def test_new_fully_connected_layers_on_another_systems_convolutions(learns, fold
 def test_layers_that_a_feature_net_lacks_have_to_learn(folder, tmp_path):
     foreign_nets.write_keras_published(tmp_path / "vgg.h5", foreign_nets.made("A", width=32, head=False))
     recipe = Recipe(net="A", start_from=str(tmp_path / "vgg.h5"), learns=("fc8",), crop=32, fully_connected=8)
-    assert "fc6 does not learn and gets no weights" in refusal(verydeep.train, folder, recipe, out=tmp_path / "a")
+    assert "fc6 is frozen and gets no weights" in refusal(verydeep.train, folder, recipe, out=tmp_path / "a")

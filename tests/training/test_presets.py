@@ -75,7 +75,7 @@ def test_a_preset_is_said_in_a_line():
     recipe, _ = small()
     line = preset_line("small", recipe, IMAGENETTE)
     assert "preset small, for 9,469 images of 144 pixels: crop 96, width 0.25, fully connected 1024" in line
-    assert "drop after 24 31; at a guess 24 minutes on this machine" in line
+    assert "drop after 24 31; roughly 24 minutes on this machine" in line
 
 
 def test_the_rate_of_a_machine_grows_with_its_cores(monkeypatch):

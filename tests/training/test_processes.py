@@ -264,7 +264,7 @@ def test_a_full_disk_is_said_in_a_sentence_and_leaves_the_last_checkpoint(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")
-def test_ranks_of_which_one_loses_a_reading_process_end_with_one_line(tmp_path):
+def test_ranks_of_which_one_loses_a_worker_end_with_one_line(tmp_path):
     """They used to hang: the rank waited for its workers, torchrun for the rank, and the run stayed locked."""
     out = tmp_path / "a"
     process = start("--batch", "100", "--epochs", "9", "--workers", "1", "--out", str(out), ranks=2)

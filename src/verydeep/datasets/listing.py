@@ -1,4 +1,4 @@
-"""Which photographs a user means: files, folders, patterns of names, and lists of paths on standard input."""
+"""List the photographs that arguments name: files, folders, patterns, and lists of paths on standard input."""
 
 import glob
 import os
@@ -14,32 +14,35 @@ STANDARD_INPUT = "-"
 
 
 def listed(arguments: Iterable[str | os.PathLike[str]], standard_input: Callable[[], bytes]) -> Paths:
-    """List the photographs that some arguments name, in the order of the arguments; no photograph is opened.
+    """List the photographs that arguments name, in the order of the arguments, without opening them.
 
     Args:
         arguments: each is one of
 
-            - a file, whatever its name;
+            - a file, with any extension;
             - a folder: all files below it with the extension of a photograph, sorted by name, the files of a
               folder before those of its subfolders. Hidden entries and links to folders are left out;
-            - a pattern such as `*.jpg` or `photographs/**/*.png`, if no file has this name: its matches, sorted;
-            - `-`: the files and folders that standard input lists, one per line, or separated by NUL bytes
+            - a pattern such as `*.jpg` or `photographs/**/*.png`, unless there is a file of this name: its
+              matches, sorted;
+            - `-`: the files and folders listed on standard input, one per line or separated by NUL bytes
               (`find -print0`).
 
         standard_input: returns all of standard input.
 
     Returns:
-        The paths. A name that no file has is among them, to be reported when it is read.
+        The paths. They include names of missing files, which are reported when they are read.
 
     Raises:
-        UserError: if a folder holds no photograph or cannot be listed, or if there is no photograph at all.
+        UserError: if a folder has no photographs or cannot be listed, or if nothing is named at all.
     """
     given = [os.fspath(argument) for argument in arguments]
     if given.count(STANDARD_INPUT) > 1:
-        raise UserError("standard input (-) is given twice; give it once")
+        raise UserError("standard input (-) is given twice; use it once")
     paths = Paths.below(Path(), _names(given, standard_input))
     if not len(paths):
-        raise UserError("no photograph was given; name files, folders, patterns such as '*.jpg', or - for a list")
+        raise UserError(
+            "no photographs were given; name files, folders, patterns such as '*.jpg', or - for a list"
+        )
     return paths
 
 
@@ -49,7 +52,7 @@ def _names(arguments: Iterable[str], standard_input: Callable[[], bytes]) -> Ite
             for name in _lines(standard_input()):
                 yield from _expanded(name)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
-            # A pattern that nothing matches is taken for a name, as shells do.
+            # A pattern without matches counts as a name, as in a shell.
             for name in sorted(glob.iglob(argument, recursive=True)) or [argument]:
                 yield from _expanded(name)
         else:
@@ -57,7 +60,7 @@ def _names(arguments: Iterable[str], standard_input: Callable[[], bytes]) -> Ite
 
 
 def _expanded(name: str) -> Iterator[str]:
-    """The photographs below a folder; anything else is itself."""
+    """Yield the photographs below a folder, or the name itself if it is not a folder."""
     if not os.path.isdir(name):
         yield name
         return
@@ -69,7 +72,7 @@ def _expanded(name: str) -> Iterator[str]:
                 empty = False
                 yield os.path.join(path, file)
     if empty:
-        raise UserError(f"{name}: there is no photograph in this folder ({' '.join(IMAGE_EXTENSIONS)})")
+        raise UserError(f"{name}: no photographs in this folder ({' '.join(IMAGE_EXTENSIONS)})")
 
 
 def _refuse(error: OSError) -> None:

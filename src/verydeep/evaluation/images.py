@@ -1,4 +1,4 @@
-"""Photographs without classes, as a user gives them: files, Pillow's images, arrays."""
+"""Photographs without classes, as users pass them: files, Pillow images or arrays."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from verydeep.photographs.photograph import ImageError, Photograph, photograph_s
 from verydeep.progress import say, track
 
 Given: TypeAlias = str | Path | Image.Image | UInt8[np.ndarray, "_ _ 3"]
-"""A file, one of Pillow's images, or RGB of height x width x 3."""
+"""A file, a Pillow image, or an RGB array of height x width x 3."""
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Photographs that have a size; whether their pixels can be read, only reading shows."""
+    """Photographs whose sizes could be read. Their pixels may still turn out to be unreadable."""
 
     photographs: Sequence[Photograph]
     numbers: Int64[np.ndarray, " N"]
-    """The position of each among those that were given."""
+    """The position of each among the images passed."""
     sizes: Int64[np.ndarray, "N 2"]
     """Width and height in pixels."""
 
@@ -34,37 +34,38 @@ class Images:
         return len(self.photographs)
 
     def name(self, row: int) -> str:
-        """The file of a photograph, or "image 3" for pixels in memory."""
+        """Return the file of a photograph, or "image 3" for pixels in memory."""
         return _name(self.photographs[row], int(self.numbers[row]))
 
     def dataset(self, classes: Sequence[str]) -> Dataset:
-        """The photographs as a data set whose labels mean nothing."""
+        """Return the photographs as a data set whose labels are meaningless."""
         return Dataset("photographs", tuple(classes), self.photographs, np.zeros(len(self), np.int64))
 
     def readable(self, unreadable: Mapping[int, ImageError]) -> list[int]:
-        """The rows that could be read; each of the others is named on standard error."""
+        """Return the rows that could be read, and name each of the others on standard error."""
         for row in sorted(unreadable):
             _leave_out(self.name(row), unreadable[row])
         return [row for row in range(len(self)) if row not in unreadable]
 
 
 def opened(images: Sequence[Given] | Dataset, skip_unreadable: bool, progress: bool = True) -> Images:
-    """Open each of the images, as far as its size.
+    """Open each image to read its size.
 
     Args:
-        images: files, Pillow's images (which are put upright), or arrays; a data set is taken without its labels.
-        skip_unreadable: leave out those that cannot be opened; each is named on standard error.
+        images: files, Pillow images (rotated as their EXIF data say) or arrays, or a data set, whose labels are
+            ignored.
+        skip_unreadable: whether to leave out images that cannot be opened, and name each on standard error.
         progress: whether to show progress on standard error.
 
     Raises:
-        ImageError: for the first image that cannot be opened, unless such are skipped.
-        UserError: if it is not a sequence of images.
+        ImageError: for the first image that cannot be opened, unless `skip_unreadable` is set.
+        UserError: if `images` is not a sequence of images.
     """
     if isinstance(images, Dataset):
         images = images.photographs
     if isinstance(images, str | Path | Image.Image | np.ndarray) or not isinstance(images, Sequence):
         raise UserError(
-            f"images is of type {type(images).__name__}; give a list of files, Pillow's images or arrays"
+            f"images is of type {type(images).__name__}; pass a list of files, Pillow images or arrays"
         )
     kept: list[Photograph] = []
     sizes: dict[int, tuple[int, int]] = {}
@@ -85,23 +86,21 @@ def opened(images: Sequence[Given] | Dataset, skip_unreadable: bool, progress: b
 
 
 def photograph_of(image: object) -> Photograph:
-    """A photograph by its file, as Pillow's image (put upright) or as an array.
+    """Return the photograph in a file, a Pillow image (rotated as its EXIF data say) or an array.
 
     Raises:
-        ImageError: for an array of another shape or type.
-        UserError: for anything else.
+        ImageError: if an array is not uint8 of height x width x 3.
+        UserError: if the image is of another type.
     """
     if isinstance(image, str | Path):
         return Path(image)
     if isinstance(image, Image.Image):
         return from_pillow(image)
     if not isinstance(image, np.ndarray):
-        raise UserError(
-            f"an image is of type {type(image).__name__}; give a file, one of Pillow's images or an array"
-        )
+        raise UserError(f"an image is of type {type(image).__name__}; pass a file, a Pillow image or an array")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ImageError(
-            None, f"an array of {image.dtype} and shape {image.shape}; give uint8 of (height, width, 3)"
+            None, f"an array of {image.dtype} and shape {image.shape}; pass uint8 of shape (height, width, 3)"
         )
     return image
 

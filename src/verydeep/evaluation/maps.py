@@ -1,4 +1,4 @@
-"""Where in a photograph a net sees its classes: dense score maps (Sect. 3.2), and a picture of them."""
+"""Dense score maps: where in a photograph a net sees its classes (Sect. 3.2), as numbers and as a picture."""
 
 import os
 from collections.abc import Sequence
@@ -21,47 +21,50 @@ from verydeep.photographs.rescaling import rescale
 from verydeep.printable import printable
 
 COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float64)
-"""From posterior 0 to 1, brighter and brighter (viridis)."""
+"""Colours of posteriors from 0 to 1, increasingly bright (viridis)."""
 
 OPACITY = 0.65
-"""Of the colours over the photograph, which is grey there."""
+"""Opacity of the colours over the grey photograph."""
 
 SIDE = 240
-"""Longest side of a panel in pixels."""
+"""Longest side of a panel, in pixels."""
 
 GAP, LINE, BAR = 14, 18, 14
-"""Pixels between panels, from line to line, and across the bar of colours."""
+"""Distance between panels, height of a line, and width of the colour bar, in pixels."""
 
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """The posteriors of the cells of a score map, at one scale and without mirror images."""
+    """Posteriors of the cells of a score map, at one scale and without mirror images."""
 
     scale: int
     """Test scale Q in pixels."""
     pixels: UInt8[np.ndarray, "H W 3"]
     """The photograph, rescaled to Q."""
     crop: int
-    """Side of the window that a cell sees: cell (i, j) sees the square that begins at row 32 i and column 32 j."""
+    """Side of the window that a cell sees, in pixels. Cell (i, j) sees the square at row 32 i and column 32 j."""
     cells: Float32[np.ndarray, "K h w"]
-    """Posteriors of the classes, from the scores of each cell by itself."""
+    """Posteriors of the classes, from the scores of each cell alone."""
     posteriors: Float32[np.ndarray, " K"]
-    """Of the whole photograph: from the scores averaged over the cells, as in dense testing."""
+    """Posteriors of the whole photograph, from the mean of the cells' scores, as in dense testing."""
 
 
 def class_maps(net: ConvNet, image: Given, scales: Sequence[int] | None = None) -> list[ClassMap]:
     """Apply a net densely to a photograph.
 
     Args:
-        net: computes on its own device; its mode is afterwards what it was.
-        image: a file, one of Pillow's images, or an RGB array of height x width x 3, uint8.
+        net: the net. It computes on its own device, and its mode is restored afterwards.
+        image: a file, a Pillow image, or an RGB array of height x width x 3, uint8.
         scales: test scales Q in pixels; if None, `default_scales`.
+
+    Returns:
+        One map per scale.
 
     Raises:
         ImageError: if the image cannot be read.
-        UserError: for wrong scales.
+        UserError: if a scale is wrong.
     """
     scales = default_scales(net) if scales is None else scales
     passes("dense", scales)
@@ -77,7 +80,7 @@ def class_maps(net: ConvNet, image: Given, scales: Sequence[int] | None = None) 
 
 
 def default_scales(net: ConvNet) -> tuple[int, int]:
-    """The net's default Q, and twice as much, where a window sees half of the smallest side."""
+    """Return the net's default Q, and twice that, where a window sees half of the smallest side."""
     scale = test_scale(net.card)
     return scale, nearest_covered(2 * scale)
 
@@ -89,15 +92,15 @@ def draw_maps(
 
     Args:
         maps: from `class_maps`.
-        names: of all classes.
+        names: names of all classes.
         path: the file to write, .png; replaced if it exists.
-        top: how many classes to show, by their posteriors averaged over the scales.
+        top: number of classes to show; they are ranked by their posteriors averaged over the scales.
 
     Returns:
-        The names of the classes shown.
+        The names of the classes shown, most likely first.
 
     Raises:
-        UserError: for no classes, another kind of file, or one that cannot be written.
+        UserError: if `top` is below 1, or the file is not a .png or cannot be written.
     """
     check_picture(path, top)
     best = np.argsort(-np.mean([each.posteriors for each in maps], 0), kind="stable")[:top].tolist()
@@ -111,27 +114,27 @@ def check_picture(path: str | os.PathLike[str], top: int) -> None:
     """Refuse what `draw_maps` cannot draw, before any work is done.
 
     Raises:
-        UserError: for no classes, or another kind of file.
+        UserError: if `top` is below 1, or the file is not a .png.
     """
     if whole_number("top", top) < 1:
-        raise UserError(f"top is {top}; show at least one class")
+        raise UserError(f"top is {top}; use at least 1")
     if Path(path).suffix.lower() != ".png":
-        raise UserError(f"{os.fspath(path)}: maps are drawn to a file that ends in .png")
+        raise UserError(f"{os.fspath(path)}: the name of the picture must end in .png")
 
 
 def over_photograph(
     one: ClassMap, values: Float32[np.ndarray, "h w"], size: tuple[int, int]
 ) -> Float64[np.ndarray, "rows columns"]:
-    """The value at each pixel of a panel: that of the cell whose window's centre is nearest.
+    """Return the value at each pixel of a panel: that of the cell whose window's centre is nearest.
 
     Args:
         one: the map.
-        values: one per cell.
+        values: one value per cell.
         size: width and height of the panel in pixels.
     """
     height, width = one.pixels.shape[:2]
     across, down = (
-        # The middle of each pixel of the panel, in pixels of the photograph.
+        # The centre of each pixel of the panel, in pixels of the photograph.
         np.rint(((np.arange(panel) + 0.5) * (side / panel) - one.crop / 2) / STRIDE).astype(int).clip(0, count - 1)
         for panel, side, count in zip(size, (width, height), values.shape[::-1], strict=True)
     )
@@ -140,7 +143,7 @@ def over_photograph(
 
 
 def coloured(values: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape 3"]:
-    """The colour of posteriors in [0, 1]."""
+    """Return the RGB colours, in 0..255, of posteriors in [0, 1]."""
     at = np.linspace(0, 1, len(COLOURS))
     found: np.ndarray = np.stack([np.interp(values, at, channel) for channel in COLOURS.T], -1)
     return found
@@ -189,7 +192,7 @@ def _picture(maps: Sequence[ClassMap], best: Sequence[int], names: Sequence[str]
     for value in (1.0, 0.5, 0.0):
         text(x + BAR + 4, top + round((1 - value) * length) - LINE // 2, f"{value:.0%}")
     crop = maps[0].crop
-    seen = f"White square: what a cell sees ({crop} pixels at scale Q)."
-    words = f"Colour: posterior of the nearest cell; whole: of the mean score. {seen}"
+    seen = f"White square: the window of a cell ({crop} pixels at scale Q)."
+    words = f"Colour: posterior of the nearest cell; whole: posterior of the mean scores. {seen}"
     text(left, picture.height - 2 * LINE, words, picture.width - 2 * GAP)
     return picture

@@ -213,20 +213,20 @@ def average(matrices: Iterable[Float32[np.ndarray, "N K"]]) -> Float32[np.ndarra
 
 
 class Batch(NamedTuple):
-    """Images that share a mini-batch, since they are equally large once rescaled."""
+    """The images of a mini-batch, which have the same rescaled size."""
 
     rows: list[int]
     pixels: UInt8[np.ndarray, "n M h w 3"]
-    """M crops an image; for dense testing the whole image alone."""
+    """M crops per image; in dense testing M = 1, the whole image."""
     unreadable: dict[int, ImageError]
-    """What is wrong with the other images of the mini-batch, by row."""
+    """Errors of the images of the mini-batch that cannot be read, by row."""
 
 
 @dataclass(frozen=True)
 class TestImages(torch.utils.data.Dataset[Batch]):
-    """Images rescaled to Q, whole or cut into crops; read by the loader's workers."""
+    """Images rescaled to Q, whole or cut into crops, which workers read."""
 
-    __test__ = False  # it is no test of pytest's
+    __test__ = False  # it is not a test class for pytest
 
     dataset: Dataset
     one: Pass
@@ -234,7 +234,7 @@ class TestImages(torch.utils.data.Dataset[Batch]):
     rescaling: Rescaling
 
     def __getitems__(self, rows: list[int]) -> Batch:
-        """The images of some rows; errors are values here, since they have to leave the worker."""
+        """Return the images of some rows. Errors are returned as values, since they have to leave the worker."""
         found: dict[int, np.ndarray] = {}
         unreadable: dict[int, ImageError] = {}
         for row in rows:
@@ -269,26 +269,29 @@ def one_pass(
     within: Path | None = None,
     unreadable: dict[int, ImageError] | None = None,
 ) -> Float32[np.ndarray, "N K"]:
-    """Test a net once over a data set; every image is counted exactly once, on any number of ranks.
+    """Test a net once over a data set. On any number of ranks, each image is counted exactly once.
 
-    Photographs are rescaled as those that the net was trained on, by its card.
+    Photographs are rescaled like those that the net was trained on, according to its card.
 
     Args:
         net: the net.
         dataset: the images.
         one: how to test.
-        ranks: of this process; each computes its share of the mini-batches and gets the whole matrix.
-        computing: where and how.
-        sizes: width and height of the images, where they are known.
-        unfinished: file to keep the rows of this rank in meanwhile, and to go on from; where it cannot be
-            written, a line says so and the pass goes on. It is left to the caller to remove.
-        within: a folder that this file is only written to while it is there.
-        unreadable: collects what is wrong with images that cannot be read, by row; their posteriors are 0. If
-            None, the first of them is raised.
+        ranks: of this process; each rank computes its share of the mini-batches and gets the whole matrix.
+        computing: precision, workers and progress.
+        sizes: width and height of the images, if known.
+        unfinished: a file that stores the rows of this rank during the pass, and from which an interrupted pass
+            resumes. If it cannot be written, a line says so and the pass continues. The caller removes it.
+        within: a folder; the file is written only while this folder exists.
+        unreadable: collects the errors of images that cannot be read, by row; their posteriors are 0. If None,
+            the first error is raised.
+
+    Returns:
+        The posteriors, one row per image.
 
     Raises:
-        UserError: where Q is below the crop.
-        ImageError: where an image cannot be read.
+        UserError: if Q is below the crop.
+        ImageError: if an image cannot be read and `unreadable` is None.
     """
     check_scales([one.scale], net.crop)
     batches = batches_of(dataset, one, net.crop, sizes)[ranks.rank :: ranks.world]
@@ -327,7 +330,9 @@ def one_pass(
                     case _:
                         found = crop_posteriors(net, pixels, one.flip)
             if found.shape[1] != classes:
-                raise UserError(f"the net gives {found.shape[1]} scores an image; its card says {classes} classes")
+                raise UserError(
+                    f"the net gives {found.shape[1]} scores per image; its card says {classes} classes"
+                )
             matrix[batch.rows] = found.cpu().numpy()
             done[batch.rows] += 1
             meter.advance(len(batch.rows))
@@ -336,7 +341,7 @@ def one_pass(
                 try:
                     store.save(unfinished, {"rows": rows, "posteriors": matrix[rows]}, within)
                 except UserError as error:
-                    meter.say(f"{name}: {error}; if interrupted, it will start anew")
+                    meter.say(f"{name}: {error}; if interrupted, this pass will start over")
                     unfinished = None
                 saved = time.monotonic()
     matrix = ranks.total(torch.from_numpy(matrix)).cpu().numpy()

@@ -59,7 +59,7 @@ GPUS = (
     ),
     Gpu(
         "RTX 3090",
-        "fp16 where torch's autocast uses it",
+        "fp16 wherever torch's autocast uses it",
         546.06,
         "github.com/huggingface/pytorch-image-models, results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv, "
         "2022: batch 384, synthetic data",

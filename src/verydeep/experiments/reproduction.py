@@ -39,9 +39,9 @@ def reproduce(
             as report.html and report.md.
         device: cpu, cuda, mps, or auto for the fastest available.
         precision: with bf16, torch's autocast computes with bfloat16 where it can.
-        workers: processes per rank that read images ahead; if None, chosen from the number of cores.
+        workers: processes per rank that prefetch images; if None, chosen from the number of cores.
         micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
-        skip_unreadable: leave out images that cannot be read, and name each.
+        skip_unreadable: whether to leave out images that cannot be read, and name each.
 
     Returns:
         The measurements of this call and of earlier ones on the same folder. They are in `out` too, rewritten

@@ -1,1 +1,1 @@
-"""Weights of other systems: one module per format, and what they have in common."""
+"""Weights of other systems: one module per format, and the code that they share."""

@@ -1,6 +1,6 @@
-"""Caffe's `.caffemodel`: the old `layers` and the new `layer` format.
+"""Caffe's `.caffemodel`, in the old format (`layers`) and the new one (`layer`).
 
-The numbers of the fields are those of caffe.proto.
+Field numbers are those of caffe.proto.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ OLD_TYPES = {
     32: "DummyData",
     36: "Silence",
 }
-"""`V1LayerParameter.LayerType` by the names of the new format, those that a VGG may meet."""
+"""`V1LayerParameter.LayerType`, by the names of the new format; only types that a VGG file may contain."""
 
 IGNORED = {
     "Accuracy",
@@ -52,16 +52,16 @@ IGNORED = {
     "Silence",
     "Split",
 }
-"""Layers that change no score in testing."""
+"""Layers that have no effect on the scores in testing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer of a file."""
+    """A layer in a file."""
 
     name: str
     type: str
-    """By the names of the new format."""
+    """Its type, by the names of the new format."""
     blobs: tuple[np.ndarray, ...]
     convolution: Message
     pooling: Message
@@ -69,14 +69,14 @@ class Layer:
 
 
 def layers(path: Path) -> Iterator[Layer]:
-    """Yield the layers of a file in order.
+    """Yield the layers of a file, in order.
 
     Raises:
-        UserError: if it is not a Caffe net, or is damaged.
+        UserError: if the file is not a Caffe net, or is damaged.
     """
     net = Message(memoryview(path.read_bytes()))
     if _OLD not in net and _NEW not in net:
-        raise UserError("it holds no layers; a Caffe net is expected")
+        raise UserError("it contains no layers; a Caffe net is expected")
     for old in net.messages(_OLD):
         if 1 in old:
             raise UserError(
@@ -94,12 +94,12 @@ def _blobs(layer: Message, number: int) -> tuple[np.ndarray, ...]:
 
 
 def _blob(blob: Message) -> np.ndarray:
-    """An array in its shape: that of the new format, or number, channels, height and width."""
+    """Return a blob with its shape: that of the new format, or number x channels x height x width."""
     array = blob.array(8, "<f8") if 8 in blob else blob.array(5, "<f4")
     shape = blob.message(7).integers(1) if 7 in blob else [blob.integer(each, 1) for each in (1, 2, 3, 4)]
     if len(shape) > 8 or min(shape, default=1) < 0 or prod(shape) != array.size:
         raise UserError(
-            f"a blob of shape {tuple(shape[:8])} holds {array.size} numbers; the file is cut or damaged"
+            f"a blob of shape {tuple(shape[:8])} contains {array.size} numbers; the file is truncated or damaged"
         )
     return array.reshape(shape)
 
@@ -109,10 +109,11 @@ def read(path: Path, convention: Convention | None) -> Foreign:
 
     Args:
         path: the file.
-        convention: None for the authors': BGR, less the mean colour. A file does not state it.
+        convention: the input convention, which a file does not state; if None, the authors': BGR minus the mean
+            colour.
 
     Raises:
-        UserError: if it is damaged, or has a layer that a VGG has not.
+        UserError: if the file is damaged, or has a layer that is not part of a VGG.
     """
     walk = Walk()
     for layer in layers(path):
@@ -149,7 +150,7 @@ def read(path: Path, convention: Convention | None) -> Foreign:
             case "Softmax" | "SoftmaxWithLoss":
                 walk.softmax()
             case other if other not in IGNORED:
-                raise UserError(f"{layer.name} is a layer of type {other}; a VGG has none")
+                raise UserError(f"{layer.name} is a layer of type {other}, which a VGG does not have")
     return walk.foreign("Caffe net", convention or CAFFE)
 
 
@@ -158,10 +159,10 @@ def _weights(layer: Layer) -> tuple[np.ndarray, np.ndarray | None]:
         raise UserError(f"{layer.name} has {len(layer.blobs)} blobs; weights and a bias are expected")
     weight = layer.blobs[0]
     if weight.ndim < 2 or (layer.type == "InnerProduct" and prod(weight.shape[:-2]) != 1):
-        raise UserError(f"{layer.name} has weights of shape {weight.shape}")
+        raise UserError(f"{layer.name} has weights of unexpected shape {weight.shape}")
     return weight, layer.blobs[1].reshape(-1) if len(layer.blobs) == 2 else None
 
 
 def _sides(param: Message, both: int, each: tuple[int, ...], default: int) -> list[int]:
-    """A size of both sides, or of height and width, by the numbers of the fields."""
+    """Return one size for both sides, or height and width, from the fields with these numbers."""
     return param.integers(both) or [param.integer(number, default) for number in each] or [default]

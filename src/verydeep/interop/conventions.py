@@ -1,12 +1,12 @@
-"""Input conventions: what another system's net expects of its images, and how that folds into conv1_1.
+"""Input conventions: the preprocessing that another system's net expects, and how it is folded into conv1_1.
 
-A convention takes a raw pixel value x of channel c to (x - mean_c) / std_c, and may reverse the channels. Our
-nets subtract their mean colour before conv1_1 pads its input with zeros, as the others pad after their own
-normalisation. So the mean goes into the net's mean colour, 1 / std into the kernel of conv1_1, and the order of
-channels into the order of that kernel's input channels. The result takes raw RGB and is exact at the borders, too.
+A convention maps a raw pixel value x of channel c to (x - mean_c) / std_c, and may reverse the channels. Our nets
+subtract their mean colour before conv1_1 pads its input with zeros; other systems, too, pad after their
+normalisation. So the mean becomes the net's mean colour, 1 / std scales the kernel of conv1_1, and for BGR the
+kernel's input channels are reversed. The resulting net takes raw RGB, and is exact also at the borders.
 
-Only a preprocessing that does the same at every position folds like this. A mean image, with another mean at each
-pixel, does not: a mean colour cannot express it, and a bias of conv1_1 would be wrong where the kernel meets the
+This works only for a preprocessing that is the same at every position. A mean image, with a different mean at each
+pixel, is not: a mean colour cannot express it, and a bias of conv1_1 would be wrong where the kernel meets the
 padding.
 """
 
@@ -22,7 +22,7 @@ ILSVRC_MEAN = (123.68, 116.779, 103.939)
 
 @dataclass(frozen=True)
 class Convention:
-    """What a net expects of its images.
+    """The preprocessing that a net expects.
 
     Raises:
         UserError: if a mean or a standard deviation is not finite, or a standard deviation is not positive.
@@ -32,9 +32,9 @@ class Convention:
     mean: tuple[float, float, float]
     """Mean RGB in 0..255, subtracted from every pixel."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """What the difference is divided by, RGB in 0..255."""
+    """The divisor of the difference, RGB in 0..255."""
     bgr: bool = False
-    """Whether the net takes blue first."""
+    """Whether the net takes BGR instead of RGB."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all() and min(self.std) > 0):
@@ -44,19 +44,19 @@ class Convention:
             )
 
     def sentence(self) -> str:
-        """The convention in words, as a card states it."""
+        """Return the convention in words, as a card states it."""
         order = "BGR" if self.bgr else "RGB"
         mean, std = ([float(f"{value:.6g}") for value in values] for values in (self.mean, self.std))
         return f"{self.name}: (x - {mean}) / {std} for RGB x in 0..255, fed as {order}"
 
     def folded(self, weight: np.ndarray) -> np.ndarray:
-        """The kernel of conv1_1 for pixels less `mean`, RGB.
+        """Return the kernel of conv1_1 for RGB pixels minus `mean`.
 
         Args:
-            weight: the kernel for this convention, O x 3 x k x k.
+            weight: the kernel for input in this convention, O x 3 x k x k.
         """
         rgb = weight[:, ::-1] if self.bgr else weight
-        with np.errstate(over="ignore"):  # what is not finite is refused by the layer's name
+        with np.errstate(over="ignore"):  # values that are not finite are refused later, with the layer's name
             return np.ascontiguousarray(rgb / np.asarray(self.std)[:, None, None], dtype=np.float32)
 
 
@@ -69,7 +69,7 @@ TORCHVISION = Convention("torchvision", _in_unit_range(0.485, 0.456, 0.406), _in
 CAFFE = Convention("caffe", ILSVRC_MEAN, bgr=True)
 CAFFE_RGB = Convention("caffe-rgb", ILSVRC_MEAN)
 FEATURES = replace(CAFFE_RGB, mean=_in_unit_range(0.48235, 0.45882, 0.40784))
-"""Of torchvision's IMAGENET1K_FEATURES: the authors' convolutions with their mean rounded."""
+"""Convention of torchvision's IMAGENET1K_FEATURES: the authors' convolutions, with their mean rounded."""
 
 CONVENTIONS = {
     each.name: each
@@ -82,11 +82,11 @@ CONVENTIONS = {
         Convention("raw", (0.0,) * 3),
     )
 }
-"""The conventions that have a name. `caffe` is also that of Keras; `half` is -1..1, `unit` 0..1."""
+"""Conventions by name. `caffe` is also that of Keras; `half` is -1..1, `unit` 0..1."""
 
 
 def convention(given: str | Convention) -> Convention:
-    """Look a convention up by its name.
+    """Return the convention with a name, or the given convention itself.
 
     Raises:
         UserError: if the name is not in `CONVENTIONS`.
@@ -94,5 +94,5 @@ def convention(given: str | Convention) -> Convention:
     if isinstance(given, Convention):
         return given
     if not isinstance(given, str) or given not in CONVENTIONS:
-        raise UserError(f"preprocessing {given!r} is not known; choose one of {', '.join(CONVENTIONS)}")
+        raise UserError(f"unknown preprocessing {given!r}; choose one of {', '.join(CONVENTIONS)}")
     return CONVENTIONS[given]

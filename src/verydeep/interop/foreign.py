@@ -1,4 +1,4 @@
-"""What the readers of all formats return, and the net that it becomes."""
+"""The common result of the readers of all formats, and its conversion to a net."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from verydeep.network import ConvNet
 from verydeep.weights import assembled, not_finite
 
 Order = Literal["CHW", "HWC"]
-"""How a map was flattened for the first fully connected layer."""
+"""The order in which a map was flattened for the first fully connected layer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """Weights of one layer."""
+    """The weights of one layer."""
 
     weight: np.ndarray
     """Outputs x inputs x height x width."""
@@ -32,7 +32,7 @@ class Kernel:
     def __post_init__(self) -> None:
         for array in (self.weight, self.bias):
             if array.dtype not in (np.float16, np.float32, np.float64):
-                raise UserError(f"weights are of type {array.dtype}; float16, float32 and float64 are read")
+                raise UserError(f"weights are of type {array.dtype}; float16, float32 or float64 is expected")
         if self.weight.ndim != 4 or self.bias.shape != self.weight.shape[:1]:
             raise UserError(
                 f"a layer has weights of shape {self.weight.shape} and a bias of shape {self.bias.shape}; "
@@ -58,14 +58,20 @@ class Kernel:
     def normalised(
         self, scale: np.ndarray, shift: np.ndarray, mean: np.ndarray, variance: np.ndarray, *, epsilon: float
     ) -> "Kernel":
-        """This convolution followed by batch normalisation with fixed statistics, as one convolution."""
+        """Fold a following batch normalisation, with fixed statistics, into this convolution.
+
+        Raises:
+            UserError: if the shapes do not match, or a variance is not positive.
+        """
         for array in (scale, shift, mean, variance):
             if array.shape != self.bias.shape:
-                raise UserError(f"batch normalisation of shape {array.shape} follows {self.outputs} channels")
+                raise UserError(f"a batch normalisation of shape {array.shape} follows {self.outputs} channels")
         deviation = np.sqrt(np.maximum(variance.astype(np.float64) + epsilon, 0))
         if not (deviation > 0).all():
             raise UserError("a batch normalisation has a variance that is not positive")
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by the layer's name
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # values that are not finite are refused later, with the layer's name
             factor = scale / deviation
             weight = self.weight * factor[:, None, None, None]
             bias = (self.bias - mean.astype(np.float64)) * factor + shift
@@ -74,32 +80,32 @@ class Kernel:
 
 @dataclass(frozen=True, eq=False)
 class Foreign:
-    """A net of another system, in our layout."""
+    """Another system's net, in our layout."""
 
     format: str
-    """What the file is, in words."""
+    """The format of the file, in words."""
     convolutions: tuple[Kernel, ...]
-    """From conv1_1 on, with its kernel as the other system has it."""
+    """All convolutions from conv1_1 on; the kernel of conv1_1 is for the other system's input convention."""
     fully_connected: tuple[Kernel, ...]
-    """fc6, fc7 and fc8; empty if the file holds convolutions alone."""
+    """fc6, fc7 and fc8; empty if the file contains only convolutions."""
     convention: Convention
     kinds: tuple[str, ...] | None = None
-    """Kinds of all layers in order, dropouts and the soft-max left out; None if the file does not list them."""
+    """Kinds of all layers in order, without dropouts and the soft-max; None if the file does not list them."""
     class_names: tuple[str, ...] | None = None
     folded: tuple[str, ...] = ()
-    """What was folded into the convolutions, besides the preprocessing."""
+    """Operations folded into the convolutions, besides the preprocessing."""
 
 
 def flattened(weight: np.ndarray, channels: int, order: Order) -> np.ndarray:
-    """The matrix of a first fully connected layer as a kernel.
+    """Return the matrix of the first fully connected layer as a kernel.
 
     Args:
-        weight: outputs x inputs.
-        channels: of the map that was flattened, which is square.
-        order: how it was flattened.
+        weight: the matrix, outputs x inputs.
+        channels: number of channels of the flattened map, which is square.
+        order: how the map was flattened.
 
     Raises:
-        UserError: if no square map of these channels has that many inputs.
+        UserError: if no square map with these channels has that many values.
     """
     if weight.ndim != 2:
         raise UserError(f"a fully connected layer has weights of shape {weight.shape}; a matrix is expected")
@@ -107,8 +113,8 @@ def flattened(weight: np.ndarray, channels: int, order: Order) -> np.ndarray:
     side = isqrt(inputs // max(1, channels))
     if channels < 1 or side < 1 or side * side * channels != inputs:
         raise UserError(
-            f"the first fully connected layer has {inputs} inputs, which are not a square map of the {channels} "
-            "channels of the last convolution"
+            f"the first fully connected layer has {inputs} inputs, which do not form a square map of the "
+            f"{channels} channels of the last convolution"
         )
     if order == "CHW":
         return weight.reshape(outputs, channels, side, side)
@@ -118,12 +124,15 @@ def flattened(weight: np.ndarray, channels: int, order: Order) -> np.ndarray:
 def fully_connected(
     matrices: Sequence[tuple[np.ndarray, np.ndarray]], channels: int, order: Order
 ) -> tuple[Kernel, ...]:
-    """Fully connected layers as kernels.
+    """Return fully connected layers as kernels.
 
     Args:
-        matrices: weights (outputs x inputs) and bias of each, in order.
-        channels: of the last convolution.
+        matrices: weights (outputs x inputs) and bias of each layer, in order.
+        channels: number of output channels of the last convolution.
         order: how its map was flattened.
+
+    Raises:
+        UserError: if the weights of a layer are not a matrix, or those of the first do not fit.
     """
     kernels = []
     for number, (weight, bias) in enumerate(matrices):
@@ -135,10 +144,10 @@ def fully_connected(
 
 
 def architecture_of(foreign: Foreign) -> Architecture:
-    """Find configuration, classes, width and crop by the shapes of the weights.
+    """Infer configuration, classes, width and crop from the shapes of the weights.
 
     Raises:
-        UserError: if they are those of no net of Table 1; says where they differ.
+        UserError: if no net of Table 1 has these shapes; says where they differ.
     """
     _check_chain(foreign)
     sides = [kernel.sides[0] for kernel in foreign.convolutions]
@@ -158,8 +167,8 @@ def architecture_of(foreign: Foreign) -> Architecture:
         return found
     described = ", ".join(f"{kernel.sides[0]}-{kernel.outputs}" for kernel in foreign.convolutions)
     raise UserError(
-        f"{len(sides)} convolutions ({described}) are those of no net of Table 1; "
-        f"{', '.join(CONFIGURATIONS)} are read, with the channels of all layers multiplied by one width"
+        f"no net of Table 1 has these {len(sides)} convolutions ({described}); "
+        f"{', '.join(CONFIGURATIONS)} are supported, with the channels of all layers multiplied by one width"
     )
 
 
@@ -175,18 +184,18 @@ def _sized(name: str, width: float, foreign: Foreign) -> Architecture:
 
 
 def _check_chain(foreign: Foreign) -> None:
-    """Refuse kernels that are not square, or do not take what the layer before gives."""
+    """Refuse kernels that are not square, or whose inputs are not the outputs of the layer before."""
     if len(foreign.fully_connected) not in (0, 3):
-        raise UserError(f"{len(foreign.fully_connected)} fully connected layers; three are expected, or none")
+        raise UserError(
+            f"it has {len(foreign.fully_connected)} fully connected layers; three are expected, or none"
+        )
     channels = 3
     for number, kernel in enumerate((*foreign.convolutions, *foreign.fully_connected), start=1):
         height, width = kernel.sides
         if kernel.inputs != channels:
-            raise UserError(
-                f"weight layer {number} takes {kernel.inputs} channels; the one before gives {channels}"
-            )
+            raise UserError(f"weight layer {number} takes {kernel.inputs} channels, but its input has {channels}")
         if height != width or not height:
-            raise UserError(f"weight layer {number} has a {height} x {width} kernel; square ones are expected")
+            raise UserError(f"weight layer {number} has a {height} x {width} kernel; a square one is expected")
         channels = kernel.outputs
     for name, kernel in zip(("fc7", "fc8"), foreign.fully_connected[1:], strict=False):
         if kernel.sides != (1, 1):
@@ -194,7 +203,7 @@ def _check_chain(foreign: Foreign) -> None:
 
 
 def _width(layers: Sequence[Layer], kernels: Sequence[Kernel]) -> float | None:
-    """The simplest multiplier of Table 1's channels that gives those of the kernels; None if there is none."""
+    """Return the simplest multiplier of Table 1's channels that gives those of the kernels; None if none does."""
     low, high = Fraction(0), Fraction(16)
     for layer, kernel in zip(layers, kernels, strict=True):
         low = max(low, Fraction(2 * kernel.outputs - 1, 2 * layer.out_channels))
@@ -211,14 +220,14 @@ def _width(layers: Sequence[Layer], kernels: Sequence[Kernel]) -> float | None:
 
 
 def _check_kinds(architecture: Architecture, kinds: Sequence[str] | None) -> None:
-    """Refuse layers in another order than the architecture has."""
+    """Refuse layers that are not in the order of the architecture."""
     if kinds is None:
         return
     wanted = [layer for layer in architecture.layers if layer.kind != "dropout"]
     name = architecture.configuration
     for layer, kind in zip(wanted, kinds, strict=False):
         if layer.kind != kind:
-            raise UserError(f"a layer of kind {kind} is where net {name} has {layer.name}")
+            raise UserError(f"there is a layer of kind {kind} where net {name} has {layer.name}")
     if len(kinds) > len(wanted):
         raise UserError(f"a layer of kind {kinds[len(wanted)]} follows the last one of net {name}")
     # Without fully connected layers the last pooling may be left out, too.
@@ -228,11 +237,11 @@ def _check_kinds(architecture: Architecture, kinds: Sequence[str] | None) -> Non
 
 
 def net_of(foreign: Foreign, provenance: dict[str, Any]) -> ConvNet:
-    """The net, in evaluation mode, for raw RGB in 0..255.
+    """Return the net, in evaluation mode, for raw RGB in 0..255.
 
     Args:
-        foreign: what was read.
-        provenance: where from; the card has it, with what was folded.
+        foreign: the result of a reader.
+        provenance: where the weights come from; stored in the card, together with what was folded.
 
     Raises:
         UserError: if it is not a net of Table 1, or a weight is not finite.
@@ -255,6 +264,6 @@ def net_of(foreign: Foreign, provenance: dict[str, Any]) -> ConvNet:
 
 
 def _owned(array: np.ndarray) -> np.ndarray:
-    """A contiguous, writable float32 array in the machine's byte order; a copy unless it is one already."""
-    with np.errstate(over="ignore"):  # what becomes infinite is refused by name
+    """Return a contiguous, writable float32 array in native byte order; a copy unless it already is one."""
+    with np.errstate(over="ignore"):  # values that become infinite are refused later, with the tensor's name
         return np.require(array, np.float32, ["C", "W", "A"])

@@ -1,7 +1,7 @@
-"""Load a net by its file, whoever wrote it; and convert it to our weight file.
+"""Load a net from a file of this project or another system, and convert it to a weight file.
 
 A format is recognised by a file's first bytes, not by its name. No reader runs code from a file. Each checks the
-sizes that a file claims against the file's own before it allocates anything, and a net is made from all of the
+sizes that a file claims against the file's size before it allocates anything, and a net is made from all of the
 weights or not at all.
 """
 
@@ -27,10 +27,10 @@ _LONGEST_MESSAGE = 300
 
 
 class Reader(NamedTuple):
-    """How a format is read."""
+    """The reader of a format."""
 
     what: str
-    """The format in words."""
+    """The format, in words."""
     read: Callable[[Path, Convention | None], Foreign]
 
 
@@ -49,27 +49,28 @@ FORMATS = (
 
 
 def load(source: str | os.PathLike[str], preprocessing: str | Convention | None = None) -> ConvNet:
-    """Load a net in evaluation mode: one of this project, or another system's VGG.
+    """Load a net, in evaluation mode: one of this project, or another system's VGG.
 
-    Another system's net becomes one that takes raw RGB in 0..255 and gives the scores before the soft-max. Its
-    configuration, classes, width and crop follow from its weights. A file of convolutions alone gives a feature
-    net, of 0 classes.
+    Another system's net becomes one that takes raw RGB in 0..255 and returns the scores before the soft-max. Its
+    configuration, classes, width and crop are inferred from its weights. A file of only convolutions becomes a
+    feature net with 0 classes.
 
     Args:
         source: a run directory, a weight file, or a file of torchvision, timm, Keras, Caffe, MatConvNet or ONNX.
-        preprocessing: what another system's net expects of its images, if not what that system's published VGGs
-            do: torchvision, caffe (also Keras), caffe-rgb, half (-1..1), unit (0..1), raw, or a `Convention`.
+        preprocessing: the preprocessing that another system's net expects: torchvision, caffe (also Keras),
+            caffe-rgb, half (-1..1), unit (0..1), raw, or a `Convention`; if None, that of the system's published
+            VGGs.
 
     Raises:
-        UserError: if the file is missing, damaged or hostile, is not one of these formats, or does not hold a net
-            of Table 1; also for a preprocessing given for a net of this project, whose file states it.
+        UserError: if the file is missing, damaged or hostile, has none of these formats, or does not contain a net
+            of Table 1; also if a preprocessing is given for a net of this project, whose file states it.
     """
     given = None if preprocessing is None else convention(preprocessing)
     path = weights.weight_file(source)
     reader = reader_of(path)
     if reader is None:
         if given is not None:
-            raise UserError(f"{path} states its own preprocessing; leave out {given.name}")
+            raise UserError(f"{path} states its own preprocessing; do not pass {given.name}")
         return weights.load(path)
     try:
         sha256 = digest(path)
@@ -78,13 +79,13 @@ def load(source: str | os.PathLike[str], preprocessing: str | Convention | None 
     except UserError as error:
         raise UserError(_cut(f"{path}: {error}")) from error
     except MemoryError as error:
-        raise UserError(f"{path}: it needs more memory than there is") from error
-    except Exception as error:  # of any library, on any bytes
-        raise UserError(_cut(f"{path} is not {reader.what} that can be read: {reason(error)}")) from error
+        raise UserError(f"{path}: not enough memory to load it") from error
+    except Exception as error:  # a library may raise anything on damaged bytes
+        raise UserError(_cut(f"{path} cannot be read as {reader.what}: {reason(error)}")) from error
 
 
 def read_card(source: str | os.PathLike[str]) -> Card:
-    """The card of a net; of another system's net, which has none, the one that `load` makes.
+    """Return the card of a net. For another system's net, it is the card that `load` makes.
 
     Raises:
         UserError: as `load` does.
@@ -105,27 +106,27 @@ def convert(
     Args:
         source: as in `load`.
         path: the file to write.
-        half: store the weights as float16.
+        half: whether to store the weights as float16.
         preprocessing: as in `load`.
 
     Raises:
         UserError: as `load` and `save` do.
     """
     if reader_of(weights.weight_file(source)) is None:
-        raise UserError(f"{os.fspath(source)} is a weight file or run of verydeep already")
+        raise UserError(f"{os.fspath(source)} is already a weight file or run of verydeep")
     net = load(source, preprocessing)
     weights.save(net, path, half=half)
     return net
 
 
 def reader_of(path: Path) -> Reader | None:
-    """Who reads a file, by its first bytes; None for this project's own.
+    """Return the reader for a file, by its first bytes; None for this project's own files.
 
     Raises:
-        UserError: if nobody does, or the system cannot read it.
+        UserError: if the format is unknown, or the system cannot read the file.
     """
     if not is_file(path):
-        raise UserError(f"{path} is not a regular file; give {FORMATS}")
+        raise UserError(f"{path} is not a regular file; pass {FORMATS}")
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -137,7 +138,7 @@ def reader_of(path: Path) -> Reader | None:
             return KERAS if keras.WEIGHTS in names or keras.CONFIGURATION in names else TORCH
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from error
-    if _is_safetensors(start):  # before those that are known by one byte, which may be that of its length
+    if _is_safetensors(start):  # before formats recognised by one byte, which the length may begin with
         return SAFETENSORS
     if start.startswith(b"MATLAB 7.3"):
         raise UserError(f"{path} is a MATLAB file of version 7.3; save it with MATLAB's -v7")
@@ -152,11 +153,11 @@ def reader_of(path: Path) -> Reader | None:
     ):
         if start.startswith(opening):
             return reader
-    raise UserError(f"{path} is of no format that can be read; give {FORMATS}")
+    raise UserError(f"{path} has an unknown format; pass {FORMATS}")
 
 
 def _own(path: Path, start: bytes) -> bool:
-    """Whether a file is one of this project, also a damaged one."""
+    """Whether a file is this project's, even if it is damaged."""
     if not _is_safetensors(start):
         return False
     try:
@@ -164,7 +165,7 @@ def _own(path: Path, start: bytes) -> bool:
             metadata = file.metadata() or {}
             names = set(file.keys())
     except SafetensorError:
-        return True  # whose messages say what is wrong with a safetensors file
+        return True  # this project's messages say what is wrong with it
     return weights.CARD in metadata or "mean" in names
 
 

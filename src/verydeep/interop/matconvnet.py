@@ -1,4 +1,4 @@
-"""MatConvNet's `imagenet-vgg-verydeep-16.mat` and its like."""
+"""MatConvNet's `.mat` files, such as `imagenet-vgg-verydeep-16.mat`."""
 
 from pathlib import Path
 
@@ -18,16 +18,16 @@ def read(path: Path, convention: Convention | None) -> Foreign:
 
     Args:
         path: the file.
-        convention: None for RGB less the mean that the file states.
+        convention: the input convention; if None, RGB minus the mean that the file states.
 
     Raises:
-        UserError: if it is not a net, has a layer that a VGG has not, or has a mean image, which is another at
-            each pixel, and no convention is given.
+        UserError: if the file is not a net, or has a layer that is not part of a VGG; also if its mean is an image
+            that varies between pixels, and no convention is given.
     """
     found = variables(memoryview(path.read_bytes()))
     layers = found.get("layers")
     if not isinstance(layers, list):
-        raise UserError("it has no cell array layers; a MatConvNet net is expected")
+        raise UserError("it has no cell array named layers; a MatConvNet net is expected")
     walk = Walk()
     for number, layer in enumerate(layers, start=1):
         if not isinstance(layer, dict):
@@ -40,13 +40,13 @@ def read(path: Path, convention: Convention | None) -> Foreign:
 
 
 def _add(walk: Walk, layer: Struct, number: int) -> None:
-    """Add a layer of a net."""
+    """Add a layer to the net."""
     kind = _text(layer, "type")
     name = _text(layer, "name") or f"layer {number}"
     match kind:
         case "conv":
             weight, bias = _weights(layer, name)
-            # MATLAB drops the last dimensions if they are 1: height x width x inputs x outputs.
+            # MATLAB drops trailing dimensions of 1 from height x width x inputs x outputs.
             weight = weight.reshape(weight.shape + (1,) * (4 - weight.ndim)).transpose(3, 2, 0, 1)
             walk.convolution(
                 name,
@@ -58,7 +58,7 @@ def _add(walk: Walk, layer: Struct, number: int) -> None:
             )
         case "relu":
             if any(_numbers(layer, "leak", [0])):
-                raise UserError(f"{name} is a ReLU with a leak")
+                raise UserError(f"{name} is a leaky ReLU, which a VGG does not have")
             walk.relu()
         case "pool":
             pads = _numbers(layer, "pad", [0])  # top, bottom, left, right
@@ -74,33 +74,33 @@ def _add(walk: Walk, layer: Struct, number: int) -> None:
         case "dropout":
             pass
         case _:
-            raise UserError(f"{name} is a layer of type {kind!r}; a VGG has none")
+            raise UserError(f"{name} is a layer of type {kind!r}, which a VGG does not have")
 
 
 def _weights(layer: Struct, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and bias: a cell of two in the newer files, two fields in the older ones."""
+    """Return weights and bias: a cell of two in newer files, two fields in older ones."""
     pair = layer.get("weights", [layer.get("filters"), layer.get("biases")])
     if not isinstance(pair, list) or len(pair) != 2:
         raise UserError(f"{name} has no weights and bias")
     weight, bias = pair
     if not isinstance(weight, np.ndarray) or not isinstance(bias, np.ndarray) or not 2 <= weight.ndim <= 4:
-        raise UserError(f"{name} has no weights of height x width x inputs x outputs, and a bias")
+        raise UserError(f"{name} needs weights of height x width x inputs x outputs, and a bias")
     return weight, bias
 
 
 def _convention(meta: Struct) -> Convention:
-    """RGB less the mean of the file."""
+    """Return the convention of RGB minus the file's mean."""
     normalisation = meta.get("normalization")
     mean = normalisation.get("averageImage") if isinstance(normalisation, dict) else None
     if not isinstance(mean, np.ndarray) or mean.size == 0:
-        raise UserError("it states no mean (meta.normalization.averageImage); give the preprocessing")
+        raise UserError("it states no mean (meta.normalization.averageImage); pass a preprocessing")
     if mean.size != 3 and mean.shape[-1] != 3:
-        raise UserError(f"its mean has shape {mean.shape}; one of three colours is expected")
+        raise UserError(f"its mean has shape {mean.shape}; three colours are expected")
     colours = mean.reshape(-1, 3)
     if (colours != colours[0]).any():
         raise UserError(
-            f"its mean is an image of shape {mean.shape}, another one at each pixel; a net has one mean colour, "
-            "and no weights make up for that. If an approximation will do, give the preprocessing caffe-rgb"
+            f"its mean is an image of shape {mean.shape} that varies between pixels, and a net has only one mean "
+            "colour. If an approximation is good enough, pass the preprocessing caffe-rgb"
         )
     red, green, blue = map(float, colours[0])
     return Convention("matconvnet", (red, green, blue))
@@ -124,5 +124,5 @@ def _numbers(struct: Struct, name: str, default: list[int]) -> list[int]:
     if not isinstance(value, np.ndarray) or not value.size:
         return default
     if value.size > 4 or not np.isfinite(value).all():
-        raise UserError(f"{name} of a layer is not made of up to four numbers")
+        raise UserError(f"{name} of a layer must be up to four finite numbers")
     return [int(number) for number in value.reshape(-1)]

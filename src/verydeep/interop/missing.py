@@ -1,4 +1,4 @@
-"""Packages that only some formats need."""
+"""Optional packages that some formats need."""
 
 from importlib import import_module
 from typing import Any
@@ -7,7 +7,7 @@ from verydeep.errors import UserError
 
 
 def needed(package: str) -> Any:
-    """Import a package.
+    """Import an optional package, and return it.
 
     Raises:
         UserError: if it is not installed.
@@ -15,4 +15,4 @@ def needed(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise UserError(f"this format needs {package}; install it: pip install 'verydeep[interop]'") from error
+        raise UserError(f"this format needs {package}; run pip install 'verydeep[interop]'") from error

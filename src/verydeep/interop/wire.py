@@ -1,7 +1,7 @@
-"""Protocol buffers as they are on disk: numbered fields, read where they are and not copied.
+"""Read protocol buffers in place: numbered fields, without copies.
 
-The files of interest are large and hold few kinds of messages, so that each reader takes the fields that it needs.
-Nothing is allocated by what a message claims, and no depth is followed that the reader does not ask for.
+The files are large and have few kinds of messages, so each reader picks the fields that it needs. No allocation
+depends on sizes that a message claims, and nested messages are parsed only on request.
 """
 
 import struct
@@ -12,13 +12,13 @@ import numpy as np
 from verydeep.errors import UserError
 
 MOST_FIELDS = 200_000
-"""In one message. A VGG has some hundred layers, and its numbers are packed into one field per tensor."""
+"""Limit per message. A VGG has some hundred layers, and its numbers are packed into one field per tensor."""
 
 _FIXED = {1: 8, 5: 4}
-"""Bytes of a value by its wire type."""
+"""Size of a value in bytes, by wire type."""
 
 Value = int | memoryview
-"""A varint, or the bytes of anything else."""
+"""A varint, or the bytes of any other type."""
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
@@ -43,10 +43,10 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
         elif kind in _FIXED:
             length = _FIXED[kind]
         else:
-            raise UserError(f"byte {at} is not the start of a field: wire type {kind}")
+            raise UserError(f"byte {at} is not the start of a field (wire type {kind}); the file is damaged")
         if length > len(message) - at:
             raise UserError(
-                f"a field of {length} bytes goes beyond the end of its message; the file is cut or damaged"
+                f"a field of {length} bytes goes beyond the end of its message; the file is truncated or damaged"
             )
         yield number, message[at : at + length]
         at += length
@@ -62,14 +62,14 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value & 0xFFFF_FFFF_FFFF_FFFF, at
-    raise UserError("a number goes beyond its message; the file is cut or damaged")
+    raise UserError("a number goes beyond the end of its message; the file is truncated or damaged")
 
 
 class Message:
-    """The fields of a message by number; those of large messages are views of the file's bytes.
+    """The fields of a message, by number. Bytes are views of the file.
 
     Raises:
-        UserError: if it is not a message, and by each method if a field is of another type.
+        UserError: if the bytes are not a message. Each method raises it if a field is of another type.
     """
 
     def __init__(self, content: Value) -> None:
@@ -81,19 +81,19 @@ class Message:
         return number in self._fields
 
     def messages(self, number: int) -> Iterator["Message"]:
-        """The messages of a repeated field, each parsed when its turn comes."""
+        """Iterate over the messages of a repeated field, and parse each when it is reached."""
         return map(Message, self._fields.get(number, ()))
 
     def message(self, number: int) -> "Message":
-        """A message; an empty one if it is missing."""
+        """Return a message; an empty one if the field is missing."""
         return Message(self._fields.get(number, [memoryview(b"")])[-1])
 
     def integer(self, number: int, default: int = 0) -> int:
-        """A number, signed as int64 is."""
+        """Return an integer, as int64."""
         return self.integers(number)[-1] if number in self else default
 
     def integers(self, number: int) -> list[int]:
-        """The numbers of a repeated field, packed or not."""
+        """Return the integers of a repeated field, packed or not."""
         found = []
         for value in self._fields.get(number, ()):
             at = 0
@@ -108,34 +108,34 @@ class Message:
         return [value - 2**64 if value >= 2**63 else value for value in found]
 
     def text(self, number: int) -> str:
-        """A text; empty if it is missing."""
+        """Return a string; empty if the field is missing."""
         texts = self.texts(number)
         return texts[-1] if texts else ""
 
     def texts(self, number: int) -> list[str]:
-        """The texts of a repeated field."""
+        """Return the strings of a repeated field."""
         return [bytes(_bytes(value)).decode("utf-8", "replace") for value in self._fields.get(number, ())]
 
     def content(self, number: int) -> memoryview:
-        """The bytes of a field; none if it is missing."""
+        """Return the bytes of a field; empty if it is missing."""
         return _bytes(self._fields.get(number, [memoryview(b"")])[-1])
 
     def real(self, number: int, default: float) -> float:
-        """A float32."""
+        """Return a float32."""
         if number not in self:
             return default
         content = self.content(number)
         if len(content) != 4:
-            raise UserError("a field is not the float32 that is expected")
+            raise UserError("a field is not a float32, as expected")
         value: float = struct.unpack("<f", content)[0]
         return value
 
     def array(self, number: int, dtype: str) -> np.ndarray:
-        """The floats of a repeated field, packed or not, as a view of the file's bytes where they are together."""
+        """Return the floats of a repeated field, packed or not; a view of the file if they are contiguous."""
         parts = [_bytes(value) for value in self._fields.get(number, ())]
         size = np.dtype(dtype).itemsize
         if any(len(part) % size for part in parts):
-            raise UserError(f"a field of numbers is not made of {size} bytes each")
+            raise UserError(f"a field is not a whole number of {size}-byte values")
         if len(parts) == 1:
             return np.frombuffer(parts[0], dtype)
         return np.frombuffer(b"".join(parts), dtype)

@@ -165,7 +165,7 @@ def learn(training: "Training", step: Step, batches: Iterator[MiniBatch | ImageE
 
 
 def reopen(recipe: Recipe, entered: Entered, progress: Progress, order: Order) -> bool:
-    """Decide by the recipe's limits, which may be others than before, whether a training has ended.
+    """Decide by the recipe's limits, which may have changed, whether a training has ended.
 
     A training that had ended since validation stopped improving stays ended.
 
@@ -173,7 +173,7 @@ def reopen(recipe: Recipe, entered: Entered, progress: Progress, order: Order) -
         recipe: the recipe.
         entered: the run.
         progress: of its checkpoint; `ended` is changed.
-        order: of the iterations up to the limit.
+        order: the order of images, up to the limit.
 
     Returns:
         Whether the training had ended, and now has not.
@@ -184,7 +184,7 @@ def reopen(recipe: Recipe, entered: Entered, progress: Progress, order: Order) -
     if progress.iteration > order.end:
         raise UserError(
             f"the limits of {recipe.epochs} epochs and {recipe.iterations} iterations end a training after "
-            f"iteration {order.end}, and {entered.path} is at iteration {progress.iteration}; give higher limits"
+            f"iteration {order.end}, and {entered.path} is at iteration {progress.iteration}; set higher limits"
         )
     before = progress.ended
     if progress.between_epochs and (not before or before in LIMITS.values()):
@@ -243,7 +243,7 @@ def start_weights(net: ConvNet, recipe: Recipe, start: Start, colours: Colours) 
         return f"weights: random ({recipe.initialisation})"
     source = load(recipe.start_from)
     if digest(weights.weight_file(recipe.start_from)) != start.weights:
-        raise UserError(f"{recipe.start_from} was replaced while it was read; start again")
+        raise UserError(f"{recipe.start_from} was replaced while it was being read; start again")
     copied = start_from(net, source)
     refuse_random_layers(net, recipe, copied)
     whole = len(copied) == sum(layer.kind == "conv" for layer in net.layers)
@@ -262,7 +262,7 @@ def refuse_random_layers(net: ConvNet, recipe: Recipe, copied: Collection[str]) 
     for layer in net.layers if recipe.learns else ():
         if layer.kind == "conv" and layer.name not in {*recipe.learns, *copied}:
             raise UserError(
-                f"{layer.name} does not learn and gets no weights from {recipe.start_from}, so it would stay "
+                f"{layer.name} is frozen and gets no weights from {recipe.start_from}, so it would stay "
                 f"random; start from a net {net.configuration.name} of the same classes, or add {layer.name} to "
                 "--learns"
             )

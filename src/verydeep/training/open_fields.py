@@ -1,4 +1,4 @@
-"""Fields that a recipe leaves open: taken from the run to resume, the weights to start from, or a preset."""
+"""Fill in fields that a recipe leaves open: from the run to resume, the weights to start from, or a preset."""
 
 from pathlib import Path
 
@@ -10,15 +10,18 @@ from verydeep.training.run import RECIPE, begun
 
 
 def filled(path: Path, recipe: Recipe, preset: Preset | None, conditions: Conditions) -> Recipe:
-    """A recipe with the fields that it leaves open, as far as something says what they should be.
+    """Return a recipe with open fields filled in, where there is a source for them.
 
-    A run that has begun says it first, so that the command that began it resumes it: also after an update, on
-    another machine, or when the weights that it started from are gone. Then come the sizes of the weights to start
-    from, then the preset.
+    The sources, in order of precedence:
+
+    - the recipe of the run, if it has begun, so that the same command resumes it, even after an update, on another
+      machine, or without the weights that it started from;
+    - the sizes of the weights to start from;
+    - the preset.
 
     Args:
         path: the run directory, whether it exists or not.
-        recipe: as it was given.
+        recipe: the user's recipe.
         preset: small, paper, or None.
         conditions: data and machine.
 
@@ -30,7 +33,7 @@ def filled(path: Path, recipe: Recipe, preset: Preset | None, conditions: Condit
     fields, start = {}, None
     if recipe.start_from is not None:
         sizes = read_card(recipe.start_from).architecture
-        known = SIZES if sizes.classes else ("width",)  # a feature net has no fc6, which says the others
+        known = SIZES if sizes.classes else ("width",)  # a feature net has no fc6, which determines the others
         fields, start = {name: getattr(sizes, name) for name in known}, sizes.configuration
     if preset is not None:
         fields = preset_fields(preset, recipe, start, conditions) | fields
@@ -38,16 +41,16 @@ def filled(path: Path, recipe: Recipe, preset: Preset | None, conditions: Condit
 
 
 def _as_in_run(recipe: Recipe, there: Recipe, preset: Preset | None) -> Recipe:
-    """The open fields as in the recipe of a run that has begun."""
+    """Return a recipe with its open fields as in that of a run that has begun."""
     names = PRESET_FIELDS if preset else SIZES if recipe.start_from is not None else ()
     recipe = _with_open(recipe, {name: getattr(there, name) for name in names})
-    # Up to version 0.2 another rule gave S if the recipe did not.
+    # Up to version 0.2, a different rule set S if the recipe did not.
     if there.crop == recipe.crop and there.training_scale == (recipes.earlier_scale(there.crop),):
         recipe = _with_open(recipe, {"training_scale": there.training_scale})
     return recipe
 
 
 def _with_open(recipe: Recipe, fields: dict[str, object]) -> Recipe:
-    """The recipe with those of these fields that it leaves open."""
+    """Return the recipe with those of the fields that it leaves open."""
     left_open = {name: value for name, value in fields.items() if name not in recipe.model_fields_set}
     return recipes.changed(recipe, left_open) if left_open else recipe

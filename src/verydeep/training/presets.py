@@ -1,4 +1,4 @@
-"""Sizes and schedules for a training whose recipe leaves them open: `small` for the data and the machine, `paper`.
+"""Sizes and schedules for recipes that leave them open: `small` fits data and machine, `paper` is the paper's.
 
 The numbers of `small` come from the miniatures of the paper's experiments (`experiments/presets/imagenette.toml`
 gives the reason for each).
@@ -16,73 +16,72 @@ from verydeep.recipe import PAPER_RATE, Recipe, paper_scale
 Preset = Literal["small", "paper"]
 
 SIZES = ("crop", "width", "fully_connected")
-"""The fields of a recipe that give the sizes of a net. A net can only start from one of the same sizes."""
+"""The fields of a recipe that set the sizes of a net. A net can only start from one of the same sizes."""
 
 PRESET_FIELDS = (*SIZES, "training_scale", "batch", "initialisation", "learning_rate", "epochs", "drop_after")
 """The fields that a preset may set."""
 
 SMALL_NETS = ((32, 0.25), (64, 0.25), (96, 0.125), (96, 0.25), (128, 0.25), (160, 0.25), (224, 0.25), (224, 0.5))
-"""Crop and width of small nets, from the cheapest to the most expensive that one machine trains within hours."""
+"""Crop and width of small nets, from the cheapest to the largest that one machine can train within hours."""
 
 LONGEST_SECONDS = 3600.0
-"""`small` takes the largest net that is trained within this time."""
+"""`small` chooses the largest net that can be trained within this time."""
 
 CORE_RATE, GPU_RATE = 3e10, 5e12
-"""Multiply-adds per second of a training on one CPU core and on one GPU. They are low, so that few machines take
-longer: a Zen 5 core reaches 6e10 with the engine, a V100 1e13 (`experiments/gpus.py`)."""
+"""Multiply-adds per second in training on one CPU core and on one GPU. They are conservative, so that few machines
+are slower: a Zen 5 core reaches 6e10 with the engine, a V100 1e13 (`experiments/gpus.py`)."""
 
 FULL_WIDTH_CHANNELS = 4096
 """Channels of fc6 and fc7 at width 1."""
 
 TINY_SCALES = (32, 40)
-"""Smin and Smax for images that are too small for these nets: at S = 64 a crop would show a quarter of one."""
+"""Smin and Smax for images that are too small for these nets. At S = 64 a crop would show a quarter of one."""
 
 ITERATIONS = 5000
-"""About as many iterations as a small net needs to reach the end of its schedule."""
+"""Approximate number of iterations that a small net needs to reach the end of its schedule."""
 
 MANY_IMAGES = 50_000
-"""A larger training set has the paper's mini-batches of 256 images and its learning rate."""
+"""Training sets of at least this size get the paper's mini-batches of 256 images and its learning rate."""
 
 DROP_SHARES = (0.72, 0.92)
-"""The learning rate drops after these shares of the epochs. With patience, one lucky epoch would decide: at the
-first rate the error on a small validation set jumps by points from epoch to epoch."""
+"""The learning rate drops after these shares of the epochs. Patience would let one lucky epoch decide: at the
+first rate, the error on a small validation set fluctuates by percentage points from epoch to epoch."""
 
 FINE_TUNING_SHARE, FINE_TUNING_RATE_SHARE = 0.28, 0.1
-"""A net that starts from one of its own configuration trains for this share of the epochs and at this share of the
-rate."""
+"""A net that starts from another of the same configuration trains for this share of the epochs, at this share of
+the rate."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What `small` depends on."""
+    """The data and the machine that `small` fits a recipe to."""
 
     images: int
-    """Training images."""
+    """Number of training images."""
     classes: int
     side: int
-    """Median of the photographs' smallest sides, in pixels."""
+    """Median of the smallest sides of the photographs, in pixels."""
     rate: float
-    """Multiply-adds per second of a training on all ranks together, roughly."""
+    """Approximate multiply-adds per second in training, over all ranks."""
 
 
 def machine_rate(ranks: Ranks) -> float:
-    """Roughly how many multiply-adds per second all ranks together train with; the same on every rank."""
+    """Estimate the multiply-adds per second in training, over all ranks; every rank gets the same result."""
     here = torch.get_num_threads() * CORE_RATE if ranks.device.type == "cpu" else GPU_RATE
     return sum(ranks.of_all(here))
 
 
 def preset_fields(preset: Preset, recipe: Recipe, start: str | None, conditions: Conditions) -> dict[str, Any]:
-    """The fields of a recipe that a preset sets.
+    """Return the fields that a preset sets in a recipe.
 
     Args:
         preset: small or paper.
-        recipe: names the net, and may give the number of epochs; other fields that it gives are for the caller to
-            keep.
+        recipe: gives the net, and possibly the number of epochs. The caller keeps other fields that it sets.
         start: configuration of the net that the training starts from; None for random weights.
         conditions: data and machine.
 
     Raises:
-        UserError: for an unknown preset.
+        UserError: if the preset is unknown.
     """
     if preset not in get_args(Preset):
         raise UserError(f"preset is {preset!r}; choose one of {', '.join(get_args(Preset))}")
@@ -92,7 +91,7 @@ def preset_fields(preset: Preset, recipe: Recipe, start: str | None, conditions:
     many = conditions.images >= MANY_IMAGES
     fields: dict[str, Any] = {
         "batch": 256 if many else 64,
-        "initialisation": "glorot",  # the paper's N(0, 0.01) needs more iterations than this before it learns
+        "initialisation": "glorot",  # with the paper's N(0, 0.01), the loss would stay at chance for too long
         "learning_rate": PAPER_RATE if many else PAPER_RATE / 2,
     }
     epochs = min(max(round(ITERATIONS * fields["batch"] / conditions.images), 10), 100)
@@ -119,13 +118,13 @@ def preset_fields(preset: Preset, recipe: Recipe, start: str | None, conditions:
 
 
 def training_seconds(recipe: Recipe, conditions: Conditions) -> float:
-    """Roughly how long a training to its limit of epochs takes, reading and validation left out."""
+    """Estimate the seconds of a training up to its limit of epochs, without reading and validation."""
     forth_and_back = 3 * recipe.architecture(conditions.classes).multiply_adds()
     return recipe.epochs * conditions.images * forth_and_back / conditions.rate
 
 
 def preset_line(preset: Preset, recipe: Recipe, conditions: Conditions) -> str:
-    """One line that says what a preset made of a recipe that left fields open, and roughly how long it takes."""
+    """Return one line with the fields that a preset chose, and the estimated duration of the training."""
     values = {name: getattr(recipe, name) for name in PRESET_FIELDS}
     shown = ", ".join(
         f"{name.replace('_', ' ')} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
@@ -135,6 +134,6 @@ def preset_line(preset: Preset, recipe: Recipe, conditions: Conditions) -> str:
     minutes = training_seconds(recipe, conditions) / 60
     time = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
     return (
-        f"preset {preset}, for {conditions.images:,} images of {conditions.side} pixels: {shown}; at a guess "
+        f"preset {preset}, for {conditions.images:,} images of {conditions.side} pixels: {shown}; roughly "
         f"{time if minutes > 1.5 else 'a minute'} on this machine"
     )

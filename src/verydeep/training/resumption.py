@@ -1,4 +1,4 @@
-"""How a run is resumed by its directory alone: its recipe with higher limits, its data, how it was computed."""
+"""What `resume` reads from a run directory: its recipe with higher limits, its data, how it was computed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +15,16 @@ from verydeep.training.schedule import LIMITS
 
 
 def resumed_recipe(run: Run, epochs: int | None = None, iterations: int | None = None) -> Recipe:
-    """Return the recipe of a run with other limits.
+    """Return the recipe of a run with new limits.
 
     Args:
         run: the run.
-        epochs: limit of epochs; None for the one it has.
-        iterations: limit of iterations; None for the one it has.
+        epochs: new limit of epochs; if None, the run's own.
+        iterations: new limit of iterations; if None, the run's own.
 
     Raises:
-        UserError: if a limit is not above what the run has done, or the run has ended by itself, since validation
-            had stopped improving.
+        UserError: if a limit is not above what the run has done, or if the run ended because validation stopped
+            improving.
     """
     given = {"epochs": epochs, "iterations": iterations}
     limits = {name: whole_number(name, value) for name, value in given.items() if value is not None}
@@ -33,13 +33,15 @@ def resumed_recipe(run: Run, epochs: int | None = None, iterations: int | None =
         return recipe
     if run.ended and run.ended not in LIMITS.values():
         raise UserError(
-            f"{run.path} has ended ({run.ended}), so that a higher limit does not continue it; start another run "
+            f"{run.path} has ended ({run.ended}), and a higher limit does not continue it; start a new run "
             f"from its weights with --start-from {run.path}"
         )
     done = {"epochs": len(run.epochs), "iterations": run.epochs[-1].iteration if run.epochs else 0}
     for name, limit in limits.items():
         if limit <= done[name] and limit != getattr(run.recipe, name):
-            raise UserError(f"{name} is {limit}, and {run.path} has done {done[name]}; give a higher number")
+            raise UserError(
+                f"{name} is {limit}, but {run.path} has already done {done[name]}; use a higher number"
+            )
     return recipe
 
 
@@ -47,7 +49,7 @@ def recorded_data(run: Path) -> str | None:
     """Return the data set of a run, as an absolute path or "digits"; None if it is no longer there."""
     try:
         path = read_json(run / DATA)["path"]
-        # A relative path is the name of a data set that a program had made.
+        # A relative path is the name of a data set that a program made in memory.
         there = path == "digits" or (Path(path).is_absolute() and is_folder(Path(path)))
     except (UserError, LookupError, TypeError):
         return None

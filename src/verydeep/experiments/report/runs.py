@@ -88,7 +88,7 @@ def _curves(runs: Sequence[Run], names: Sequence[str]) -> Section:
         panel("Learning rate", "rate", lambda epoch: epoch.rate, logarithmic=True),
     )
     caption = (
-        f"Against epochs. Validation is by {'; '.join(protocols)}; training error and training loss are of "
+        f"By epoch. Validation: {'; '.join(protocols)}. Training error and training loss are measured on "
         "augmented crops, with dropout."
     )
     return Section("Training curves", (Figure("curves", caption, panels),))
