@@ -474,10 +474,10 @@ def test_only_the_named_layers_learn_their_weights_and_biases(tmp_path, monkeypa
 def test_a_layer_that_would_stay_random_is_refused(tmp_path):
     train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
     fields = {"net": "B", "learns": ("fc6", "fc7", "fc8"), "start_from": str(tmp_path / "a")}
-    with pytest.raises(UserError, match=r"conv1_2 does not learn.*stay random.*net B"):
+    with pytest.raises(UserError, match=r"conv1_2 is frozen.*stay random.*net B"):
         train(tmp_path / "b", recipes.changed(RECIPE, fields))
     others = Dataset("others", ("a", "c"), memory().photographs, memory().labels)
-    with pytest.raises(UserError, match=r"fc8 does not learn.*of the same classes"):
+    with pytest.raises(UserError, match=r"fc8 is frozen.*of the same classes"):
         train(tmp_path / "c", recipes.changed(RECIPE, fields | {"net": "A", "learns": ("fc7",)}), dataset=others)
     train(tmp_path / "c", recipes.changed(RECIPE, fields | {"net": "A", "epochs": 1}), dataset=others)
 

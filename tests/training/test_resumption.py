@@ -25,8 +25,8 @@ def test_limits_may_be_higher_than_what_is_done(tmp_path):
     assert resumed_recipe(there) == resumed_recipe(there, 3) == RECIPE
     assert resumed_recipe(there, 7, 21) == recipes.changed(RECIPE, {"epochs": 7, "iterations": 21})
     assert resumed_recipe(run(tmp_path, "limit of epochs"), 4).epochs == 4
-    assert "epochs is 2, and" in refusal(resumed_recipe, there, 2)
-    assert "iterations is 20, and" in refusal(resumed_recipe, there, None, 20)
+    assert "epochs is 2, but" in refusal(resumed_recipe, there, 2)
+    assert "iterations is 20, but" in refusal(resumed_recipe, there, None, 20)
     assert "epochs is 0" in refusal(resumed_recipe, run(tmp_path, epochs=()), 0)
 
 
