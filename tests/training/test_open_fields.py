@@ -9,6 +9,8 @@ import foreign_nets
 import verydeep
 from synthetic import refusal
 from verydeep.recipe import Recipe
+from verydeep.training.open_fields import filled
+from verydeep.training.presets import Conditions
 
 SIZES = {"crop": 32, "width": 0.125, "fully_connected": 8}
 OPEN = {"net": "A", "initialisation": "glorot", "batch": 4, "epochs": 1, "flip": False}
@@ -48,6 +50,12 @@ def test_a_preset_fills_in_what_a_recipe_leaves_open(folder, tmp_path, capsys, m
     assert again == run, "a run keeps its sizes"
     other = Recipe(**given | {"width": 0.25})
     assert "width: 0.25 (there: 0.125)" in refusal(verydeep.train, folder, other, out=run, preset="small")
+
+
+def test_the_scale_of_a_preset_belongs_to_its_crop(tmp_path):
+    conditions = Conditions(images=100, classes=10, side=8, rate=1e12)  # too small for any crop
+    assert filled(tmp_path, Recipe(net="A"), "small", conditions).scales == (32, 40)
+    assert filled(tmp_path, Recipe(net="A", crop=64), "small", conditions).scales == (96, 96)
 
 
 def test_without_a_preset_the_papers_sizes_are_asked_for(run, folder):

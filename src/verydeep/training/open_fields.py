@@ -36,7 +36,11 @@ def filled(path: Path, recipe: Recipe, preset: Preset | None, conditions: Condit
         known = SIZES if sizes.classes else ("width",)  # a feature net has no fc6, which determines the others
         fields, start = {name: getattr(sizes, name) for name in known}, sizes.configuration
     if preset is not None:
-        fields = preset_fields(preset, recipe, start, conditions) | fields
+        chosen = preset_fields(preset, recipe, start, conditions)
+        crop = recipe.crop if "crop" in recipe.model_fields_set else fields.get("crop", chosen["crop"])
+        if crop != chosen["crop"]:  # its S belongs to its crop
+            chosen.pop("training_scale", None)
+        fields = chosen | fields
     return _with_open(recipe, fields)
 
 
