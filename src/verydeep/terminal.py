@@ -29,6 +29,11 @@ Cell = str | int | tuple[str, ...]
 """Text, lines of text, or a whole number, which is printed with thousands separators and never broken."""
 
 
+def first_rank() -> bool:
+    """Return whether this process is the one that prints results, of all that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def write(text: str) -> None:
     """Write a result to standard output and flush it.
 

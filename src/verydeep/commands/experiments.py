@@ -1,0 +1,95 @@
+"""`verydeep reproduce` and `verydeep report` (Sect. 4)."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from verydeep.commands.arguments import Device, Json, Precision, Skip, Whole, Workers
+from verydeep.terminal import first_rank, write_json, write_line
+
+
+def reproduce(
+    *tables: Literal["table3", "table4", "table5", "table6", "table7"],
+    data: str,
+    preset: Literal["ilsvrc", "imagenette", "imagenette-gpu", "digits"],
+    seeds: Whole = 1,
+    out: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    micro_batch: Whole = 0,
+    workers: Workers = None,
+    skip_unreadable: Skip = False,
+    json_: Json = False,
+) -> None:
+    """Run the paper's experiments (Sect. 4): train and test the nets of its tables, and compare the errors.
+
+    Finished steps are not repeated: after Ctrl-C or a power failure the same command resumes. If the recipe, data
+    or start of a net has changed, the net is trained again and the earlier run is kept under another name.
+
+    For example:
+
+    - `verydeep reproduce --data digits --preset digits` takes minutes.
+    - `verydeep reproduce table3 table4 --data ILSVRC --preset ilsvrc --dry-run` says what it would take.
+    - `torchrun --nproc-per-node 8 -m verydeep reproduce --data ILSVRC --preset ilsvrc --out runs/paper`
+
+    Args:
+        tables: tables to make [default: all].
+        data: a folder of photographs as for `verydeep train`, or "digits".
+        preset: the sizes of nets, scales and schedules: ilsvrc is the paper; imagenette is for small photographs
+            on two CPU cores; imagenette-gpu is the same at crop 224 on a GPU; digits is for trying things out.
+        seeds: number of repetitions, each with different random numbers.
+        out: the folder to create or resume: runs, results.json, report.html [default: runs/PRESET].
+        dry_run: print the plan and its cost, and run nothing.
+        micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
+    """
+    from verydeep.commands import experiment_output
+    from verydeep.experiments.dry_run import dry_run as plan
+    from verydeep.experiments.reproduction import reproduce as run_plan
+
+    folder = out or Path("runs") / preset
+    options: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "workers": workers,
+        "micro_batch": micro_batch,
+        "skip_unreadable": skip_unreadable,
+    }
+    if dry_run:
+        planned = plan(data, preset, tables, seeds, folder, **options)
+        if first_rank() and not json_:
+            experiment_output.write_plan(planned)
+        elif first_rank():
+            write_json(asdict(planned))
+        return
+    found = run_plan(data, preset, tables, seeds, folder, **options)
+    if first_rank() and not json_:
+        experiment_output.write_experiment(found, folder)
+    elif first_rank():
+        write_json(asdict(found.results))
+
+
+def report(
+    *sources: Annotated[Path, Parameter(name="RUN...")],
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], show_default=False)] = None,
+) -> None:
+    """Make a report of training runs or of an experiment, from the files in their folders.
+
+    An earlier report is overwritten. If any other file is in the way, nothing is written. The page that
+    `verydeep reproduce` makes also shows photographs; they are not stored with the results, so this page has none.
+
+    For example:
+
+    - `verydeep report runs/a runs/d -o curves.html`
+    - `verydeep report results/imagenette` makes report.md and report.html in that folder.
+
+    Args:
+        sources: run directories, or the folder of an experiment, which contains results.json.
+        out: the page to write: .html for one self-contained file, or .md with its charts as .svg files next to it.
+    """
+    from verydeep.experiments.report import report as make_pages
+
+    for path in make_pages(sources, out):
+        write_line(str(path))

@@ -1,0 +1,114 @@
+"""`verydeep predict`: the most likely classes of photographs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from verydeep.commands.arguments import (
+    Device,
+    Json,
+    Method,
+    Photographs,
+    Scales,
+    TestingPrecision,
+    Whole,
+    Workers,
+    listed_photographs,
+    loaded,
+    refuse_unreadable,
+)
+from verydeep.errors import UserError
+from verydeep.terminal import Cell, first_rank, write_csv, write_json, write_table
+
+if TYPE_CHECKING:
+    from verydeep.procedures import Prediction
+
+
+def predict(
+    run: str,
+    /,
+    *images: Photographs,
+    scales: Scales = (),
+    method: Method = "dense",
+    top: Whole = 5,
+    device: Device = "auto",
+    precision: TestingPrecision = "fp32",
+    workers: Workers = None,
+    json_: Json = False,
+    csv: Annotated[
+        bool, Parameter(negative=(), help="print the result as CSV, one line per image and class")
+    ] = False,
+) -> None:
+    """Show the most likely classes of photographs, with the protocols of `verydeep test`.
+
+    Predictions are printed in the order of the arguments. Photographs that cannot be read are named on standard
+    error and left out; the exit code is then 2.
+
+    For example:
+
+    - `verydeep predict runs/d holiday.jpg`
+    - `verydeep predict runs/d photographs/ 'more/**/*.jpg' --scales 256 384 --method both --csv`
+    - `find . -name '*.jpg' | verydeep predict runs/d - --top 1 --json`
+
+    Args:
+        run: a run directory or a weight file.
+        images: JPEG, PNG or WebP: files, folders (searched recursively), patterns such as '*.jpg', or - for a list
+            of paths on standard input.
+        scales: test scales Q in pixels [default: as in `verydeep test`].
+        method: as in `verydeep test`; posteriors are averaged over scales and methods.
+        top: number of classes per photograph.
+        csv: print the result as CSV, one line per image and class.
+    """
+    from verydeep.evaluation.posteriors import protocol, test_scale
+    from verydeep.procedures import predict as predict_classes
+    from verydeep.training.run import unfinished
+
+    if json_ and csv:
+        raise UserError("--json and --csv exclude each other; use one")
+    photographs = listed_photographs(images, "predict needs a run and at least one image; no image was given")
+    net = loaded(run, device)
+    predictions = predict_classes(
+        net,
+        photographs,
+        scales or None,
+        method,
+        top,
+        precision=precision,
+        workers=workers,
+        skip_unreadable=True,
+    )
+    mark = unfinished(Path(run))
+    if first_rank() and json_:
+        write_json([_prediction_data(each) | {"unfinished": mark or None} for each in predictions])
+    elif first_rank() and csv:
+        write_csv(row for each in predictions for row in _prediction_lines(each))
+    elif first_rank() and predictions:
+        rows = [row for each in predictions for row in _prediction_rows(each)]
+        named = protocol(method, scales or (test_scale(net.card, method),), net.card.flip)
+        write_table(f"{run} ({mark}), {named}" if mark else named, rows, numeric=["posterior"])
+    refuse_unreadable(len(photographs) - len(predictions), len(photographs))
+
+
+def _prediction_data(prediction: "Prediction") -> dict[str, Any]:
+    named = zip(prediction.classes, prediction.posteriors, strict=True)
+    return {
+        "image": prediction.image,
+        "classes": [{"class": name, "posterior": share} for name, share in named],
+    }
+
+
+def _prediction_lines(prediction: "Prediction") -> list[dict[str, object]]:
+    named = zip(prediction.classes, prediction.posteriors, strict=True)
+    return [
+        {"image": prediction.image, "rank": rank, "class": name, "posterior": share}
+        for rank, (name, share) in enumerate(named, start=1)
+    ]
+
+
+def _prediction_rows(prediction: "Prediction") -> list[dict[str, Cell]]:
+    named = zip(prediction.classes, prediction.posteriors, strict=True)
+    return [
+        {"image": prediction.image if rank == 0 else "", "class": name, "posterior": f"{share:.1%}"}
+        for rank, (name, share) in enumerate(named)
+    ]
