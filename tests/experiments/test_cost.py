@@ -13,11 +13,10 @@ from verydeep.experiments.cost import (
     dense_multiply_adds,
     pass_images,
     pass_multiply_adds,
-    training_images,
-    training_multiply_adds,
 )
 from verydeep.photographs.rescaling import rescaled_size
 from verydeep.recipe import Recipe
+from verydeep.training.cost import training_images, training_multiply_adds
 
 TINY = Architecture("A", classes=3, crop=32, width=1 / 64, fully_connected=2)
 BY_HAND = (

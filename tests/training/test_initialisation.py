@@ -64,6 +64,7 @@ def test_a_deeper_net_takes_the_first_four_convolutions_and_the_last_three_layer
 
 def test_a_net_takes_all_layers_of_one_of_its_own_configuration():
     source, net = random_net("E", seed=5), random_net("E")
+    source.mean.copy_(torch.tensor([10.0, 20.0, 30.0]))
     assert len(start_from(net, source)) == 19
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     assert torch.equal(net(images), source(images))

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from verydeep.configurations import CONFIGURATIONS
+from verydeep.configurations import CONFIGURATIONS, Architecture
 from verydeep.distributed import Ranks
 from verydeep.recipe import Recipe
 from verydeep.training.presets import (
@@ -61,9 +61,20 @@ def test_drops_follow_the_epochs_that_are_given(epochs, drops):
 
 
 def test_small_fine_tunes_a_net_of_the_same_configuration_for_less_long_at_a_tenth_of_the_rate():
-    recipe, _ = small("D", start="D")
+    recipe, _ = small("D", start=Architecture("D"))
     assert (recipe.epochs, recipe.learning_rate, recipe.drop_after) == (10, 0.0005, (7, 9))
-    assert small("D", start="A")[0].epochs == 34
+    assert small("D", start=Architecture("A"))[0].epochs == 34
+
+
+def test_small_takes_the_width_of_a_feature_net_and_trains_new_layers_at_the_full_rate():
+    start = Architecture("D", classes=0)
+    new_layers = {"start_from": "d", "learns": ("fc6", "fc7", "fc8")}
+    chosen = preset_fields("small", Recipe(net="D", **new_layers), start, IMAGENETTE)
+    assert (chosen["width"], chosen["learning_rate"]) == (1.0, 0.005)
+    recipe = Recipe(net="D", **new_layers, **chosen)
+    smaller = Recipe(net="D", **preset_fields("small", Recipe(net="D"), start, IMAGENETTE))
+    assert smaller.crop <= recipe.crop, "its frozen convolutions have no backward pass"
+    assert (smaller.epochs, smaller.learning_rate) == (10, 0.0005)
 
 
 def test_paper_is_the_papers():

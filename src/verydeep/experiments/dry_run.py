@@ -12,7 +12,7 @@ from verydeep.computing import Precision
 from verydeep.distributed import ranks
 from verydeep.evaluation import testing
 from verydeep.evaluation.posteriors import Pass, middle
-from verydeep.experiments.cost import pass_images, pass_multiply_adds, training_images, training_multiply_adds
+from verydeep.experiments.cost import pass_images, pass_multiply_adds
 from verydeep.experiments.experiment import Experiment, Options, prepare
 from verydeep.experiments.gpus import GpuEstimate, gpu_estimates
 from verydeep.experiments.plan import Training
@@ -20,6 +20,7 @@ from verydeep.experiments.presets import Preset
 from verydeep.experiments.rates import NetRate, crop_reading, net_rate, pass_reading
 from verydeep.recipe import Recipe
 from verydeep.training.checkpoint import CHECKPOINT
+from verydeep.training.cost import training_images, training_multiply_adds
 from verydeep.training.run import RECIPE, changes, read_run
 
 State = Literal["done", "unfinished", "to do", "again"]

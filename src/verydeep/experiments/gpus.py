@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from verydeep.configurations import CONFIGURATIONS
-from verydeep.experiments.cost import FORTH_AND_BACK
+from verydeep.training.cost import FORTH_AND_BACK
 
 
 @dataclass(frozen=True)

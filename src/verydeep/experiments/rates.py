@@ -16,11 +16,12 @@ from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
 from verydeep.evaluation.dense import dense_posteriors
 from verydeep.evaluation.posteriors import BATCH_PIXELS, Pass, TestImages, in_testing
-from verydeep.experiments.cost import FORTH_AND_BACK, dense_multiply_adds
+from verydeep.experiments.cost import dense_multiply_adds
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
 from verydeep.recipe import Recipe
 from verydeep.training.augmentation import Address, Colours, MiniBatch, TrainingImages
+from verydeep.training.cost import FORTH_AND_BACK
 from verydeep.training.step import Execution, Step, new_optimiser
 
 LEAST_IMAGES = 4

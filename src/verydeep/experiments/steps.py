@@ -10,16 +10,12 @@ from verydeep import procedures, weights
 from verydeep.configurations import Architecture
 from verydeep.evaluation import testing
 from verydeep.evaluation.posteriors import Pass
-from verydeep.experiments.cost import (
-    pass_images,
-    pass_multiply_adds,
-    training_images,
-    training_multiply_adds,
-)
+from verydeep.experiments.cost import pass_images, pass_multiply_adds
 from verydeep.experiments.experiment import Experiment
 from verydeep.experiments.plan import Table, Training, needed_trainings
 from verydeep.experiments.results import Step
 from verydeep.progress import say
+from verydeep.training.cost import training_images, training_multiply_adds
 from verydeep.training.run import RECIPE, Run, changes, move_aside, read_run
 
 

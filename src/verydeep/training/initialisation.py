@@ -74,7 +74,7 @@ def initialise(net: ConvNet, distribution: Distribution = "normal", std: float =
 
 
 def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
-    """Copy layers of a trained net into `net`, and return their names.
+    """Copy layers of a trained net into `net`, and its mean colour; return the names of the layers.
 
     All layers are copied from a net of the same configuration, `PRE_INITIALISED` from another one. fc8 is left as
     it is if the classes differ, and so are fc6 and fc7 if the source is a feature net, which has none of these.
@@ -104,6 +104,7 @@ def start_from(net: ConvNet, source: ConvNet) -> tuple[str, ...]:
         assert theirs is not None
         ours.load_state_dict(theirs.state_dict())
         copied.append(layer.name)
+    net.mean.copy_(source.mean)  # which the copied layers were trained with
     return tuple(copied)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from verydeep import recipe as recipes
 from verydeep.interop.loading import read_card
 from verydeep.recipe import Recipe
-from verydeep.training.presets import PRESET_FIELDS, SIZES, Conditions, Preset, preset_fields
+from verydeep.training.presets import PRESET_FIELDS, SIZES, Conditions, Preset, preset_fields, start_sizes
 from verydeep.training.run import RECIPE, begun
 
 
@@ -30,11 +30,8 @@ def filled(path: Path, recipe: Recipe, preset: Preset | None, conditions: Condit
     """
     if begun(path) and (path / RECIPE).exists():
         return _as_in_run(recipe, recipes.read(path / RECIPE), preset)
-    fields, start = {}, None
-    if recipe.start_from is not None:
-        sizes = read_card(recipe.start_from).architecture
-        known = SIZES if sizes.classes else ("width",)  # a feature net has no fc6, which determines the others
-        fields, start = {name: getattr(sizes, name) for name in known}, sizes.configuration
+    start = None if recipe.start_from is None else read_card(recipe.start_from).architecture
+    fields = {} if start is None else start_sizes(start)
     if preset is not None:
         chosen = preset_fields(preset, recipe, start, conditions)
         crop = recipe.crop if "crop" in recipe.model_fields_set else fields.get("crop", chosen["crop"])

@@ -9,9 +9,11 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from verydeep.configurations import Architecture
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.recipe import PAPER_RATE, Recipe, paper_scale
+from verydeep.training.cost import training_multiply_adds
 
 Preset = Literal["small", "paper"]
 
@@ -71,13 +73,16 @@ def machine_rate(ranks: Ranks) -> float:
     return sum(ranks.of_all(here))
 
 
-def preset_fields(preset: Preset, recipe: Recipe, start: str | None, conditions: Conditions) -> dict[str, Any]:
+def preset_fields(
+    preset: Preset, recipe: Recipe, start: Architecture | None, conditions: Conditions
+) -> dict[str, Any]:
     """Return the fields that a preset sets in a recipe.
 
     Args:
         preset: small or paper.
-        recipe: gives the net, and possibly the number of epochs. The caller keeps other fields that it sets.
-        start: configuration of the net that the training starts from; None for random weights.
+        recipe: gives the net, the layers to train, and possibly the number of epochs. The caller keeps other
+            fields that it sets.
+        start: the net that the training starts from; None for random weights.
         conditions: data and machine.
 
     Raises:
@@ -95,7 +100,7 @@ def preset_fields(preset: Preset, recipe: Recipe, start: str | None, conditions:
         "learning_rate": PAPER_RATE if many else PAPER_RATE / 2,
     }
     epochs = min(max(round(ITERATIONS * fields["batch"] / conditions.images), 10), 100)
-    if start == recipe.net:
+    if recipe.fine_tunes(start):
         epochs = max(round(FINE_TUNING_SHARE * epochs), 3)
         fields["learning_rate"] *= FINE_TUNING_RATE_SHARE
     if "epochs" in recipe.model_fields_set:
@@ -108,19 +113,27 @@ def preset_fields(preset: Preset, recipe: Recipe, start: str | None, conditions:
         {"crop": crop, "width": width, "fully_connected": int(width * FULL_WIDTH_CHANNELS)}
         for crop, width in SMALL_NETS
     ]
+    if start is not None:
+        nets = [sizes | start_sizes(start) for sizes in nets]
+    given = {"net": recipe.net, "learns": recipe.learns, "start_from": recipe.start_from}
     suitable = [
         sizes
         for sizes in nets
         if paper_scale(sizes["crop"]) <= conditions.side
-        and training_seconds(Recipe(net=recipe.net, **fields | sizes), conditions) <= LONGEST_SECONDS
+        and training_seconds(Recipe(**given, **fields | sizes), conditions) <= LONGEST_SECONDS
     ]
     return fields | (suitable or nets[:1])[-1]
 
 
+def start_sizes(start: Architecture) -> dict[str, Any]:
+    """Return the sizes that a net takes from the one that it starts from, as fields of a recipe."""
+    known = SIZES if start.classes else ("width",)  # a feature net has no fc6, which determines the others
+    return {name: getattr(start, name) for name in known}
+
+
 def training_seconds(recipe: Recipe, conditions: Conditions) -> float:
     """Estimate the seconds of a training up to its limit of epochs, without reading and validation."""
-    forth_and_back = 3 * recipe.architecture(conditions.classes).multiply_adds()
-    return recipe.epochs * conditions.images * forth_and_back / conditions.rate
+    return training_multiply_adds(recipe, conditions.classes, conditions.images) / conditions.rate
 
 
 def preset_line(preset: Preset, recipe: Recipe, conditions: Conditions) -> str:
