@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verydeep import recipe as recipes
-from verydeep.configurations import Architecture
 from verydeep.errors import UserError
 from verydeep.recipe import Recipe
 
@@ -17,7 +16,7 @@ from verydeep.recipe import Recipe
 def test_the_defaults_are_section_3_1():
     paper = Recipe()
     assert (paper.batch, paper.momentum, paper.weight_decay, paper.dropout) == (256, 0.9, 5e-4, 0.5)
-    assert (paper.initial_rate(fine_tuning=False), paper.rate_drops, paper.rate_divisor) == (1e-2, 3, 10)
+    assert (paper.initial_rate(None), paper.rate_drops, paper.rate_divisor) == (1e-2, 3, 10)
     assert (paper.epochs, paper.iterations, paper.crop, paper.scales) == (74, 370_000, 224, (256, 256))
     assert (paper.flip, paper.colour_shift, paper.initialisation, paper.std) == (True, 0.1, "normal", 0.01)
 
@@ -102,27 +101,20 @@ def test_differences_name_the_fields():
     assert lines == ["net: D (there: A)", "batch: 64 (there: 256)"]
 
 
-def test_training_trained_layers_of_the_same_configuration_further_is_fine_tuning_at_1e_3():
-    fully_connected = Recipe(net="D", start_from="d", learns=("fc6", "fc7", "fc8"))
-    for recipe in (Recipe(net="D", start_from="d"), fully_connected):
-        assert recipe.fine_tunes(Architecture("D"))
-        assert not recipe.fine_tunes(Architecture("A"))
-        assert not recipe.fine_tunes(None)
-    features = Architecture("D", classes=0)
-    assert Recipe(net="D", start_from="d").fine_tunes(features)
-    assert not fully_connected.fine_tunes(features), "fc6 to fc8 are new, and nothing else learns"
-    assert Recipe(net="D").initial_rate(fine_tuning=True) == 1e-3
-    assert Recipe(net="D").initial_rate(fine_tuning=False) == 1e-2
-    assert Recipe(net="D", learning_rate=1e-2).initial_rate(fine_tuning=True) == 1e-2
+def test_the_rate_of_a_net_that_starts_from_its_own_configuration_is_1e_3():
+    assert Recipe(net="D").initial_rate("D") == 1e-3
+    assert Recipe(net="D").initial_rate("A") == 1e-2
+    assert Recipe(net="D").initial_rate(None) == 1e-2
+    assert Recipe(net="D", learning_rate=1e-2).initial_rate("D") == 1e-2
 
 
 def test_a_rate_that_was_not_given_is_not_given_by_a_file_either(tmp_path):
     """So flags and the `--recipe` of another run give the same rate."""
     recipes.write(Recipe(net="D"), tmp_path / "recipe.toml")
     read = recipes.changed(recipes.read(tmp_path / "recipe.toml"), {"start_from": "runs/d"})
-    assert read.initial_rate(fine_tuning=True) == 1e-3
+    assert read.initial_rate("D") == Recipe(net="D", start_from="runs/d").initial_rate("D") == 1e-3
     recipes.write(Recipe(net="D", learning_rate=1e-2), tmp_path / "recipe.toml")
-    assert recipes.read(tmp_path / "recipe.toml").initial_rate(fine_tuning=True) == 1e-2
+    assert recipes.read(tmp_path / "recipe.toml").initial_rate("D") == 1e-2
 
 
 def test_numbers_and_paths_are_taken_as_people_write_them():

@@ -18,7 +18,7 @@ from verydeep.printable import decoded
 PAPER_CROP = 224
 PAPER_RATE = 1e-2
 FINE_TUNING_RATE = 1e-3
-"""Initial rate of fine-tuning: S = 384 starts from the net of S = 256 (Sect. 3.1)."""
+"""Initial rate of a net that starts from a net of the same configuration: S = 384 from S = 256 (Sect. 3.1)."""
 
 MOST = 1e30
 """Largest number in a recipe: float32 ends at 3e38."""
@@ -78,7 +78,7 @@ class Recipe(BaseModel):
         default=None,
         gt=0,
         description=f"initial learning rate; if not given {PAPER_RATE}, or {FINE_TUNING_RATE} for a net that "
-        "starts from one of the same configuration and trains its layers further",
+        "starts from one of the same configuration",
     )
     bias_rate: float = Field(default=1.0, gt=0, description="multiplier of the learning rate for biases")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum")
@@ -168,7 +168,7 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"only {', '.join(self.learns)} learn, so the other layers need weights: give start_from"
             )
-        rate, drops = self.initial_rate(fine_tuning=True), max(self.rate_drops, len(self.drop_after))
+        rate, drops = self.initial_rate(self.net), max(self.rate_drops, len(self.drop_after))
         if rate * self.bias_rate > MOST:
             raise ValueError(f"the learning rate of the biases is {rate * self.bias_rate:g}, above {MOST:g}")
         if math.log10(rate) - drops * math.log10(self.rate_divisor) < math.log10(LEAST_RATE):
@@ -193,23 +193,15 @@ class Recipe(BaseModel):
         """Return the architecture of the net, for a number of classes."""
         return Architecture(self.net, classes, self.crop, self.width, self.fully_connected, self.dropout)
 
-    def fine_tunes(self, start: Architecture | None) -> bool:
-        """Return whether this is fine-tuning: trained layers of the same configuration are trained further.
-
-        New fully connected layers on the frozen convolutions of a feature net are not fine-tuned.
+    def initial_rate(self, start: str | None) -> float:
+        """Return the initial learning rate: the given one, else the paper's (Sect. 3.1).
 
         Args:
-            start: the net that training starts from; None for random weights.
+            start: configuration of the net that training starts from; None for random weights.
         """
-        if start is None or start.configuration != self.net:
-            return False
-        return not self.learns or any(layer.name in self.learns for layer in start.layers)
-
-    def initial_rate(self, fine_tuning: bool) -> float:
-        """Return the initial learning rate: the given one, else the paper's (Sect. 3.1)."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return FINE_TUNING_RATE if fine_tuning else PAPER_RATE
+        return FINE_TUNING_RATE if start == self.net else PAPER_RATE
 
 
 def paper_scale(crop: int) -> int:

@@ -46,6 +46,12 @@ def test_safeguards(tmp_path):
     assert all(seconds > 0 for by in found.details["seconds"].values() for seconds in by.values())
 
 
+def test_predict(tmp_path):
+    (claim,) = (found := smoke("predict", tmp_path)).claims
+    assert claim.peers.keys() == {"torch, NCHW", "torch, channels last"}
+    assert found.observations[1].measured < 1e-3, "the posteriors agree"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_busy(tmp_path):
     (claim,) = smoke("busy", tmp_path).claims

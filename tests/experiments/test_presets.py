@@ -37,11 +37,11 @@ def test_ilsvrc_is_the_paper():
     a = paper.training(TRAININGS["A"], 0, None)
     assert (a.crop, a.width, a.fully_connected, a.batch, a.dropout) == (224, 1.0, 4096, 256, 0.5)
     assert (a.momentum, a.weight_decay, a.epochs, a.iterations, a.rate_drops) == (0.9, 5e-4, 74, 370_000, 3)
-    assert (a.initial_rate(fine_tuning=False), a.initialisation, a.std, a.drop_after) == (1e-2, "normal", 0.01, ())
+    assert (a.initial_rate(None), a.initialisation, a.std, a.drop_after) == (1e-2, "normal", 0.01, ())
     assert (a.bias_rate, a.rescaling) == (2.0, "bicubic")  # not in the paper; see docs/decisions.md
     d384 = paper.training(TRAININGS["D-384"], 0, "runs/d")
-    assert (d384.initial_rate(fine_tuning=True), d384.training_scale) == (1e-3, (384,))
-    assert paper.training(TRAININGS["D"], 0, "runs/a").initial_rate(fine_tuning=False) == 1e-2
+    assert (d384.initial_rate("D"), d384.training_scale) == (1e-3, (384,))
+    assert paper.training(TRAININGS["D"], 0, "runs/a").initial_rate("A") == 1e-2
     submitted = paper.training(TRAININGS["D-jitter-fc"], 0, "runs/d-384")
     assert (submitted.training_scale, submitted.learns) == ((256, 512), ("fc6", "fc7", "fc8"))
 
@@ -72,7 +72,7 @@ def test_other_presets_hold_images_out_and_train_fine_tunings_and_controls_alike
     assert chosen.controls
     a_longer = chosen.training(TRAININGS["A-longer"], 0, "a")
     d = chosen.training(TRAININGS["D"], 0, "a")
-    assert a_longer.initial_rate(fine_tuning=False) == d.initial_rate(fine_tuning=False)
+    assert a_longer.initial_rate("A") == d.initial_rate("A")
     assert (a_longer.epochs, a_longer.drop_after) == (d.epochs, d.drop_after)
 
 

@@ -66,15 +66,14 @@ def test_small_fine_tunes_a_net_of_the_same_configuration_for_less_long_at_a_ten
     assert small("D", start=Architecture("A"))[0].epochs == 34
 
 
-def test_small_takes_the_width_of_a_feature_net_and_trains_new_layers_at_the_full_rate():
+def test_small_takes_the_width_of_a_feature_net_and_the_papers_initialisation():
     start = Architecture("D", classes=0)
     new_layers = {"start_from": "d", "learns": ("fc6", "fc7", "fc8")}
     chosen = preset_fields("small", Recipe(net="D", **new_layers), start, IMAGENETTE)
-    assert (chosen["width"], chosen["learning_rate"]) == (1.0, 0.005)
-    recipe = Recipe(net="D", **new_layers, **chosen)
-    smaller = Recipe(net="D", **preset_fields("small", Recipe(net="D"), start, IMAGENETTE))
-    assert smaller.crop <= recipe.crop, "its frozen convolutions have no backward pass"
-    assert (smaller.epochs, smaller.learning_rate) == (10, 0.0005)
+    found = tuple(chosen[name] for name in ("width", "initialisation", "epochs", "learning_rate"))
+    assert found == (1.0, "normal", 10, 0.0005)
+    smaller = preset_fields("small", Recipe(net="D"), start, IMAGENETTE)
+    assert smaller["crop"] < chosen["crop"], "its frozen convolutions have no backward pass"
 
 
 def test_paper_is_the_papers():

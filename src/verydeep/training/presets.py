@@ -100,9 +100,11 @@ def preset_fields(
         "learning_rate": PAPER_RATE if many else PAPER_RATE / 2,
     }
     epochs = min(max(round(ITERATIONS * fields["batch"] / conditions.images), 10), 100)
-    if recipe.fine_tunes(start):
+    if start is not None and start.configuration == recipe.net:
         epochs = max(round(FINE_TUNING_SHARE * epochs), 3)
         fields["learning_rate"] *= FINE_TUNING_RATE_SHARE
+        if not start.classes:  # the maps of trained convolutions are large, and N(0, 0.01) keeps the scores small
+            fields["initialisation"] = "normal"
     if "epochs" in recipe.model_fields_set:
         epochs = recipe.epochs
     drops = {max(round(share * epochs), 1) for share in DROP_SHARES}

@@ -294,8 +294,7 @@ def move_aside(path: Path) -> Path:
 def _other_fields(recipe: Recipe, there: Recipe, start: Start) -> list[str]:
     """Return the fields in which a recipe differs from that of a run, except for the weights it starts from."""
     names = recipes.differing(recipe, there)
-    fine_tuning = start.configuration == recipe.net if start.fine_tuning is None else start.fine_tuning
-    if recipe.initial_rate(fine_tuning) == start.rate:  # one follows the rule, the other names the rate
+    if recipe.initial_rate(start.configuration) == start.rate:  # one follows the rule, the other names the rate
         names = [name for name in names if name != "learning_rate"]
     return [recipes.difference(name, recipe, there) for name in names if name != "start_from"]
 

@@ -33,8 +33,6 @@ class Start:
     """Configuration of the net in that file."""
     rate: float
     """Initial learning rate."""
-    fine_tuning: bool | None = None
-    """Whether layers of that net are trained further (`Recipe.fine_tunes`); None in files of earlier versions."""
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     def sentence(self, given: bool) -> str:
@@ -42,7 +40,7 @@ class Start:
         if given:
             return f"learning rate {self.rate:.2g}, as given"
         if self.rate == recipes.FINE_TUNING_RATE:
-            return f"learning rate {self.rate:.2g}: trained layers of the same configuration learn (Sect. 3.1)"
+            return f"learning rate {self.rate:.2g}: it starts from a net of its own configuration (Sect. 3.1)"
         return f"learning rate {self.rate:.2g} (Sect. 3.1)"
 
 
@@ -56,17 +54,10 @@ def start_of(recipe: Recipe) -> Start:
         UserError: if there are no such weights.
     """
     if recipe.start_from is None:
-        return Start(None, None, None, recipe.initial_rate(fine_tuning=False), fine_tuning=False)
+        return Start(None, None, None, recipe.initial_rate(None))
     file = weights.weight_file(recipe.start_from)
-    source = read_card(file).architecture
-    fine_tuning = recipe.fine_tunes(source)
-    return Start(
-        decoded(os.path.realpath(file)),
-        digest(file),
-        source.configuration,
-        recipe.initial_rate(fine_tuning),
-        fine_tuning,
-    )
+    configuration = read_card(file).architecture.configuration
+    return Start(decoded(os.path.realpath(file)), digest(file), configuration, recipe.initial_rate(configuration))
 
 
 def recorded_start(run: Path, recipe: Recipe) -> Start:
@@ -91,7 +82,7 @@ def recorded_start(run: Path, recipe: Recipe) -> Start:
         provenance = weights.read_card(run).provenance
         rate = float(provenance["recipe"]["learning_rate"])
     except (UserError, KeyError, TypeError, ValueError):
-        provenance, rate = {}, recipe.initial_rate(fine_tuning=False)
+        provenance, rate = {}, recipe.initial_rate(None)
     path = decoded(os.path.abspath(recipe.start_from)) if recipe.start_from else None
     same = path is not None and rate == recipes.FINE_TUNING_RATE  # only the rule for such a start gives it
     return Start(path, provenance.get("start"), recipe.net if same else None, rate)
