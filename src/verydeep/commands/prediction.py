@@ -52,7 +52,7 @@ def predict(
     - `find . -name '*.jpg' | verydeep predict runs/d - --top 1 --json`
 
     Args:
-        run: a run directory or a weight file.
+        run: a run directory, a weight file, or published weights (see `verydeep weights`).
         images: JPEG, PNG or WebP: files, folders (searched recursively), patterns such as '*.jpg', or - for a list
             of paths on standard input.
         scales: test scales Q in pixels [default: as in `verydeep test`].
