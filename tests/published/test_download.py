@@ -17,6 +17,7 @@ import torch
 import foreign_nets
 import verydeep
 from verydeep import UserError
+from verydeep.progress import Meter
 from verydeep.published import download as downloads
 from verydeep.published.download import CHUNK, download, place
 from verydeep.published.registry import Entry, registry
@@ -173,6 +174,26 @@ def test_a_cut_connection_resumes_where_it_was_cut(server, published):
     assert len(server.asked) == 3
     assert 1_000_000 - CHUNK < start(server.asked[1]) <= 1_000_000
     assert 1_500_000 - 2 * CHUNK < start(server.asked[2]) <= 1_500_000
+
+
+def test_progress_counts_megabytes_also_over_a_cut_and_a_resumption(server, published, monkeypatch):
+    meters = []
+
+    class Recorded(Meter):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            meters.append(self)
+
+    monkeypatch.setattr(downloads, "Meter", Recorded)
+    server.cuts = [1_500_000, 0]
+    with refused("resumes"):
+        download(NAME)
+    server.cuts = [1_000_000]
+    download(NAME)
+    assert [(each.description, each.total, each.done) for each in meters] == [
+        ("downloading test/vgg", 3, 1),
+        ("downloading test/vgg", 3, 3),
+    ]
 
 
 def test_a_later_command_resumes(server, published):

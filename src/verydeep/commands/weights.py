@@ -74,12 +74,12 @@ def _row(of: Entry) -> dict[str, Cell]:
         "MB": "-" if of.megabytes is None else str(of.megabytes),
         "top-1": f"{top1}",
         "top-5": f"{top5}",
-        "in the cache": "yes" if place(of).exists() else "no",
+        "in the cache": "yes" if place(of).is_file() else "no",
     }
 
 
 def _data(of: Entry) -> dict[str, Any]:
-    return described(of) | {"path": str(place(of)) if present(of) else None}
+    return described(of) | {"path": str(place(of)) if place(of).is_file() else None}
 
 
 def _lines(of: Entry) -> Iterator[tuple[str, str]]:

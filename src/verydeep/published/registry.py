@@ -137,6 +137,12 @@ def class_words() -> dict[str, str]:
     return {wnid: words for wnid, _, words in lines}
 
 
+def with_words(name: str) -> str:
+    """Return the name of a class for people: a WordNet id of ILSVRC-2012 with its words, another name as it is."""
+    words = class_words().get(name)
+    return name if words is None else f"{name} ({words})"
+
+
 def _text(file: str) -> str:
     return resources.files("verydeep.published").joinpath(file).read_text(encoding="utf-8")
 
@@ -182,7 +188,11 @@ def recognised(path: Path, sha256: str) -> Entry | None:
     """
     size = path.stat().st_size
     for each in registry().values():
-        if each.bytes not in (None, size) or abs(size / 1e6 - (each.megabytes or size / 1e6)) > 1:
+        if each.bytes not in (None, size):
+            continue
+        if each.megabytes is None and path.suffix != Path(each.file_name).suffix:
+            continue  # without a size, its digest would be computed for every file
+        if each.megabytes is not None and abs(size / 1e6 - each.megabytes) > 1:
             continue
         if sha256.startswith(each.hash) if each.algorithm == "sha256" else matches(path, each):
             return each
