@@ -61,8 +61,8 @@ def _list(json_: bool) -> None:
     for publisher, group in groupby(registry().values(), lambda each: each.publisher):
         entries = list(group)
         first = entries[0]
-        title = f"{publisher}: licence {first.licence}; errors in percent, {first.protocol}"
-        write_table(title, map(_row, entries), numeric=["top-1", "top-5"])
+        write_table(f"{publisher}: licence {first.licence}", map(_row, entries), numeric=["top-1", "top-5"])
+        write_line(f"errors in percent, {first.protocol}")
         write_line("")
 
 
