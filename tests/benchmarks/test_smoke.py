@@ -46,6 +46,12 @@ def test_safeguards(tmp_path):
     assert all(seconds > 0 for by in found.details["seconds"].values() for seconds in by.values())
 
 
+def test_export(tmp_path):
+    found = smoke("export", tmp_path)
+    assert len(found.claims) == len(found.observations) == 2
+    assert found.details["bytes"]["int8"] < found.details["bytes"]["float32"]
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_busy(tmp_path):
     (claim,) = smoke("busy", tmp_path).claims

@@ -98,6 +98,6 @@ def test_the_command_for_int8(run, small, folder, tmp_path):
     words = ("net.safetensors", "-o", "net.onnx", "--calibrate", folder)
     said = run(*words).out
     assert "calibrated with 20 photographs, compared on 4 others; centre crop of 32 x 32, Q = 64" in said
-    assert "mean absolute difference of a posterior" in said
+    assert "difference: mean absolute, of a posterior" in said
     found = json.loads(run(*words, "--json").out)["quantised"]
     assert (found["calibrated"], found["compared"]) == (20, 4)
