@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from verydeep.evaluation.maps import draw_maps as draw_maps
     from verydeep.evaluation.posteriors import posteriors as posteriors
     from verydeep.evaluation.testing import Result as Result
+    from verydeep.exports.exporting import Exported as Exported
+    from verydeep.exports.exporting import export as export
     from verydeep.features import Features as Features
     from verydeep.features import extract as extract
     from verydeep.interop.loading import load as load
@@ -52,6 +54,7 @@ _HOMES = {
     "Computing": "computing",
     "ConvNet": "network",
     "Dataset": "datasets.dataset",
+    "Exported": "exports.exporting",
     "Features": "features",
     "ImageError": "photographs.photograph",
     "Inspection": "procedures",
@@ -65,6 +68,7 @@ _HOMES = {
     "class_maps": "evaluation.maps",
     "download": "published.download",
     "draw_maps": "evaluation.maps",
+    "export": "exports.exporting",
     "extract": "features",
     "inspect": "procedures",
     "initialise": "training.initialisation",

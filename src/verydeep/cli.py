@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 from verydeep.commands.conversion import convert
 from verydeep.commands.engine import engine
 from verydeep.commands.experiments import report, reproduce
+from verydeep.commands.export import export
 from verydeep.commands.features import features
 from verydeep.commands.inspection import inspect
 from verydeep.commands.maps import map_
@@ -33,6 +34,7 @@ app = App(
 app.command(configurations)
 app.command(convert)
 app.command(engine)
+app.command(export)
 app.command(features)
 app.command(inspect)
 app.command(map_, name="map")

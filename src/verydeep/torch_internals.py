@@ -5,6 +5,7 @@ Most of them answer one question: would anything notice if a layer were not call
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental import _config as symbolic
 from torch.nn import functional as F
 from torch.nn.modules import module as modules
 from torch.utils._device import DeviceContext
@@ -96,6 +98,20 @@ def plain(x: Tensor) -> bool:
 def exporting() -> bool:
     """Return whether the computation is being exported or traced, for use without this package's operators."""
     return getattr(torch.compiler, EXPORTING) or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+@contextmanager
+def any_size() -> Iterator[bool]:
+    """Let an export assume nothing about sizes; otherwise it excludes maps with a height or width of 1.
+
+    Yields:
+        Whether this torch can do so, which it can from 2.7 on.
+    """
+    if not hasattr(symbolic, "backed_size_oblivious"):
+        yield False
+        return
+    with symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        yield True
 
 
 def transformed() -> bool:

@@ -52,6 +52,12 @@ def test_predict(tmp_path):
     assert found.observations[1].measured < 1e-3, "the posteriors agree"
 
 
+def test_export(tmp_path):
+    found = smoke("export", tmp_path)
+    assert len(found.claims) == len(found.observations) == 2
+    assert found.details["bytes"]["int8"] < found.details["bytes"]["float32"]
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_busy(tmp_path):
     (claim,) = smoke("busy", tmp_path).claims

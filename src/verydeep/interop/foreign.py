@@ -12,9 +12,13 @@ import torch
 from verydeep.card import Card
 from verydeep.configurations import CONFIGURATIONS, STRIDE, Architecture, Layer, scaled_channels
 from verydeep.errors import UserError
-from verydeep.interop.conventions import Convention
+from verydeep.interop.conventions import TORCHVISION, Convention
+from verydeep.interop.unfolding import rounding
 from verydeep.network import ConvNet
 from verydeep.weights import assembled, not_finite
+
+ROUNDING = "rounding"
+"""What the provenance calls the bits of conv1_1 that folding lost, so that an export to torchvision has them."""
 
 Order = Literal["CHW", "HWC"]
 """The order in which a map was flattened for the first fully connected layer."""
@@ -258,8 +262,12 @@ def net_of(foreign: Foreign, provenance: dict[str, Any]) -> ConvNet:
         tensors[f"{layer.name}.bias"] = torch.from_numpy(_owned(kernel.bias))
     if bad := not_finite(tensors):
         raise UserError(f"{bad} holds values that are not finite")
-    folded = [foreign.convention.sentence(), *foreign.folded]
-    card = Card(architecture, names, provenance={**provenance, "format": foreign.format, "folded": folded})
+    provenance = {**provenance, "format": foreign.format}
+    provenance["folded"] = [foreign.convention.sentence(), *foreign.folded]
+    first = foreign.convolutions[0].weight
+    if foreign.convention == TORCHVISION and first.dtype == np.float32 and (lost := rounding(TORCHVISION, first)):
+        provenance[ROUNDING] = lost
+    card = Card(architecture, names, provenance=provenance)
     return assembled(card, tensors)
 
 

@@ -3,6 +3,7 @@
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 WRAPPINGS = ("state_dict", "model")
 """Names under which checkpoints store a state dict."""
+
+METADATA = "verydeep"
+"""Name of this project's entry in the metadata of a state dict, next to torch's `version`."""
 
 SLACK = 2**20
 
@@ -54,7 +58,30 @@ def read_torch(path: Path, convention: Convention | None) -> Foreign:
         total += value.numel() * value.element_size()
         if value.device.type != "cpu" or total > size + SLACK:
             raise UserError(f"{name} has shape {tuple(value.shape)}, which is larger than the file")
-    return foreign(loaded, convention)
+    mean, names = _recorded(loaded)
+    if mean is not None and convention is None:
+        convention = Convention("verydeep", mean)
+    return replace(foreign(loaded, convention), class_names=names)
+
+
+def _recorded(state: Mapping[str, Tensor]) -> tuple[tuple[float, float, float] | None, tuple[str, ...] | None]:
+    """Return the mean colour and the class names that an export of this project has left in the metadata.
+
+    Raises:
+        UserError: if they are of another form.
+    """
+    metadata: Any = getattr(state, "_metadata", None)
+    for name in ("", METADATA):
+        metadata = metadata.get(name) if isinstance(metadata, Mapping) else None
+    if not isinstance(metadata, Mapping):
+        return None, None
+    mean, names = metadata.get("mean"), metadata.get("classes")
+    if mean is not None and not (isinstance(mean, list) and [type(each) for each in mean] == [float] * 3):
+        raise UserError(f"its metadata of {METADATA} have the mean colour {mean!r}; three numbers are expected")
+    if names is not None and not (isinstance(names, list) and all(type(name) is str for name in names)):
+        raise UserError(f"its metadata of {METADATA} have classes that are not a list of names")
+    colour = None if mean is None else (mean[0], mean[1], mean[2])
+    return colour, None if names is None else tuple(names)
 
 
 def read_safetensors(path: Path, convention: Convention | None) -> Foreign:
