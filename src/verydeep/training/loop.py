@@ -107,6 +107,7 @@ def train(
         for line in summary(recipe, dataset, validation, net, ranks, execution, rate or current_rate(optimiser)):
             say(line)
     with ExitStack() as stack:
+        stack.enter_context(execution.computing.settings(ranks.device))
         meter = stack.enter_context(
             Meter(f"training {recipe.net}", end, ranks.first, progress.iteration, unit="mini-batches")
         )
@@ -274,8 +275,8 @@ def refuse_different_starts(ranks: Ranks, run: Path, net: ConvNet, progress: Pro
     Raises:
         UserError: on every rank.
     """
-    mass = sum(parameter.detach().float().abs().sum().item() for parameter in net.parameters())
-    for what, value in (("iteration", progress.iteration), ("images", len(dataset)), ("sum of weights", mass)):
+    starts = ("iteration", progress.iteration), ("images", len(dataset)), ("checksum of weights", checksum(net))
+    for what, value in starts:
         values = ranks.of_all(float(value))
         if len(set(values)) > 1:
             raise UserError(
@@ -283,6 +284,20 @@ def refuse_different_starts(ranks: Ranks, run: Path, net: ConvNet, progress: Pro
                 f"run directory {run}, the data and --start-from must be the same on all machines: use a disk "
                 "that they share"
             )
+
+
+CHECKSUMS = 2**24 - 3
+"""A prime, so that each bit counts; every whole number below it is a float32, as `Ranks.of_all` sends it."""
+
+
+def checksum(net: ConvNet) -> int:
+    """Return a checksum of a net's weights, which must be float32.
+
+    It adds the bits of the weights as whole numbers: unlike a sum of the weights themselves, it does not depend on
+    the order of additions, which differs between models of GPU.
+    """
+    sums = (each.detach().view(torch.int32).sum(dtype=torch.int64) for each in net.parameters())
+    return int(sum(each.item() for each in sums)) % CHECKSUMS
 
 
 @dataclass
