@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
+from verydeep import engine
 from verydeep.configurations import CONFIGURATIONS
 from verydeep.errors import UserError
 from verydeep.network import ConvNet, Dropout, check_images, mix
@@ -561,6 +562,17 @@ def test_images_without_values_are_taken():
     each = vmap(grad(loss), (None, 0))(parameters, images)
     for name, found in grad(lambda p: sum(loss(p, image) for image in images))(parameters).items():
         torch.testing.assert_close(each[name].sum(0), found, rtol=1e-3, atol=1e-4)
+
+
+def test_where_the_engine_does_not_compute_each_layer_is_looked_at_once(monkeypatch):
+    """The gates would otherwise cost more than a GPU takes for a layer."""
+    looked, plain = [], engine.plain
+    monkeypatch.setattr(engine, "plain", lambda module: looked.append(module) or plain(module))
+    monkeypatch.setattr(engine, "served", None)
+    monkeypatch.setattr(engine, "serves_testing", None)
+    net = net_of().to("meta")
+    assert net(images_of(2, 3, 64, 64).to("meta")).is_meta
+    assert sum(isinstance(each, nn.Conv2d) for each in looked) == 16
 
 
 def test_classes_are_a_number_or_a_list_of_names():

@@ -340,12 +340,14 @@ class ConvNet(nn.Module):
                 self._look(layers[at], x)
                 at += 1
                 continue
-            # The engine computes as many convolutions per call as it can, fused with ReLU and pooling.
-            steps, ends = self._steps(layers, at)
-            if number := engine.served(steps, x):
+            # The engine computes as many convolutions per call as it can, fused with ReLU and pooling. Where it
+            # does not compute, only the next layer is looked at.
+            here = engine.here(x)
+            steps, ends = self._steps(layers, at, len(layers) if here else 1)
+            if here and (number := engine.served(steps, x)):
                 x = engine.convolutions(steps[:number], x)
                 at = ends[number - 1]
-            elif steps and layers[at].fully_connected and engine.serves_testing(steps[0].layer, x):
+            elif here and steps and layers[at].fully_connected and engine.serves_testing(steps[0].layer, x):
                 x = engine.fully_connected(steps[0].layer, x, steps[0].rectify)
                 at += 1 + steps[0].rectify
             elif steps:
@@ -377,12 +379,12 @@ class ConvNet(nn.Module):
         if self._half.looking and layer.kind == "conv":
             self._half.look(layer.name, x)
 
-    def _steps(self, layers: Sequence[Layer], at: int) -> tuple[list[engine.Step], list[int]]:
-        """Return consecutive plain convolutions with their ReLU and pooling, and the layer after each of them."""
+    def _steps(self, layers: Sequence[Layer], at: int, most: int) -> tuple[list[engine.Step], list[int]]:
+        """Return up to `most` consecutive plain convolutions with ReLU and pooling, and the layer after each."""
         steps: list[engine.Step] = []
         ends: list[int] = []
         modules, end = self._modules, len(layers)
-        while at < end and engine.plain(module := modules.get(layers[at].name)):
+        while at < end and len(steps) < most and engine.plain(module := modules.get(layers[at].name)):
             rectify = at + 1 < end and untouched(modules.get(layers[at + 1].name), nn.ReLU)
             pool = rectify and at + 2 < end and halves(modules.get(layers[at + 2].name))
             steps.append(engine.Step(module, rectify, pool))

@@ -1,5 +1,7 @@
 """Training on another device than the CPU, on a machine without one; see elsewhere.py."""
 
+import json
+
 import pytest
 import torch
 
@@ -12,11 +14,12 @@ from verydeep.datasets.survey import principal_components, survey
 from verydeep.distributed import Ranks
 from verydeep.errors import Interrupted
 from verydeep.evaluation.posteriors import Pass, one_pass
+from verydeep.network import ConvNet
 from verydeep.recipe import Recipe
 from verydeep.training import checkpoint, loop
-from verydeep.training.augmentation import Colours
+from verydeep.training.augmentation import Colours, MiniBatch
 from verydeep.training.run import run_directory
-from verydeep.training.step import Execution
+from verydeep.training.step import Execution, Step, new_optimiser, set_rate
 from verydeep.training.validation import Validated, Validation
 
 RECIPE = Recipe(
@@ -125,3 +128,124 @@ def test_a_velocity_that_stayed_behind_would_be_noticed(tmp_path, monkeypatch):
         monkeypatch.setattr(checkpoint, "restore", restore)
         with pytest.raises(RuntimeError, match="same device"):
             train(tmp_path / "a")
+
+
+def batch_of(count, seed=0):
+    chance = torch.Generator().manual_seed(seed)
+    return MiniBatch(
+        torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=chance),
+        torch.randint(0, 2, (count,), generator=chance),
+        torch.randn(count, 3, generator=chance),
+        torch.randint(0, 2**62, (count,), generator=chance),
+    )
+
+
+@pytest.mark.parametrize("way", [{}, {"micro_batch": 3}, {"recompute": True}])
+@pytest.mark.parametrize("name", ["A", "A-LRN"])
+def test_an_iteration_waits_for_the_device_once_at_its_end(name, way):
+    """Between the start and the outcome of an iteration, nothing is read back: not even to send a signal."""
+    with second_device() as machine:
+        net = ConvNet(name, 2, crop=32, width=0.125, fully_connected=8).to(DEVICE).train()
+        net.recompute = way.get("recompute", False)
+        step = Step(net, new_optimiser(net, RECIPE, 0.01), THERE, Execution(**way))
+        for signal in (0, 15):
+            machine.waits.clear()
+            begun = step.begin(batch_of(8, signal), 8, signal, save=True)
+            assert machine.waits == []
+            outcome = begun.outcome()
+            assert machine.waits == ["cpu"]
+            assert (outcome.signal, outcome.save, outcome.images) == (signal, True, 8)
+            assert 0 < outcome.loss < 100
+
+
+def test_the_next_iteration_is_begun_before_the_outcome_of_the_last_is_read(tmp_path, monkeypatch):
+    """But not beyond the end of an epoch."""
+    done = []
+
+    def noted(name, original):
+        def call(self, *arguments):
+            done.append((name, self.progress.iteration if name == "count" else None))
+            return original(self, *arguments)
+
+        return call
+
+    monkeypatch.setattr(loop.Training, "count", noted("count", loop.Training.count))
+    monkeypatch.setattr(Step, "begin", noted("begin", Step.begin))
+    with second_device():
+        train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1}))
+    assert [name for name, _ in done] == ["begin", "begin", "count", "begin", "count", "count"]
+    assert [iteration for name, iteration in done if name == "count"] == [0, 1, 2]
+    done.clear()
+    train(tmp_path / "b", recipes.changed(RECIPE, {"epochs": 1}), here=Ranks())
+    assert [name for name, _ in done] == 3 * ["begin", "count"]
+
+
+@pytest.mark.parametrize("iteration", [1, 2, 3, 4])
+def test_outcomes_that_are_read_late_change_nothing(tmp_path, monkeypatch, iteration):
+    """On a CPU that is made to read them late: the log, the checkpoint and the weights are the same bytes."""
+    original = Step.__init__
+
+    def late(self, *arguments):
+        original(self, *arguments)
+        self.late = True
+
+    train(tmp_path / "at-once", here=Ranks())
+    monkeypatch.setattr(Step, "__init__", late)
+    monkeypatch.setattr("verydeep.training.step.fetched", lambda numbers: lambda: numbers)
+    train(tmp_path / "late", here=Ranks())
+    interrupted(tmp_path / "parts", monkeypatch, iteration, here=Ranks())
+    assert state(tmp_path / "parts")["progress"]["iteration"] in (iteration, iteration + 1)
+    train(tmp_path / "parts", here=Ranks())
+    for run in ("late", "parts"):
+        for name in ("weights.safetensors", "best.safetensors"):
+            assert (tmp_path / run / name).read_bytes() == (tmp_path / "at-once" / name).read_bytes()
+        assert losses(tmp_path / run) == losses(tmp_path / "at-once")
+        assert state(tmp_path / run)["progress"] == state(tmp_path / "at-once")["progress"]
+    assert (tmp_path / "late/checkpoint.pt").read_bytes() == (tmp_path / "at-once/checkpoint.pt").read_bytes()
+
+
+def losses(run):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {(line["iteration"], "epoch" in line): line["loss"] for line in lines if "loss" in line}
+
+
+def test_a_late_checkpoint_is_of_the_last_iteration_that_was_begun(tmp_path, monkeypatch):
+    """All ranks learn of a wish with the outcome of its iteration; by then they have begun the next one."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    saved = []
+    original = loop.Training.save
+
+    def save(self):
+        assert self.under_way is None
+        saved.append(self.progress.iteration)
+        original(self)
+
+    monkeypatch.setattr(loop.Training, "save", save)
+    with second_device():
+        train(tmp_path / "a", recipes.changed(RECIPE, {"epochs": 1, "batch": 8}))
+    assert saved == [2, 4, 5, 5]
+
+
+def test_velocities_on_cuda_are_updated_by_one_kernel_whatever_the_checkpoint_says(tmp_path, monkeypatch):
+    interrupted(tmp_path / "a", monkeypatch, 2, here=Ranks())
+    assert [group["fused"] for group in state(tmp_path / "a")["optimiser"]["param_groups"]] == [None, None]
+    with second_device():
+        interrupted(tmp_path / "a", monkeypatch, 4)
+        assert [group["fused"] for group in state(tmp_path / "a")["optimiser"]["param_groups"]] == [True, True]
+    train(tmp_path / "a", here=Ranks())
+    assert [group["fused"] for group in state(tmp_path / "a")["optimiser"]["param_groups"]] == [None, None]
+
+
+def test_one_kernel_updates_as_many_do():
+    nets = [ConvNet("A", 2, crop=32, width=0.125, fully_connected=8).train() for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    for net, fused in zip(nets, (None, True), strict=True):
+        optimiser = new_optimiser(net, RECIPE, 0.01)
+        for group in optimiser.param_groups:
+            group["fused"] = fused
+        step = Step(net, optimiser, Ranks(), Execution())
+        for iteration, rate in enumerate((0.01, 0.01, 0.001)):
+            set_rate(optimiser, rate)
+            step(batch_of(8, iteration), 8)
+    for one, other in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
