@@ -11,6 +11,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 install_import_hook("verydeep", "beartype.beartype")
 
 
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU on a machine without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     """A cache folder of its own for each test, so that none writes to the user's."""

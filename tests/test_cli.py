@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.cells import cell_len
+from torch.distributed import DistBackendError, DistNetworkError, DistStoreError
 
 import foreign_nets
 from synthetic import write
@@ -110,7 +111,7 @@ def test_the_flags_of_train_are_the_fields_of_the_recipe(verydeep):
     fields = {f"--{name.replace('_', '-')}" for name in Recipe.model_fields}
     assert flags - fields == {
         "--out", "--recipe", "--device", "--precision", "--micro-batch", "--workers", "--compile", "--recompute",
-        "--skip-unreadable", "--preset",
+        "--deterministic", "--skip-unreadable", "--preset",
     }  # fmt: skip
     assert fields <= flags
 
@@ -691,3 +692,50 @@ def test_a_training_ends_though_nobody_can_be_told(verydeep, folder, monkeypatch
         assert verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")[0] == 0
     assert (Path("a") / "weights.safetensors").exists()
     assert "has ended" in verydeep("train", folder, "--initialisation", "glorot", *SMALL, "--out", "a")[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("[pair.cc:553] Connection closed by peer [::1]:1"), "another rank has stopped; see its"),
+        (DistBackendError("NCCL error\nncclRemoteError: a remote process exited"), "another rank has stopped"),
+        (
+            DistBackendError("NCCL error in: a.cpp\nx"),
+            "cannot exchange data with the other ranks (NCCL error in",
+        ),
+        (DistNetworkError("failed to recv, got 0 bytes"), "(failed to recv, got 0 bytes); if another rank has"),
+        (DistStoreError(""), "(DistStoreError); if another rank has stopped, see its message"),
+    ],
+)
+def test_the_loss_of_a_rank_is_one_line_on_the_others(verydeep, monkeypatch, error, line):
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(cli, "app", failing)
+    with pytest.raises(type(error)):  # without other ranks it is an error like any other
+        verydeep("train")
+    monkeypatch.setenv("RANK", "1")
+    assert refused_on_rank(verydeep("train"), line)
+
+
+def refused_on_rank(result, *words):
+    code, _, err = result
+    last = err.strip().splitlines()[-1]
+    assert (code, last.startswith("verydeep (rank 1): ")) == (2, True), err
+    assert all(word in last for word in words), last
+    return True
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_any_work(verydeep):
+    for command in (("train", "digits"), ("reproduce", "--data", "digits", "--preset", "digits")):
+        assert refused(verydeep(*command, "--device", "cpu", "--precision", "tf32"), "tf32", "the device is cpu")
+
+
+def test_resume_is_deterministic_if_the_run_was(verydeep):
+    few = ["--batch", "512", "--initialisation", "glorot", "--deterministic", "--out", "a"]
+    assert verydeep("train", "digits", *SMALL[:6], "--epochs", 1, *few)[0] == 0
+    assert verydeep("resume", "a", "--epochs", 2)[0] == 0
+    assert verydeep("resume", "a", "--epochs", 3, "--no-deterministic")[0] == 0
+    starts = json.loads(Path("a/environment.json").read_text())
+    assert [start["computing"]["deterministic"] for start in starts] == [True, True, False]
+    assert {start["computing"]["precision"] for start in starts} == {"fp32"}

@@ -275,4 +275,4 @@ def test_features_in_half_precision_stay_near_and_infinite_ones_are_refused(file
     with pytest.warns(UserWarning, match="overflows"):
         message = refusal(extract, scaled(net, 1e6 / loudness), files, ["conv5_3"], precision="fp16")
     assert "features of conv5_3 are not finite" in message
-    assert "training takes one of fp32, bf16" in refusal(Execution, Computing("fp16"))
+    assert "training takes one of fp32, tf32, bf16" in refusal(Execution, Computing("fp16"))

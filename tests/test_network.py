@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
+from verydeep import engine
 from verydeep.configurations import CONFIGURATIONS
 from verydeep.errors import UserError
 from verydeep.network import ConvNet, Dropout, check_images, mix
@@ -332,12 +333,63 @@ def test_bf16_autocast_stays_near_fp32_in_training_and_testing():
         expected = net(images, keys)
         with torch.autocast("cpu", torch.bfloat16):
             found = net(images, keys)
-        assert found.dtype == torch.bfloat16
-        assert (found.float() - expected).norm() < 0.05 * expected.norm()
-        found.float().square().sum().backward()
+        assert found.dtype == torch.float32, "fc8 and what follows it"
+        assert (found - expected).norm() < 0.05 * expected.norm()
+        found.square().sum().backward()
         assert all(
             parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters()
         )
+
+
+def test_scores_of_half_precision_are_computed_in_float32_from_fc8_on():
+    """In bfloat16 two classes that differ by less than 0.4% would tie, and so would the mean over a map."""
+    net, images = net_of(), images_of(2, 3, 64, 96)
+    with torch.no_grad():
+        net.fc8.weight[1] = net.fc8.weight[0] * 1.0001
+        net.fc8.bias[1] = net.fc8.bias[0] = 0
+        with torch.autocast("cpu", torch.bfloat16):
+            scores, maps = net(images), net.features(images, ["drop7", "fc8"])
+        cells = F.conv2d(maps["drop7"].float(), net.fc8.weight, net.fc8.bias)
+        assert maps["drop7"].dtype == torch.bfloat16
+        torch.testing.assert_close(maps["fc8"], cells, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(scores, cells.mean((2, 3)), rtol=1e-5, atol=1e-6)
+        assert (scores[:, 0] != scores[:, 1]).all()
+
+
+def test_layers_attached_to_fc8_get_the_types_they_need():
+    net, images, seen = net_of(), images_of(1, 3, 64, 64), []
+    net.fc8.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert net(images).dtype == torch.float32
+        assert net.bfloat16()(images).dtype == torch.float32
+    assert seen == [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_mean_colour_stays_float32(dtype):
+    net, images = net_of(), images_of(2, 3, 64, 64)
+    mean = net.mean.clone()
+    with torch.no_grad():
+        expected = net(images)
+        for converted in (net.to(dtype), net.to("cpu", dtype)):
+            assert torch.equal(converted.mean, mean)
+            assert converted.mean.dtype == torch.float32
+            assert converted.conv1_1.weight.dtype == dtype
+            found = converted(images)
+            assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+            assert (found - expected).norm() < 0.05 * expected.norm()
+    # Pixels are rounded once, after the mean colour is subtracted.
+    seen, wide = [], torch.promote_types(dtype, torch.float32)
+    net.conv1_1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    net(images)
+    assert torch.equal(seen[0], (images.to(wide) - mean.to(wide).view(-1, 1, 1)).to(dtype))
+
+
+def test_a_net_of_bfloat16_can_be_trained():
+    net, images, keys = net_of().bfloat16().train(), images_of(8, 3, 64, 64), torch.arange(8)
+    F.cross_entropy(net(images, keys), torch.zeros(8, dtype=torch.int64)).backward()
+    assert all(each.grad.dtype == torch.bfloat16 and each.grad.isfinite().all() for each in net.parameters())
 
 
 def test_an_empty_batch_passes_forward_and_backward():
@@ -510,6 +562,17 @@ def test_images_without_values_are_taken():
     each = vmap(grad(loss), (None, 0))(parameters, images)
     for name, found in grad(lambda p: sum(loss(p, image) for image in images))(parameters).items():
         torch.testing.assert_close(each[name].sum(0), found, rtol=1e-3, atol=1e-4)
+
+
+def test_where_the_engine_does_not_compute_each_layer_is_looked_at_once(monkeypatch):
+    """The gates would otherwise cost more than a GPU takes for a layer."""
+    looked, plain = [], engine.plain
+    monkeypatch.setattr(engine, "plain", lambda module: looked.append(module) or plain(module))
+    monkeypatch.setattr(engine, "served", None)
+    monkeypatch.setattr(engine, "serves_testing", None)
+    net = net_of().to("meta")
+    assert net(images_of(2, 3, 64, 64).to("meta")).is_meta
+    assert sum(isinstance(each, nn.Conv2d) for each in looked) == 16
 
 
 def test_classes_are_a_number_or_a_list_of_names():

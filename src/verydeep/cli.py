@@ -50,7 +50,7 @@ FULL = ("can't allocate memory", "out of memory", "Storage size calculation over
 """Parts of the messages in which torch says that memory is full."""
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "remote process")
-"""Parts of the messages in which torch says that another rank has stopped."""
+"""Parts of the messages in which torch says that another rank has stopped, if it raises a plain RuntimeError."""
 
 
 def main() -> None:
@@ -85,10 +85,23 @@ def _main() -> None:
                 f"not enough memory ({what}); use a smaller --micro-batch, --crop, --width or --fully-connected, "
                 "or --recompute"
             )
-        # Another rank has stopped, and has printed why.
-        if "RANK" not in os.environ or not any(word in str(error) for word in LOST):
+        if "RANK" not in os.environ or not (line := _lost(error)):
             raise
-        _refuse("another rank has stopped; see its message")
+        _refuse(line)
+
+
+def _lost(error: BaseException) -> str:
+    """Return what to print for an error of exchanging data with the other ranks; empty if it is another error."""
+    from torch import distributed
+
+    # Another rank has stopped, and has printed why.
+    if any(word in str(error) for word in LOST):
+        return "another rank has stopped; see its message"
+    if not isinstance(error, getattr(distributed, "DistError", ())):
+        return ""
+    # NCCL has many messages for a lost rank, and a few for wrong settings.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"cannot exchange data with the other ranks ({lines[0]}); if another rank has stopped, see its message"
 
 
 def _refuse(line: str) -> NoReturn:

@@ -22,6 +22,13 @@ from verydeep.errors import UserError
 TIMEOUT = timedelta(hours=3)
 """How long ranks wait for one another: the first may have to survey a large data set meanwhile."""
 
+CUBLAS, CUBLAS_WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
+"""An environment variable of cuBLAS, and the values with which it always adds in the same order."""
+
+NCCL = {"NCCL_ALGO": "Ring", "NCCL_NVLS_ENABLE": "0"}
+"""Environment variables of NCCL with which ranks are always added in the same order: around a ring, and not by the
+switches between the GPUs."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -63,15 +70,18 @@ class Ranks:
 
 
 @contextmanager
-def ranks(device: str = "auto") -> Iterator[Ranks]:
+def ranks(device: str = "auto", deterministic: bool = False) -> Iterator[Ranks]:
     """Join the other processes, if torchrun started any, and leave them at the end.
 
     Args:
         device: cpu, cuda, mps, or auto for the fastest one available.
+        deterministic: whether GPUs will be made to give the same bits every time, which has to be prepared here.
 
     Raises:
-        UserError: if the device is not available.
+        UserError: if the device is not available, or CUDA was used before it could be prepared.
     """
+    if deterministic and device != "cpu":
+        prepare_deterministic_gpus()
     world, local_world = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
     chosen = device_of(device, local_rank, local_world)
@@ -87,10 +97,32 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
     # When this module is first imported, as by an optimiser, its functions take the group of all ranks as a
     # default. If that happened later, the group's threads would live on, and sometimes abort the ending process.
     importlib.import_module("torch.distributed.nn.functional")
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+    if chosen.type == "cuda":
+        # NCCL would otherwise guess the GPU of a rank, and set up its connections only when they are first needed.
+        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=chosen)
+    else:
+        dist.init_process_group("gloo", timeout=TIMEOUT)
     yield Ranks(rank, world, local_rank, chosen)
     # Not after an error: it could wait for a rank that has ended.
     dist.destroy_process_group()
+
+
+def prepare_deterministic_gpus() -> None:
+    """Set the environment variables of cuBLAS and NCCL that deterministic computing needs; they stay set.
+
+    This comes before CUDA is used: cuBLAS and NCCL read them once.
+
+    Raises:
+        UserError: if CUDA is in use already without them.
+    """
+    if os.environ.get(CUBLAS) not in CUBLAS_WORKSPACES:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            raise UserError(
+                f"deterministic needs {CUBLAS}={CUBLAS_WORKSPACES[0]}, and CUDA is already in use without it; set "
+                "this environment variable before the program starts"
+            )
+        os.environ[CUBLAS] = CUBLAS_WORKSPACES[0]
+    os.environ.update(NCCL)
 
 
 BUCKET = 25 * 2**20

@@ -83,7 +83,8 @@ def extract(
         maps: whether to return maps (N, C, h, w) instead of their means (N, C). Maps must all have the same size,
             so `maps` implies `crop`.
         device: cpu, cuda or mps; auto uses the device of a `ConvNet`, and the fastest available for a file.
-        precision: bf16 and fp16 use half precision wherever torch's autocast does; fp16 may overflow.
+        precision: fp32, or tf32 on CUDA only; bf16 and fp16 use half precision wherever torch's autocast does, but
+            for fc8; fp16 may overflow.
         workers: processes that prefetch images; if None, chosen from the number of cores, and 0 for few images.
         skip_unreadable: whether to leave out images that cannot be read, and name each on standard error.
 
@@ -117,6 +118,7 @@ def extract(
     unreadable: dict[int, ImageError] = {}
     with (
         in_testing(inner, target),
+        computing.settings(target),
         read_ahead(reader, batches, computing.workers, target) as reading,
         Meter(f"features of {inner.configuration.name}, Q = {one.scale}", len(given)) as meter,
     ):

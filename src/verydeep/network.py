@@ -5,7 +5,8 @@ convolutions, so that a net trained on crops can be applied densely to whole ima
 """
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Unpack
 
@@ -108,8 +109,11 @@ class ConvNet(nn.Module):
         sizes: `crop`, `width`, `fully_connected` and `dropout` of the `Architecture`, if they differ from the
             paper's.
 
+    In half precision, by its own type (`net.bfloat16()`) or under autocast, it computes fc8 in float32, so its
+    class scores are float32.
+
     Attributes:
-        mean: mean colour, RGB in 0..255, subtracted from every pixel; a buffer.
+        mean: mean colour, RGB in 0..255, subtracted from every pixel; a buffer that stays float32.
         recompute: whether to keep only the poolings' outputs for the backward pass and compute the rest again
             (activation checkpointing): less memory for about a third more time.
 
@@ -289,6 +293,17 @@ class ConvNet(nn.Module):
             if parameter.ndim == 4:
                 parameter.data = engine.in_large_pages(parameter.data)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ConvNet":
+        """Move or convert all tensors, for `to`, `cuda`, `bfloat16` and the like; the mean colour keeps its type.
+
+        bfloat16 has eight bits, so a mean colour of that type would be off by up to half a unit.
+        """
+        before = self.mean
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.mean.dtype != before.dtype:
+            self.mean = before.to(self.mean.device)
+        return self
+
     def extra_repr(self) -> str:
         """Return what `print(net)` shows besides the layers."""
         made = self.architecture
@@ -312,21 +327,27 @@ class ConvNet(nn.Module):
         if observed():
             x = x.contiguous()
             for layer in layers:
-                x = self._call(layer, x, keys)
+                x = self._scores(x, layer, keys) if gives_scores(layer, x) else self._call(layer, x, keys)
             return x
         at = 0
         while at < len(layers):
+            if gives_scores(layers[at], x):
+                x = self._scores(x, layers[at], keys)
+                at += 1
+                continue
             if not plain(x):
                 x = self._call(layers[at], x.contiguous(), keys)
                 self._look(layers[at], x)
                 at += 1
                 continue
-            # The engine computes as many convolutions per call as it can, fused with ReLU and pooling.
-            steps, ends = self._steps(layers, at)
-            if number := engine.served(steps, x):
+            # The engine computes as many convolutions per call as it can, fused with ReLU and pooling. Where it
+            # does not compute, only the next layer is looked at.
+            here = engine.here(x)
+            steps, ends = self._steps(layers, at, len(layers) if here else 1)
+            if here and (number := engine.served(steps, x)):
                 x = engine.convolutions(steps[:number], x)
                 at = ends[number - 1]
-            elif steps and layers[at].fully_connected and engine.serves_testing(steps[0].layer, x):
+            elif here and steps and layers[at].fully_connected and engine.serves_testing(steps[0].layer, x):
                 x = engine.fully_connected(steps[0].layer, x, steps[0].rectify)
                 at += 1 + steps[0].rectify
             elif steps:
@@ -341,17 +362,29 @@ class ConvNet(nn.Module):
                 at += 1
         return x
 
+    def _scores(self, x: Tensor, fc8: Layer, keys: Tensor | None) -> Float[Tensor, "N K h w"]:
+        """Compute fc8 in float32 from a map in half precision, in which near scores would become equal."""
+        module = self.get_submodule(fc8.name)
+        kind = floating_type(module)
+        with without_autocast(x.device.type):
+            if kind not in HALVES:
+                return self._run(x.to(kind), (fc8,), keys)
+            if plain(x) and engine.plain(module) and not observed():
+                assert module.bias is not None
+                return F.conv2d(x.float(), module.weight.float(), module.bias.float())
+        return self._call(fc8, x, keys).float()
+
     def _look(self, layer: Layer, x: Tensor) -> None:
         """Take in how large the output of a convolution gets, in a pass in float16 that is looked at."""
         if self._half.looking and layer.kind == "conv":
             self._half.look(layer.name, x)
 
-    def _steps(self, layers: Sequence[Layer], at: int) -> tuple[list[engine.Step], list[int]]:
-        """Return consecutive plain convolutions with their ReLU and pooling, and the layer after each of them."""
+    def _steps(self, layers: Sequence[Layer], at: int, most: int) -> tuple[list[engine.Step], list[int]]:
+        """Return up to `most` consecutive plain convolutions with ReLU and pooling, and the layer after each."""
         steps: list[engine.Step] = []
         ends: list[int] = []
         modules, end = self._modules, len(layers)
-        while at < end and engine.plain(module := modules.get(layers[at].name)):
+        while at < end and len(steps) < most and engine.plain(module := modules.get(layers[at].name)):
             rectify = at + 1 < end and untouched(modules.get(layers[at + 1].name), nn.ReLU)
             pool = rectify and at + 2 < end and halves(modules.get(layers[at + 2].name))
             steps.append(engine.Step(module, rectify, pool))
@@ -379,13 +412,16 @@ class ConvNet(nn.Module):
         return y
 
     def _centred(self, images: Tensor, smallest: int, shift: Tensor | None = None) -> Tensor:
-        """Return the images minus the mean colour, in the net's own precision."""
+        """Return the images minus the mean colour, subtracted in float32 or wider, in the type of the net."""
         check_images(images, smallest)
         if not self._range_seen and images.is_floating_point() and looks_at_values(images):
             self._range_seen = True  # only once: later images may come from an algorithm that optimises pixels
             warn_of_range(images)
-        colour = self.mean if shift is None else self.mean - shift
-        x = images.to(self.mean.dtype) - colour.view(-1, 3, 1, 1)
+        kind = floating_type(self)
+        wide = torch.promote_types(kind, torch.float32)
+        mean = self.mean.to(wide)
+        colour = mean if shift is None else mean - shift
+        x = (images.to(wide) - colour.view(-1, 3, 1, 1)).to(kind)
         if looks_at_values(x) and in_half(x):
             self._half.begin(x)
         # vmap does not support memory formats.
@@ -430,6 +466,25 @@ def halves(module: nn.Module | None) -> bool:
         and module.dilation == 1
         and not (module.ceil_mode or module.return_indices)
     )
+
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def gives_scores(layer: Layer, x: Tensor) -> bool:
+    """Return whether this is fc8, and its input is in half precision."""
+    return layer.name == "fc8" and x.dtype in HALVES
+
+
+def floating_type(module: nn.Module) -> torch.dtype:
+    """Return the type of a module's first floating point parameter; float32 if it has none."""
+    return next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)
+
+
+def without_autocast(kind: str) -> AbstractContextManager[object]:
+    """Return a context in which this kind of device computes in the types of its inputs."""
+    active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if active else nullcontext()
 
 
 def idle(module: nn.Module | None) -> bool:

@@ -79,6 +79,7 @@ def train(
     micro_batch: int = 0,
     compile: bool = False,
     recompute: bool = False,
+    deterministic: bool = False,
     skip_unreadable: bool = False,
     new_limits: bool = False,
 ) -> Run:
@@ -92,11 +93,14 @@ def train(
         preset: fills in fields that the recipe leaves open. `small` chooses sizes and a schedule for the data and
             the machine; `paper` uses the paper's.
         device: cpu, cuda, mps, or auto for the fastest available.
-        precision: bf16 uses bfloat16 wherever torch's autocast does.
+        precision: fp32 is IEEE float32; tf32 computes its convolutions and matrix products in TF32, on CUDA only;
+            bf16 uses bfloat16 wherever torch's autocast does, but for fc8 and the loss.
         workers: processes per rank that prefetch images; if None, chosen from the number of cores.
         micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
         compile: whether to compile the net with torch.compile.
         recompute: whether to keep less for the backward pass and compute it again (activation checkpointing).
+        deterministic: whether a resumed training has the same weights to the last bit on CUDA GPUs, too, as it
+            always has on CPUs. It sets environment variables, so CUDA must not be in use yet.
         skip_unreadable: whether to leave out images that cannot be read, and name each.
         new_limits: whether the limits of epochs and iterations in the recipe replace those of a run in `out`; see
             `resume`.
@@ -119,9 +123,11 @@ def train(
         )
     if isinstance(data, Dataset) and validation is None:
         raise UserError(f"{data.name} is only a training set; pass a validation set, too")
-    execution = Execution(Computing(precision, reading_workers(workers)), micro_batch, compile, recompute)
+    computing = Computing(precision, reading_workers(workers), deterministic=deterministic)
+    execution = Execution(computing, micro_batch, compile, recompute)
     run = Path(out)
-    with ranks(device) as here:
+    with ranks(device, deterministic) as here:
+        computing.check(here.device)
         training_set, found = surveyed(data, "train", skip_unreadable, here)
         conditions = conditions_of(training_set, found, here)
         recipe = filled(run, recipe, preset, conditions)
@@ -136,7 +142,7 @@ def train(
         compare_classes(validation_set.classes, training_set.classes, validation_set.name, training_set.name)
         colours = colours_of(found)
         described = description(place_of(data), training_set, validation_set, colours)
-        quiet = Computing(precision, execution.computing.workers, progress=False)
+        quiet = replace(execution.computing, progress=False)
 
         def measure(net: ConvNet) -> Validated:
             matrix = one_pass(net, validation_set, centre_crop, here, quiet, sizes.sizes)
@@ -164,6 +170,7 @@ def resume(
     micro_batch: int | None = None,
     compile: bool | None = None,
     recompute: bool | None = None,
+    deterministic: bool | None = None,
     skip_unreadable: bool = False,
 ) -> Run:
     """Resume the training in a run directory, with the recipe and data that it began with.
@@ -181,11 +188,12 @@ def resume(
         validation: the validation set; if None, that of `data`.
         device: as for `train`. For this argument and those that follow, None means as when the run was last
             started.
-        precision: fp32 or bf16.
+        precision: fp32, tf32 or bf16.
         workers: processes per rank that prefetch images; if None, chosen from the number of cores.
         micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
         compile: whether to compile the net with torch.compile.
         recompute: whether to use activation checkpointing.
+        deterministic: whether CUDA GPUs give the same bits every time.
         skip_unreadable: whether to leave out images that cannot be read, and name each.
 
     Returns:
@@ -212,6 +220,7 @@ def resume(
         micro_batch=before.micro_batch if micro_batch is None else micro_batch,
         compile=before.compile if compile is None else compile,
         recompute=before.recompute if recompute is None else recompute,
+        deterministic=before.deterministic if deterministic is None else deterministic,
         skip_unreadable=skip_unreadable,
         new_limits=True,
     )
@@ -241,7 +250,8 @@ def test(
         method: dense; multi-crop (5 x 5 crops); both (the mean of these two); centre-crop; or windows (crops that
             the cells of a dense score map see, each by itself).
         device: cpu, cuda, mps, or auto for the fastest available.
-        precision: bf16 and fp16 use half precision wherever torch's autocast does; fp16 may overflow.
+        precision: fp32, or tf32 on CUDA only; bf16 and fp16 use half precision wherever torch's autocast does, but
+            for fc8 and what follows it; fp16 may overflow.
         workers: processes per rank that prefetch images; if None, chosen from the number of cores.
         skip_unreadable: whether to leave out images that cannot be read, and name each.
 
@@ -261,6 +271,7 @@ def test(
     computing = Computing(precision, reading_workers(workers))
     largest = max(scales or (test_scale(net.card, method) for net in candidates))
     with ranks(device) as here:
+        computing.check(here.device)
         dataset, found = surveyed(data, "val", skip_unreadable, here, largest)
         setup = testing.Setup(dataset, found.sizes, here, computing, say)
         return list(testing.test(setup, candidates, () if scales is None else scales, method))
@@ -311,7 +322,8 @@ def predict(
         method: as in `test`.
         top: number of classes to return per image.
         device: cpu, cuda or mps; auto uses the device of a `ConvNet`, and the fastest available for a file.
-        precision: bf16 and fp16 use half precision wherever torch's autocast does; fp16 may overflow.
+        precision: fp32, or tf32 on CUDA only; bf16 and fp16 use half precision wherever torch's autocast does, but
+            for fc8 and what follows it; fp16 may overflow.
         workers: processes that prefetch images; if None, chosen from the number of cores, and 0 for few images.
         skip_unreadable: whether to leave out images that cannot be read, and name each on standard error.
 

@@ -6,6 +6,9 @@ Most of them answer one question: would anything notice if a layer were not call
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -169,6 +172,32 @@ def abandon_unfinished(error: BaseException) -> None:
         unfinished = frame.f_locals.get("self")
         if isinstance(unfinished, dataloader._MultiProcessingDataLoaderIter):
             abandon(unfinished)
+
+
+@contextmanager
+def float32_on_gpus(tf32: bool) -> Iterator[None]:
+    """Compute float32 convolutions and matrix products on CUDA GPUs in TF32 or in IEEE float32.
+
+    Torch's own defaults are TF32 for convolutions and IEEE for products. The switches are restored afterwards.
+
+    From torch 2.9 on there are two sets of switches, and reading an old one that contradicts the new ones is an
+    error. So both sets are written. If they contradict each other already, only the new ones are used.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before: list[tuple[Any, str, Any]] = []
+    for switches in (matmul, cudnn):
+        with suppress(RuntimeError):
+            before.append((switches, "allow_tf32", switches.allow_tf32))
+    if hasattr(cudnn, "conv"):
+        new: tuple[Any, ...] = (matmul, cudnn.conv, cudnn.rnn)  # the old switch of cuDNN is for both
+        before += [(switches, "fp32_precision", switches.fp32_precision) for switches in new]
+    for switches, name, _ in before:
+        setattr(switches, name, tf32 if name == "allow_tf32" else ("tf32" if tf32 else "ieee"))
+    try:
+        yield
+    finally:
+        for switches, name, value in before:
+            setattr(switches, name, value)
 
 
 def remember(*kinds: type[nn.Module]) -> None:

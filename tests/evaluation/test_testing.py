@@ -371,3 +371,40 @@ def test_weights_that_are_not_finite_are_refused_by_name(net, tmp_path, photogra
         card = {name: text for name, text in file.metadata().items() if name != SEAL}
         save_file(tensors, tmp_path / "run" / weights.FILE_NAME, card)  # without a digest, as once written
     assert "fc8.bias" in refusal(results_of, [run], photographs)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "name"),
+    [
+        ("cpu", "fp32", "dense-Q256-8e7fda12f7682bce.safetensors"),
+        ("cpu", "bf16", "dense-Q256-5955e4cea03e8d57.safetensors"),
+    ],
+)
+def test_what_was_stored_on_a_cpu_is_found_by_later_versions(
+    net, run, photographs, monkeypatch, device, precision, name
+):
+    """These names are those of version 0.3 before it had the kind of device in them."""
+    assert stored_name(net, run, photographs, monkeypatch, device, precision) == name
+
+
+def stored_name(net, run, photographs, monkeypatch, device, precision):
+    monkeypatch.setattr(testing, "digest", lambda file: "a" * 64)
+    monkeypatch.setattr(testing, "fingerprint", lambda dataset: "b" * 16)
+    setup = testing.Setup(
+        photographs, sizes_of(photographs), Ranks(device=torch.device(device)), Computing(precision)
+    )
+    taken = []
+    monkeypatch.setattr(Path, "exists", lambda path: taken.append(path.name) or False)
+    assert testing.missing_passes(setup, testing.tested(run), [Pass("dense", 256)])
+    return taken[-1]
+
+
+def test_a_gpu_and_a_cpu_store_separately(net, run, photographs, monkeypatch):
+    devices, precisions = ("cpu", "cuda", "cuda:1", "mps"), ("fp32", "tf32", "bf16")
+    ways = [(device, precision) for device in devices for precision in precisions]
+    names = {}
+    for device, precision in ways:
+        with monkeypatch.context() as patch:
+            names[device, precision] = stored_name(net, run, photographs, patch, device, precision)
+    assert len(set(names.values())) == 9, "the number of a GPU does not count"
+    assert names["cuda", "fp32"] == names["cuda:1", "fp32"]

@@ -68,6 +68,9 @@ def test_how_a_run_was_computed(tmp_path):
     start = {"computing": {"precision": "bf16"}, "micro_batch": 8, "recompute": True, "device": "cuda:1"}
     (tmp_path / "environment.json").write_text(json.dumps([{}, start]))
     assert recorded_execution(tmp_path) == Recorded("cuda", "bf16", 8, False, True)
+    start["computing"] |= {"precision": "tf32", "deterministic": True}
+    (tmp_path / "environment.json").write_text(json.dumps([start]))
+    assert recorded_execution(tmp_path) == Recorded("cuda", "tf32", 8, False, True, True)
     for text in ("[]", "[{}]", '[{"computing": 5, "device": 5}]', "5", "{"):
         (tmp_path / "environment.json").write_text(text)
         assert recorded_execution(tmp_path) == Recorded()

@@ -62,14 +62,24 @@ Json = Annotated[bool, Parameter(name="--json", negative=(), help="print the res
 Skip = Annotated[bool, Parameter(negative=(), help="leave out images that cannot be read, and list them")]
 Device = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest available")]
 Precision = Annotated[
-    Literal["fp32", "bf16"], Parameter(help="bf16 computes in bfloat16 wherever torch's autocast does")
+    Literal["fp32", "tf32", "bf16"],
+    Parameter(
+        help="fp32: IEEE float32; tf32: TF32 convolutions and products, on CUDA only; bf16: bfloat16 wherever "
+        "torch's autocast uses it, but for fc8 and the loss"
+    ),
+]
+Deterministic = Annotated[
+    bool, Parameter(negative=(), help="give the same bits every time on CUDA GPUs, too, as CPUs always do")
 ]
 Method = Literal["dense", "multi-crop", "both", "centre-crop", "windows"]
 Photographs = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """An argument of `_listed`; "-" is allowed."""
 TestingPrecision = Annotated[
-    Literal["fp32", "bf16", "fp16"],
-    Parameter(help="bf16 and fp16 compute in half precision wherever torch's autocast does; fp16 may overflow"),
+    Literal["fp32", "tf32", "bf16", "fp16"],
+    Parameter(
+        help="fp32: IEEE float32; tf32: TF32 convolutions and products, on CUDA only; bf16 and fp16: half "
+        "precision wherever torch's autocast uses it, but for fc8 and what follows; fp16 may overflow"
+    ),
 ]
 Whole = Annotated[int, Parameter(converter=_whole)]
 OptionalWhole = Annotated[int | None, Parameter(converter=_whole)]

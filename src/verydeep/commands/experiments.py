@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from verydeep.commands.arguments import Device, Json, Precision, Skip, Whole, Workers
+from verydeep.commands.arguments import Deterministic, Device, Json, Precision, Skip, Whole, Workers
 from verydeep.terminal import first_rank, write_json, write_line
 
 
@@ -21,6 +21,7 @@ def reproduce(
     precision: Precision = "fp32",
     micro_batch: Whole = 0,
     workers: Workers = None,
+    deterministic: Deterministic = False,
     skip_unreadable: Skip = False,
     json_: Json = False,
 ) -> None:
@@ -55,6 +56,7 @@ def reproduce(
         "precision": precision,
         "workers": workers,
         "micro_batch": micro_batch,
+        "deterministic": deterministic,
         "skip_unreadable": skip_unreadable,
     }
     if dry_run:

@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from verydeep import recipe as recipes
-from verydeep.commands.arguments import Device, OptionalWhole, Precision, RecipeFlags, Skip, Whole, Workers
+from verydeep.commands.arguments import (
+    Deterministic,
+    Device,
+    OptionalWhole,
+    Precision,
+    RecipeFlags,
+    Skip,
+    Whole,
+    Workers,
+)
 from verydeep.recipe import Recipe
 from verydeep.terminal import first_rank, write_line
 
@@ -25,6 +34,7 @@ def train(
     workers: Workers = None,
     compile_: Annotated[bool, Parameter(name="--compile", negative=())] = False,
     recompute: Annotated[bool, Parameter(negative=())] = False,
+    deterministic: Deterministic = False,
     skip_unreadable: Skip = False,
 ) -> None:
     """Train a net (Sect. 3.1), or resume a training that was interrupted.
@@ -63,6 +73,7 @@ def train(
         micro_batch=micro_batch,
         compile=compile_,
         recompute=recompute,
+        deterministic=deterministic,
         skip_unreadable=skip_unreadable,
     )
     if first_rank():
@@ -78,12 +89,13 @@ def resume(
     data: str | None = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, mps or auto [default: as before]")] = None,
     precision: Annotated[
-        Literal["fp32", "bf16"] | None, Parameter(help="fp32 or bf16 [default: as before]")
+        Literal["fp32", "tf32", "bf16"] | None, Parameter(help="fp32, tf32 or bf16 [default: as before]")
     ] = None,
     micro_batch: OptionalWhole = None,
     workers: Workers = None,
     compile_: Annotated[bool | None, Parameter(name="--compile")] = None,
     recompute: bool | None = None,
+    deterministic: bool | None = None,
     skip_unreadable: Skip = False,
 ) -> None:
     """Resume the training in a run directory, with its recipe and data, or continue one that a limit has ended.
@@ -104,6 +116,7 @@ def resume(
         micro_batch: images per forward and backward pass on each rank [default: as before].
         compile_: compile the net with torch.compile [default: as before].
         recompute: save memory: keep less for the backward pass and compute it again [default: as before].
+        deterministic: give the same bits every time on CUDA GPUs, too [default: as before].
     """
     from verydeep.procedures import resume as resume_run
 
@@ -118,6 +131,7 @@ def resume(
         micro_batch=micro_batch,
         compile=compile_,
         recompute=recompute,
+        deterministic=deterministic,
         skip_unreadable=skip_unreadable,
     )
     if first_rank():

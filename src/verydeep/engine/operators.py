@@ -54,7 +54,7 @@ def served(steps: Sequence[Step], x: Tensor) -> int:
     one at a time. Otherwise it takes all of them, and the fully connected layers after them if these are applied
     at one position. The result is 0 if the first step is not for the engine.
     """
-    if not (steps and _here(x)):
+    if not (steps and here(x)):
         return 0
     channels, height, width = x.shape[1:]
     with_gradients = torch.is_grad_enabled()
@@ -86,7 +86,7 @@ def serves_testing(layer: nn.Conv2d, x: Tensor) -> bool:
         and weight.shape[2] == weight.shape[3] <= min(x.shape[2:])
         and not _differentiated(layer, x)
         and weight.dtype == x.dtype
-        and _here(x)
+        and here(x)
     )
 
 
@@ -94,7 +94,8 @@ def _differentiated(layer: nn.Conv2d, x: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *layer.parameters()))
 
 
-def _here(x: Tensor) -> bool:
+def here(x: Tensor) -> bool:
+    """Return whether the engine computes with such a tensor: float32 on a CPU, and nothing else is recorded."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from verydeep.computing import Computing
 from verydeep.configurations import STRIDE, whole_number
 from verydeep.errors import UserError
 from verydeep.evaluation.dense import nearest_covered
@@ -70,7 +71,7 @@ def class_maps(net: ConvNet, image: Given, scales: Sequence[int] | None = None) 
     passes("dense", scales)
     check_scales(scales, net.crop)
     photograph, device, found = photograph_of(image), net.mean.device, []
-    with in_testing(net, device), torch.no_grad():
+    with in_testing(net, device), Computing().settings(device), torch.no_grad():
         for scale in scales:
             pixels = rescale(photograph, scale, net.card.rescaling)
             scores = net.score_map(torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None])[0].float()

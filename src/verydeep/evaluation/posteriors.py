@@ -290,7 +290,7 @@ def one_pass(
         The posteriors, one row per image.
 
     Raises:
-        UserError: if Q is below the crop.
+        UserError: if Q is below the crop, or the device cannot compute in this way.
         ImageError: if an image cannot be read and `unreadable` is None.
     """
     check_scales([one.scale], net.crop)
@@ -307,6 +307,7 @@ def one_pass(
     name = f"testing {net.configuration.name}, {one.method}, Q = {one.scale}"
     with (
         in_testing(net, ranks.device),
+        computing.settings(ranks.device),
         read_ahead(images, rows_left, computing.workers, ranks.device) as reading,
         Meter(name, len(ours), computing.progress and ranks.first, int(done.sum()), unit="images") as meter,
     ):

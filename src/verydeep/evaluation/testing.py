@@ -206,7 +206,10 @@ def _stored_at(setup: Setup, tested: Tested, one: Pass, weights_digest: str) -> 
     """Return the file of a pass; None if the net's passes are not stored."""
     if tested.folder is None:
         return None
-    key = store.key(weights_digest, setup.data, one, setup.computing.precision)
+    kind = setup.ranks.device.type
+    # Keys of earlier versions have no kind of device; they are those of a CPU.
+    other = () if kind == "cpu" else (kind,)
+    key = store.key(weights_digest, setup.data, one, setup.computing.precision, *other)
     return tested.folder / f"{one.method}-Q{one.scale}-{key}.safetensors"
 
 

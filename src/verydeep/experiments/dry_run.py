@@ -106,6 +106,7 @@ def dry_run(
     precision: Precision = "fp32",
     workers: int | None = None,
     micro_batch: int = 0,
+    deterministic: bool = False,
     skip_unreadable: bool = False,
 ) -> DryRun:
     """Return the plan of `reproduce` with the same arguments, and estimate its time on this machine.
@@ -121,8 +122,8 @@ def dry_run(
     Raises:
         UserError: as for `reproduce`.
     """
-    options = Options(device, precision, workers, micro_batch)
-    with ranks(device) as here:
+    options = Options(device, precision, workers, micro_batch, deterministic)
+    with ranks(device, deterministic) as here, options.computing.settings(here.device):
         experiment = prepare(data, size, tables, seeds, out, options, here, skip_unreadable)
         stands = [stand for seed in experiment.seeds for stand in _stands(experiment, seed)]
         machine = _Machine(experiment)

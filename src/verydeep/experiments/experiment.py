@@ -65,6 +65,13 @@ class Options:
     precision: Precision = "fp32"
     workers: int | None = None
     micro_batch: int = 0
+    deterministic: bool = False
+
+    @property
+    def computing(self) -> Computing:
+        """How nets are computed."""
+        workers = procedures.reading_workers(self.workers)
+        return Computing(self.precision, workers, deterministic=self.deterministic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +133,7 @@ class Experiment:
     @cached_property
     def setup(self) -> testing.Setup:
         """Settings shared by all passes."""
-        computing = Computing(self.options.precision, procedures.reading_workers(self.options.workers))
+        computing = self.options.computing
         return testing.Setup(self.data.tested, self.data.sizes, self.here, computing, say, say_found=False)
 
 

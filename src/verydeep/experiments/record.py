@@ -254,8 +254,9 @@ def _command(experiment: Experiment) -> str:
     count = len(experiment.shown_seeds)
     seeds = f" --seeds {count}" if experiment.shown_seeds == tuple(range(count)) else ""
     precision = "" if experiment.options.precision == "fp32" else f" --precision {experiment.options.precision}"
+    same = " --deterministic" if experiment.options.deterministic else ""
     data = f"--data {experiment.data.name} --preset {experiment.preset.name}"
-    return f"verydeep reproduce {names} {data}{seeds}{precision} --out {experiment.out.name}"
+    return f"verydeep reproduce {names} {data}{seeds}{precision}{same} --out {experiment.out.name}"
 
 
 def write(experiment: Experiment, record: Record) -> None:

@@ -26,6 +26,7 @@ def reproduce(
     precision: Precision = "fp32",
     workers: int | None = None,
     micro_batch: int = 0,
+    deterministic: bool = False,
     skip_unreadable: bool = False,
 ) -> Measurements:
     """Run the paper's experiments (Sect. 4), or resume them: finished steps are not repeated.
@@ -38,9 +39,10 @@ def reproduce(
         out: the folder of the experiment: run directories below seed-0, seed-1, ..., the results, and the report
             as report.html and report.md.
         device: cpu, cuda, mps, or auto for the fastest available.
-        precision: with bf16, torch's autocast computes with bfloat16 where it can.
+        precision: as for `verydeep.train`.
         workers: processes per rank that prefetch images; if None, chosen from the number of cores.
         micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
+        deterministic: whether CUDA GPUs give the same bits every time, as CPUs always do.
         skip_unreadable: whether to leave out images that cannot be read, and name each.
 
     Returns:
@@ -52,8 +54,9 @@ def reproduce(
             other data.
         Interrupted: after SIGTERM or Ctrl-C, once everything is saved; the same call resumes.
     """
-    options = Options(device, precision, workers, micro_batch)
-    with ranks(device) as here:
+    options = Options(device, precision, workers, micro_batch, deterministic)
+    with ranks(device, deterministic) as here:
+        options.computing.check(here.device)
         if here.first:
             remove_abandoned(Path(out))
         experiment = prepare(data, size, tables, seeds, out, options, here, skip_unreadable)

@@ -87,6 +87,7 @@ def train_step(experiment: Experiment, training: Training, seed: int, title: str
         precision=options.precision,
         workers=options.workers,
         micro_batch=options.micro_batch,
+        deterministic=options.deterministic,
     )
     return True
 

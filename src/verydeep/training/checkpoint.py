@@ -167,7 +167,10 @@ def _take_up(state: dict[str, Any], net: ConvNet, optimiser: torch.optim.Optimiz
     try:
         progress = _PROGRESS.validate_json(json.dumps(state["progress"]))
         net.load_state_dict(state["net"])
+        fused = [group["fused"] for group in optimiser.param_groups]
         optimiser.load_state_dict(state["optimiser"])
+        for group, ours in zip(optimiser.param_groups, fused, strict=True):
+            group["fused"] = ours  # by this device, and not by that of the checkpoint
         for group in optimiser.param_groups:
             for parameter in group["params"]:
                 velocity = optimiser.state.get(parameter, {}).get("momentum_buffer")

@@ -29,7 +29,7 @@ from verydeep.training.resumption import recorded_data
 from verydeep.training.run import record_environment, record_limits
 from verydeep.training.schedule import LIMITS, last_iteration, stage, why_ended
 from verydeep.training.start import Start
-from verydeep.training.step import Execution, Step, new_optimiser, set_rate
+from verydeep.training.step import Begun, Execution, Outcome, Step, new_optimiser, set_rate
 from verydeep.training.stopping import Signals, Stopped, signals_noted
 from verydeep.training.summary import summary
 from verydeep.training.validation import Validated, Validation, best_epoch
@@ -107,6 +107,7 @@ def train(
         for line in summary(recipe, dataset, validation, net, ranks, execution, rate or current_rate(optimiser)):
             say(line)
     with ExitStack() as stack:
+        stack.enter_context(execution.computing.settings(ranks.device))
         meter = stack.enter_context(
             Meter(f"training {recipe.net}", end, ranks.first, progress.iteration, unit="mini-batches")
         )
@@ -154,14 +155,16 @@ def learn(training: "Training", step: Step, batches: Iterator[MiniBatch | ImageE
         # One of several ranks cannot leave by itself: the others would wait for its gradient.
         with training.clock.waiting(), signals.interrupting(ranks.world == 1):
             share = readable(next(batches))
-        outcome = step(share, training.order.size(progress.iteration), signals.number, training.save_is_due())
-        training.count(outcome.loss, outcome.wrong, outcome.images)
-        meter.advance(1, f"{training.epoch}, loss {outcome.loss / outcome.images:.3f}")
-        if outcome.signal or outcome.save:
+        size = training.order.size(training.begun)
+        begun = step.begin(share, size, signals.number, training.save_is_due())
+        outcomes = training.proceed(begun, step.late)
+        for outcome in outcomes:
+            meter.advance(1, f"{training.epoch}, loss {outcome.loss / outcome.images:.3f}")
+        if any(outcome.signal or outcome.save for outcome in outcomes):
             training.save()
-        if outcome.signal:
+        if number := max((outcome.signal for outcome in outcomes), default=0):
             ranks.wait()  # until the first has saved
-            raise training.interrupted(outcome.signal)
+            raise training.interrupted(number)
 
 
 def reopen(recipe: Recipe, entered: Entered, progress: Progress, order: Order) -> bool:
@@ -274,8 +277,8 @@ def refuse_different_starts(ranks: Ranks, run: Path, net: ConvNet, progress: Pro
     Raises:
         UserError: on every rank.
     """
-    mass = sum(parameter.detach().float().abs().sum().item() for parameter in net.parameters())
-    for what, value in (("iteration", progress.iteration), ("images", len(dataset)), ("sum of weights", mass)):
+    starts = ("iteration", progress.iteration), ("images", len(dataset)), ("checksum of weights", checksum(net))
+    for what, value in starts:
         values = ranks.of_all(float(value))
         if len(set(values)) > 1:
             raise UserError(
@@ -283,6 +286,20 @@ def refuse_different_starts(ranks: Ranks, run: Path, net: ConvNet, progress: Pro
                 f"run directory {run}, the data and --start-from must be the same on all machines: use a disk "
                 "that they share"
             )
+
+
+CHECKSUMS = 2**24 - 3
+"""A prime, so that each bit counts; every whole number below it is a float32, as `Ranks.of_all` sends it."""
+
+
+def checksum(net: ConvNet) -> int:
+    """Return a checksum of a net's weights, which must be float32.
+
+    It adds the bits of the weights as whole numbers: unlike a sum of the weights themselves, it does not depend on
+    the order of additions, which differs between models of GPU.
+    """
+    sums = (each.detach().view(torch.int32).sum(dtype=torch.int64) for each in net.parameters())
+    return int(sum(each.item() for each in sums)) % CHECKSUMS
 
 
 @dataclass
@@ -307,6 +324,36 @@ class Training:
         self.crowding = Crowding(local_ranks())
         self.clocked = 0
         """Images of this epoch since this process started."""
+        self.under_way: Begun | None = None
+        """The last iteration that was begun, if it is not counted yet."""
+
+    @property
+    def begun(self) -> int:
+        """Mini-batches begun: those counted, and the one under way."""
+        return self.progress.iteration + (self.under_way is not None)
+
+    def proceed(self, begun: Begun, late: bool) -> list[Outcome]:
+        """Count the iteration before the one that was just begun and, unless it can wait, this one.
+
+        It can wait if the device computes it by itself, no epoch ends with it, and nothing has to be saved. All
+        ranks decide this alike.
+
+        Returns:
+            The outcomes of the iterations that were counted.
+        """
+        outcomes = self.settle()
+        self.under_way = begun
+        if not late or self._ends_epoch(self.begun) or any(each.signal or each.save for each in outcomes):
+            outcomes += self.settle()
+        return outcomes
+
+    def settle(self) -> list[Outcome]:
+        """Wait for the iteration under way, if there is one, count it, and return its outcome."""
+        if self.under_way is None:
+            return []
+        outcome, self.under_way = self.under_way.outcome(), None
+        self.count(outcome.loss, outcome.wrong, outcome.images)
+        return [outcome]
 
     @property
     def epoch(self) -> str:
@@ -332,8 +379,10 @@ class Training:
 
     def epoch_is_due(self) -> bool:
         """Whether the last mini-batch of an epoch is done, and the epoch has not ended yet."""
-        iteration, order = self.progress.iteration, self.order
-        return self.progress.images > 0 and (iteration % order.per_epoch == 0 or iteration == order.end)
+        return self.progress.images > 0 and self._ends_epoch(self.progress.iteration)
+
+    def _ends_epoch(self, iteration: int) -> bool:
+        return iteration % self.order.per_epoch == 0 or iteration == self.order.end
 
     def save_is_due(self) -> bool:
         """Whether the last checkpoint is old."""
@@ -416,7 +465,7 @@ class Training:
             self.net.train()
 
     def save(self) -> None:
-        """Write the checkpoint and, after an epoch, the weight files.
+        """Write the checkpoint and, after an epoch, the weight files. An iteration under way is counted first.
 
         The weights of the last epoch come before the checkpoint, so that they are never older. Only the first
         checkpoint comes before them, since weights without a checkpoint are not overwritten. The weights of the
@@ -425,6 +474,7 @@ class Training:
         Raises:
             UserError: if a weight is no longer finite, or the disk is full; what was saved before is kept.
         """
+        self.settle()
         self.clock.saved()
         if not self.ranks.first:
             return

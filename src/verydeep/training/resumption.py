@@ -65,6 +65,7 @@ class Recorded:
     micro_batch: int = 0
     compile: bool = False
     recompute: bool = False
+    deterministic: bool = False
 
 
 def recorded_execution(run: Path) -> Recorded:
@@ -79,6 +80,7 @@ def recorded_execution(run: Path) -> Recorded:
             micro_batch if isinstance(micro_batch, int) else 0,
             start.get("compile") is True,
             start.get("recompute") is True,
+            computing.get("deterministic") is True,
         )
     except (UserError, LookupError, TypeError, AttributeError):
         return Recorded()

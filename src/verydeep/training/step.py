@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -64,10 +65,26 @@ class Outcome:
     """Whether a rank wants a checkpoint."""
 
 
+@dataclass(frozen=True)
+class Begun:
+    """An iteration that has been begun, and that a GPU may still be computing."""
+
+    sums: Callable[[], Tensor]
+    """Wait for the iteration, and return the sum of its losses, its errors, the wishes for a checkpoint, and the
+    signals of the ranks."""
+    images: int
+
+    def outcome(self) -> Outcome:
+        """Wait for the iteration, and return its outcome."""
+        loss, wrong, wanted, *signals = self.sums().tolist()
+        return Outcome(loss, int(wrong), self.images, int(max(signals)), wanted > 0)
+
+
 def new_optimiser(net: ConvNet, recipe: Recipe, rate: float) -> torch.optim.SGD:
     """Return gradient descent with momentum for the parameters that are trained, with an initial rate.
 
-    There are two groups: weights, which decay, and biases, which do not and have a rate of their own.
+    There are two groups: weights, which decay, and biases, which do not and have a rate of their own. On CUDA all
+    weights are updated by one kernel.
     """
     learning = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
     biases = [parameter for name, parameter in learning if name.endswith("bias")]
@@ -79,6 +96,7 @@ def new_optimiser(net: ConvNet, recipe: Recipe, rate: float) -> torch.optim.SGD:
         ],
         lr=rate,
         momentum=recipe.momentum,
+        fused=True if all(parameter.is_cuda for _, parameter in learning) else None,
     )
 
 
@@ -109,6 +127,8 @@ class Step:
 
     def __init__(self, net: ConvNet, optimiser: torch.optim.Optimizer, ranks: Ranks, execution: Execution) -> None:
         self.net, self.optimiser, self.ranks, self.execution = net, optimiser, ranks, execution
+        self.late = ranks.device.type == "cuda"
+        """Whether the device computes by itself, so that the next iteration may begin before this one is done."""
         self.gradients = GradientSum((each for each in net.parameters() if each.requires_grad), ranks)
         if execution.compile:
             compiler = os.environ.get("CXX", "c++")
@@ -117,7 +137,11 @@ class Step:
             net.compile()
 
     def __call__(self, share: MiniBatch, images: int, signal: int = 0, save: bool = False) -> Outcome:
-        """Learn from a mini-batch.
+        """Learn from a mini-batch, and wait for the outcome; see `begin`."""
+        return self.begin(share, images, signal, save).outcome()
+
+    def begin(self, share: MiniBatch, images: int, signal: int = 0, save: bool = False) -> Begun:
+        """Learn from a mini-batch. On CUDA this does not wait for the GPU.
 
         Args:
             share: this rank's share of it; may be empty.
@@ -129,16 +153,20 @@ class Step:
         ours = len(share.labels)
         size = self.execution.micro_batch or max(1, ours)
         starts = range(0, max(1, ours), size)
-        sums = torch.zeros(3 + self.ranks.world, dtype=torch.float64)
-        sums[2], sums[3 + self.ranks.rank] = float(save), signal
+        # Not every device has float64, in which the losses are added.
+        sums = torch.zeros(
+            3 + self.ranks.world, dtype=torch.float64, device=self.ranks.device if self.late else "cpu"
+        )
+        if save or signal:
+            sums[2], sums[3 + self.ranks.rank] = float(save), signal
         self.optimiser.zero_grad()
         for start in starts:
             # Gradients are sent once per mini-batch: with its last micro-batch.
             with self.gradients.summing() if start == starts[-1] else nullcontext():
-                sums[:2] += self._backward(share.part(slice(start, start + size)), images)
+                sums[:2] += self._backward(share.part(slice(start, start + size)), images).to(sums.device).double()
         self.optimiser.step()
-        loss, wrong, wanted, *signals = self.ranks.total(sums).tolist()
-        return Outcome(loss, int(wrong), images, int(max(signals)), wanted > 0)
+        total = self.ranks.total(sums)
+        return Begun(fetched(total) if self.late else lambda: total, images)
 
     def _backward(self, part: MiniBatch, images: int) -> Tensor:
         """Add the gradient of a micro-batch; return the sum of its losses and the count of its errors."""
@@ -152,4 +180,18 @@ class Step:
         # ranks have fewer images or none.
         (loss / images).backward()  # type: ignore[no-untyped-call]
         wrong = (scores.detach().argmax(1) != labels).sum()
-        return torch.stack((loss.detach(), wrong)).cpu().double()  # not every device has float64
+        return torch.stack((loss.detach(), wrong))
+
+
+def fetched(numbers: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy numbers from a GPU; return a function that waits for them, and not for what is begun later."""
+    copy = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    copy.copy_(numbers, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+
+    def wait() -> Tensor:
+        arrived.synchronize()
+        return copy
+
+    return wait

@@ -51,7 +51,8 @@ def summary(
         "schedule": f"up to {_count(epochs, 'epoch')} of {_count(per_epoch, 'iteration')} with "
         f"{_count(min(recipe.batch, len(dataset)), 'image')}, learning rate {rate:.2g}, S = {scales}",
         "validation": validation.protocol,
-        "device": f"{ranks.device}, {execution.computing.precision}, {_count(ranks.world, 'rank')}, "
+        "device": f"{ranks.device}, {execution.computing.precision}, "
+        f"{'deterministic, ' if execution.computing.deterministic else ''}{_count(ranks.world, 'rank')}, "
         f"{_count(execution.computing.workers, 'worker')}{' each' if ranks.world > 1 else ''}",
     }
     return tuple(f"{label + ':':<12}{text}" for label, text in lines.items())
