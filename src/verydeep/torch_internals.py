@@ -5,9 +5,6 @@ Most of them answer one question: would anything notice if a layer were not call
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-
-
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import walk_tb
