@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from verydeep.configurations import Architecture as Architecture
     from verydeep.datasets.dataset import Dataset as Dataset
     from verydeep.datasets.dataset import open_dataset as open_dataset
+    from verydeep.description import Description as Description
+    from verydeep.description import describe as describe
     from verydeep.distributed import Ranks as Ranks
     from verydeep.errors import Interrupted as Interrupted
     from verydeep.errors import UserError as UserError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from verydeep.evaluation.testing import Result as Result
     from verydeep.features import Features as Features
     from verydeep.features import extract as extract
+    from verydeep.interop.loading import convert as convert
     from verydeep.interop.loading import load as load
     from verydeep.network import ConvNet as ConvNet
     from verydeep.photographs.photograph import ImageError as ImageError
@@ -35,10 +38,12 @@ if TYPE_CHECKING:
     from verydeep.procedures import resume as resume
     from verydeep.procedures import test as test
     from verydeep.procedures import train as train
+    from verydeep.publishing import push as push
     from verydeep.recipe import Recipe as Recipe
     from verydeep.training.initialisation import initialise as initialise
     from verydeep.training.run import Run as Run
     from verydeep.training.run import read_run as read_run
+    from verydeep.weights import feature_net as feature_net
     from verydeep.weights import save as save
 
     __version__: str
@@ -50,6 +55,7 @@ _HOMES = {
     "Computing": "computing",
     "ConvNet": "network",
     "Dataset": "datasets.dataset",
+    "Description": "description",
     "Features": "features",
     "ImageError": "photographs.photograph",
     "Inspection": "procedures",
@@ -61,14 +67,18 @@ _HOMES = {
     "Run": "training.run",
     "UserError": "errors",
     "class_maps": "evaluation.maps",
+    "convert": "interop.loading",
+    "describe": "description",
     "draw_maps": "evaluation.maps",
     "extract": "features",
+    "feature_net": "weights",
     "inspect": "procedures",
     "initialise": "training.initialisation",
     "load": "interop.loading",
     "open_dataset": "datasets.dataset",
     "posteriors": "evaluation.posteriors",
     "predict": "procedures",
+    "push": "publishing",
     "read_run": "training.run",
     "resume": "procedures",
     "save": "weights",
