@@ -18,6 +18,7 @@ import foreign_nets
 import verydeep
 from synthetic import refusal
 from verydeep import cli, publishing, weights
+from verydeep.errors import UserError
 from verydeep.interop import hub as references
 from verydeep.network import ConvNet
 
@@ -129,11 +130,11 @@ def test_config_json_makes_the_mixin_read_the_repository_and_write_what_it_reads
         pass
 
     verydeep.push(net, "owner/cats")
-    mixed, x = Mixed.from_pretrained("owner/cats"), images()
+    mixed, x = Mixed.from_pretrained("owner/cats").eval(), images()
     assert torch.equal(mixed(x), net(x))
     assert (mixed.architecture, mixed.class_names) == (net.architecture, net.class_names)
     mixed.save_pretrained(tmp_path / "mixed")
-    again = Mixed.from_pretrained(tmp_path / "mixed")
+    again = Mixed.from_pretrained(tmp_path / "mixed").eval()
     assert torch.equal(again(x), net(x))
     made = json.loads((tmp_path / "mixed" / "config.json").read_text(encoding="utf-8"))
     assert publishing.configuration(net.card).items() >= made.items()
@@ -271,6 +272,9 @@ def test_a_connection_that_is_cut_is_resumed(hub, net, tmp_path, monkeypatch):
     hub.add("owner/cats", model__safetensors=content)
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hub.cut_after = [200_000, 100_000]
+    for _ in range(2):  # the first versions of huggingface_hub stop, and resume when they are called again
+        with suppress(UserError):
+            verydeep.load("hf://owner/cats")
     assert verydeep.load("hf://owner/cats").card == net.card
     assert hub.ranges == [None, "bytes=200000-", "bytes=300000-"]
 
