@@ -94,7 +94,21 @@ def test_engine(verydeep):
 
 @pytest.mark.parametrize(
     "command",
-    ["configurations", "engine", "train", "resume", "test", "predict", "features", "map", "inspect", "report"],
+    [
+        *(
+            "configurations",
+            "engine",
+            "train",
+            "resume",
+            "test",
+            "predict",
+            "features",
+            "map",
+            "inspect",
+            "report",
+        ),
+        *("convert", "describe", "push"),
+    ],
 )
 def test_every_command_has_examples_in_its_help(verydeep, command):
     code, out, _ = verydeep(command, "--help")
@@ -238,6 +252,12 @@ def test_convert_makes_a_weight_file_that_predict_takes(verydeep, tmp_path):
     assert names[0] == names[1], "converted or not, in half precision or not"
     code, out, _ = verydeep("convert", "vgg.pth", "-o", "vgg.safetensors", "--preprocessing", "caffe", "--json")
     assert json.loads(out)["provenance"]["folded"][0].startswith("caffe: ")
+    code, out, _ = verydeep("convert", "vgg.safetensors", "-o", "features.safetensors", "--convolutions")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "features.safetensors: net B, a feature net, width 0.0625"
+    assert lines[1].startswith("from vgg.safetensors, weight file of verydeep, SHA-256 ")
+    assert lines[2] == "dropped: fc6, fc7, fc8"
 
 
 def test_convert_refuses_in_a_line(verydeep, tmp_path):
@@ -251,7 +271,9 @@ def test_convert_refuses_in_a_line(verydeep, tmp_path):
     )
     assert verydeep("convert", "vgg.pth", "-o", "a.safetensors")[0] == 0
     refused(
-        verydeep("convert", "a.safetensors", "-o", "b.safetensors"), "is already a weight file or run of verydeep"
+        verydeep("convert", "a.safetensors", "-o", "b.safetensors"),
+        "is already a weight file or run of verydeep",
+        "--half or --convolutions",
     )
 
 

@@ -265,3 +265,45 @@ def test_what_load_would_refuse_is_refused_by_save_and_the_old_file_is_kept(net,
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a run directory"):
         weights.load(tmp_path)
+
+
+# Feature nets
+
+
+@pytest.mark.parametrize("name", ["A-LRN", "C", "D"])
+def test_a_feature_net_has_the_features_of_the_whole_net_bit_for_bit(name):
+    torch.manual_seed(0)
+    whole = ConvNet(name, ["a", "b"], **SMALL).eval()
+    whole.card = replace(whole.card, training_scale=(40, 48), provenance={"epochs": 3})
+    made = weights.feature_net(whole)
+    images = torch.randint(0, 256, (2, 3, 64, 45), dtype=torch.uint8)
+    layers = [layer.name for layer in made.layers if layer.kind in ("conv", "pool", "lrn")]
+    for found, expected in zip(
+        made.features(images, layers).values(), whole.features(images, layers).values(), strict=True
+    ):
+        assert torch.equal(found, expected)
+    assert (made.classes, made.class_names, made.training) == (0, None, False)
+    assert made.card.training_scale == (40, 48)
+    assert made.card.provenance == {"epochs": 3, "dropped": ["fc6", "fc7", "fc8"]}
+    assert next(made.parameters()).requires_grad
+
+
+def test_a_feature_net_shares_nothing_with_the_net_it_was_made_from(net):
+    net.train()
+    made = weights.feature_net(nn.DataParallel(net))
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            tensor.add_(1)
+    assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.state_dict().items())
+    assert weights.feature_net(made).card == made.card
+
+
+def test_a_feature_net_needs_its_own_convolutions_only(net):
+    net.fc6 = nn.Identity()
+    assert weights.feature_net(net).classes == 0
+    net.conv3_1 = nn.Conv2d(16, 32, 3, padding=1, padding_mode="reflect")
+    assert "conv3_1 is Conv2d" in refusal(weights.feature_net, net)
+    prune.random_unstructured(net.conv1_1, "weight", 0.5)
+    assert "tensor conv1_1.weight has shape none" in refusal(weights.feature_net, net)

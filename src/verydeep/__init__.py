@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from verydeep.configurations import Architecture as Architecture
     from verydeep.datasets.dataset import Dataset as Dataset
     from verydeep.datasets.dataset import open_dataset as open_dataset
+    from verydeep.description import Description as Description
+    from verydeep.description import describe as describe
     from verydeep.distributed import Ranks as Ranks
     from verydeep.errors import Interrupted as Interrupted
     from verydeep.errors import UserError as UserError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from verydeep.exports.exporting import export as export
     from verydeep.features import Features as Features
     from verydeep.features import extract as extract
+    from verydeep.interop.loading import convert as convert
     from verydeep.interop.loading import load as load
     from verydeep.network import ConvNet as ConvNet
     from verydeep.photographs.photograph import ImageError as ImageError
@@ -39,10 +42,12 @@ if TYPE_CHECKING:
     from verydeep.procedures import train as train
     from verydeep.published.download import download as download
     from verydeep.published.registry import registry as registry
+    from verydeep.publishing import push as push
     from verydeep.recipe import Recipe as Recipe
     from verydeep.training.initialisation import initialise as initialise
     from verydeep.training.run import Run as Run
     from verydeep.training.run import read_run as read_run
+    from verydeep.weights import feature_net as feature_net
     from verydeep.weights import save as save
 
     __version__: str
@@ -55,6 +60,7 @@ _HOMES = {
     "ConvNet": "network",
     "Dataset": "datasets.dataset",
     "Exported": "exports.exporting",
+    "Description": "description",
     "Features": "features",
     "ImageError": "photographs.photograph",
     "Inspection": "procedures",
@@ -67,15 +73,19 @@ _HOMES = {
     "UserError": "errors",
     "class_maps": "evaluation.maps",
     "download": "published.download",
+    "convert": "interop.loading",
+    "describe": "description",
     "draw_maps": "evaluation.maps",
     "export": "exports.exporting",
     "extract": "features",
+    "feature_net": "weights",
     "inspect": "procedures",
     "initialise": "training.initialisation",
     "load": "interop.loading",
     "open_dataset": "datasets.dataset",
     "posteriors": "evaluation.posteriors",
     "predict": "procedures",
+    "push": "publishing",
     "read_run": "training.run",
     "registry": "published.registry",
     "resume": "procedures",

@@ -10,6 +10,7 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 
 from verydeep.commands.conversion import convert
+from verydeep.commands.description import describe
 from verydeep.commands.engine import engine
 from verydeep.commands.experiments import report, reproduce
 from verydeep.commands.export import export
@@ -17,6 +18,7 @@ from verydeep.commands.features import features
 from verydeep.commands.inspection import inspect
 from verydeep.commands.maps import map_
 from verydeep.commands.prediction import predict
+from verydeep.commands.publishing import push
 from verydeep.commands.table1 import configurations
 from verydeep.commands.testing import test
 from verydeep.commands.training import resume, train
@@ -33,12 +35,14 @@ app = App(
 )
 app.command(configurations)
 app.command(convert)
+app.command(describe)
 app.command(engine)
 app.command(export)
 app.command(features)
 app.command(inspect)
 app.command(map_, name="map")
 app.command(predict)
+app.command(push)
 app.command(report)
 app.command(reproduce)
 app.command(resume)

@@ -6,8 +6,8 @@ of its tensors, and the `Card` in its header says which net it is, its classes a
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from verydeep.card import PREPROCESSING, Card
-from verydeep.configurations import Architecture
+from verydeep.configurations import Architecture, Layer
 from verydeep.errors import UserError, reason
 from verydeep.files import exists, is_file, is_folder, written_aside
 from verydeep.network import ConvNet, new_module
@@ -104,7 +104,7 @@ class Content:
                 "remove parametrizations (torch.nn.utils.parametrize.remove_parametrizations); save a net with "
                 "other layers with torch.save"
             )
-        if layer := other_layer(inner):
+        if layer := other_layer(inner, inner.layers):
             raise UserError(
                 f"cannot save the net: {layer}. A weight file contains only tensors and a card, so load would "
                 "build another net from it; save this net with torch.save"
@@ -149,19 +149,34 @@ def load(source: str | os.PathLike[str]) -> ConvNet:
     """
     path = weight_file(source)
     card = read_card(path)
-    # Shapes are compared before anything is allocated: a card may claim any size.
     with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-        complaint = misfit(card.architecture, {name: tuple(file.get_slice(name).get_shape()) for name in names})
-        if complaint:
-            raise UserError(f"{path}: {complaint}; the file is incomplete, or another program made it")
-        for name in names:
-            if (kind := file.get_slice(name).get_dtype()) not in FLOATS:
-                raise UserError(f"{path}: tensor {name} is of type {kind}; weights are {', '.join(FLOATS)}")
+        names = checked_names(path, file, card.architecture)
         tensors = {name: file.get_tensor(name).float() for name in names}
     if bad := not_finite(tensors):
         raise UserError(f"{path}: tensor {bad} holds values that are not finite; its training has diverged")
     return assembled(card, tensors)
+
+
+def checked_names(path: Path, file: Any, architecture: Architecture) -> list[str]:
+    """Return the names of the tensors in a weight file, after a check of their shapes and types.
+
+    Nothing has to be allocated for it: a card may claim any size.
+
+    Args:
+        path: the file, for messages.
+        file: the same, opened by safetensors.
+        architecture: that of its card.
+
+    Raises:
+        UserError: if they are not the tensors of this architecture.
+    """
+    names = list(file.keys())
+    if complaint := misfit(architecture, {name: tuple(file.get_slice(name).get_shape()) for name in names}):
+        raise UserError(f"{path}: {complaint}; the file is incomplete, or another program made it")
+    for name in names:
+        if (kind := file.get_slice(name).get_dtype()) not in FLOATS:
+            raise UserError(f"{path}: tensor {name} is of type {kind}; weights are {', '.join(FLOATS)}")
+    return names
 
 
 def assembled(card: Card, tensors: Mapping[str, Tensor]) -> ConvNet:
@@ -173,6 +188,38 @@ def assembled(card: Card, tensors: Mapping[str, Tensor]) -> ConvNet:
     net.lay_out()
     net.requires_grad_(True)
     return net.eval()
+
+
+def feature_net(net: nn.Module) -> ConvNet:
+    """Return the feature net of a net: a copy of its convolutions, without fc6, fc7 and fc8.
+
+    Its layers end at pool5, and its features are equal bit for bit to those of the whole net. It takes images from
+    32 x 32 pixels on. Its file is much smaller: 59 MB instead of 553 MB for net D.
+
+    Args:
+        net: a `ConvNet`, possibly wrapped by torch.compile, DataParallel or AveragedModel.
+
+    Returns:
+        A new net of 0 classes, in evaluation mode, on the same device and of the same type. It shares no memory
+        with the given one. Its card keeps the training scale and the provenance, which names the layers that were
+        dropped.
+
+    Raises:
+        UserError: if the net is not a `ConvNet`, or one of its convolutional layers is not that of its
+            architecture (pruned, parametrized, replaced).
+    """
+    inner = convolutional_net(net)
+    card = inner.card
+    architecture = replace(card.architecture, classes=0)
+    state = inner.state_dict()
+    dropped = [layer.name for layer in card.architecture.layers if layer.fully_connected and layer.kind == "conv"]
+    tensors = {name: tensor for name, tensor in state.items() if name.partition(".")[0] not in dropped}
+    complaint = misfit(architecture, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    if complaint := complaint or other_layer(inner, architecture.layers):
+        raise UserError(f"cannot take the convolutions of the net: {complaint}")
+    provenance = card.provenance | ({"dropped": dropped} if dropped else {})
+    made = replace(card, architecture=architecture, class_names=None, provenance=provenance)
+    return assembled(made, {name: tensor.detach().clone() for name, tensor in tensors.items()})
 
 
 def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -197,16 +244,16 @@ def misfit(architecture: Architecture, found: Mapping[str, tuple[int, ...]]) -> 
     return ""
 
 
-def other_layer(net: ConvNet) -> str:
-    """Describe a layer that differs from the one that `load` would build in its place; empty if there is none.
+def other_layer(net: ConvNet, layers: Sequence[Layer]) -> str:
+    """Describe one of these layers that differs from what `load` would build in its place; empty if none does.
 
     Dropouts do not count: they do nothing in testing.
     """
     if type(net).forward is not ConvNet.forward:
         return f"{type(net).__name__} has its own forward"
     with torch.device("meta"):  # only their settings are compared
-        as_made = [new_module(layer, 0.0, position) for position, layer in enumerate(net.layers)]
-    for layer, made in zip(net.layers, as_made, strict=True):
+        as_made = [new_module(layer, 0.0, position) for position, layer in enumerate(layers)]
+    for layer, made in zip(layers, as_made, strict=True):
         module = net.get_submodule(layer.name)
         if layer.kind != "dropout" and (type(module) is not type(made) or _settings(module) != _settings(made)):
             return f"{layer.name} is {module}, where a net {net.configuration.name} has {made}"

@@ -6,6 +6,7 @@ float64 from preprocessed input.
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -425,3 +426,43 @@ def test_provenance_of_a_converted_net_is_in_its_header(tmp_path):
         card = json.loads(file.metadata()["verydeep"])
     assert card["provenance"]["source"] == "vgg16.h5"
     assert card["architecture"]["classes"] == 0
+
+
+# Our own files, made smaller
+
+
+def test_a_net_of_ours_can_be_stored_smaller(tmp_path):
+    torch.manual_seed(0)
+    whole = verydeep.ConvNet("B", ["a", "b"], crop=64, width=1 / 8, fully_connected=64).eval()
+    whole.card = replace(whole.card, provenance={"data": "pets", "epochs": 3})
+    source = tmp_path / "net.safetensors"
+    verydeep.save(whole, source)
+    images = there.photographs(64)
+    sizes = [source.stat().st_size]
+    for half, convolutions in ((True, False), (False, True), (True, True)):
+        path = tmp_path / "smaller.safetensors"
+        returned = convert(source, path, half=half, convolutions=convolutions)
+        sizes.append(path.stat().st_size)
+        loaded = load(path)
+        assert loaded.card == returned.card
+        provenance = loaded.card.provenance
+        assert provenance["source"] == "net.safetensors"
+        assert provenance["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+        assert provenance["origin"] == {"data": "pets", "epochs": 3}
+        assert loaded.class_names == (None if convolutions else ("a", "b"))
+        found = loaded.features(images, ["conv5_2"])["conv5_2"]
+        expected = whole.features(images, ["conv5_2"])["conv5_2"]
+        assert torch.equal(found, expected) or (half and there.difference(found, expected.double()) < 1e-2)
+    assert sizes[1] < 0.52 * sizes[0]
+    assert sizes[3] < 0.52 * sizes[2]
+    assert sizes[2] < sizes[0]
+
+
+def test_another_systems_net_can_be_stored_without_its_head(tmp_path):
+    save_torch(tmp_path / "vgg.pth", there.made("A", side=2))
+    made = convert(tmp_path / "vgg.pth", tmp_path / "a.safetensors", convolutions=True)
+    assert made.card.provenance["dropped"] == ["fc6", "fc7", "fc8"]
+    assert made.card.provenance["source"] == "vgg.pth"
+    images = there.photographs(64)
+    expected = load(tmp_path / "vgg.pth").features(images, ["pool5"])["pool5"]
+    assert torch.equal(load(tmp_path / "a.safetensors").features(images, ["pool5"])["pool5"], expected)

@@ -1,4 +1,4 @@
-"""`verydeep convert`: another system's weights as a weight file."""
+"""`verydeep convert`: another system's weights, or a net of this project, as another weight file."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -16,31 +16,36 @@ def convert(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     half: Annotated[bool, Parameter(negative=())] = False,
+    convolutions: Annotated[bool, Parameter(negative=())] = False,
     preprocessing: Annotated[str | None, Parameter(show_default=False)] = None,
     json_: Json = False,
 ) -> None:
-    """Convert another system's VGG to a weight file that takes raw RGB.
+    """Convert another system's VGG to a weight file that takes raw RGB, or make a file smaller.
 
     The source may be a state dict of torchvision or timm, Keras .h5 or .keras, .caffemodel, MatConvNet .mat, or
     ONNX. Configuration, classes, width and crop are inferred from the weights, and the preprocessing is folded
     into them. A file of only convolutions becomes a feature net, which `verydeep train --start-from` can use.
+    With --half or --convolutions, the source may also be a run or a weight file of verydeep.
 
     For example:
 
     - `verydeep convert vgg16-397923af.pth -o vgg16.safetensors`
     - `verydeep convert torchvision/vgg16 -o vgg16.safetensors`
     - `verydeep convert vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 -o features.safetensors`
+    - `verydeep convert runs/d -o features.safetensors --convolutions --half`
 
     Args:
-        source: the other system's file, or the name of published weights (see `verydeep weights`).
+        source: the other system's file, the name of published weights (see `verydeep weights`), or
+            `hf://OWNER/NAME` on the Hugging Face hub.
         out: the weight file to write; replaced if it exists.
         half: store the weights as float16, at half the size.
+        convolutions: store only the convolutions, as a feature net.
         preprocessing: the preprocessing that the net expects: torchvision, caffe (also Keras), caffe-rgb,
             half (-1..1), unit (0..1) or raw [default: that of the system's published VGGs].
     """
     from verydeep.interop.loading import convert as convert_weights
 
-    net = convert_weights(source, out, half=half, preprocessing=preprocessing)
+    net = convert_weights(source, out, half=half, convolutions=convolutions, preprocessing=preprocessing)
     made, provenance = asdict(net.architecture), net.card.provenance
     if json_:
         write_json({"path": str(out), "architecture": made, "provenance": provenance})
@@ -52,3 +57,5 @@ def convert(
         write_line(f"published as {provenance['published']}, licence: {provenance['licence']}")
     for folded in provenance["folded"]:
         write_line(f"folded: {folded}")
+    if dropped := provenance.get("dropped"):
+        write_line(f"dropped: {', '.join(dropped)}")

@@ -32,7 +32,7 @@ from verydeep.evaluation.posteriors import (
     test_scale,
 )
 from verydeep.files import cache_folder, digest
-from verydeep.interop.loading import load, read_card
+from verydeep.interop.loading import load, located, read_card
 from verydeep.network import ConvNet
 
 
@@ -115,7 +115,7 @@ def tested(net: nn.Module | str | os.PathLike[str]) -> Tested:
         UserError: if it is none of these, or its card cannot be read.
     """
     if isinstance(net, str | os.PathLike):
-        return Tested(os.fspath(net), read_card(net), weights.weight_file(net).resolve())
+        return Tested(os.fspath(net), read_card(net), located(net).path.resolve())
     inner = weights.convolutional_net(net)
     return Tested(inner.configuration.name, inner.card, net=inner)
 

@@ -18,7 +18,7 @@ from verydeep import weights
 from verydeep.card import Card
 from verydeep.errors import UserError, reason
 from verydeep.files import digest, is_file
-from verydeep.interop import caffe, keras, matconvnet, onnx, torchvision
+from verydeep.interop import caffe, hub, keras, matconvnet, onnx, torchvision
 from verydeep.interop.conventions import Convention, convention
 from verydeep.interop.foreign import Foreign, net_of
 from verydeep.network import ConvNet
@@ -44,10 +44,36 @@ CAFFE = Reader("a .caffemodel", caffe.read)
 MATCONVNET = Reader("a MATLAB file", matconvnet.read)
 ONNX = Reader("an ONNX model", onnx.read)
 
+OWN = "weight file of verydeep"
+"""The format of this project's files, as a card states it."""
+
 FORMATS = (
     "a run directory or weight file of verydeep, a state dict of torchvision or timm (.pth, .bin, .safetensors), "
     "Keras weights (.h5, .weights.h5, .keras), a .caffemodel, a MatConvNet .mat or an ONNX model"
 )
+
+
+class Located(NamedTuple):
+    """A source as a file on disk."""
+
+    path: Path
+    origin: str
+    """Its name in the provenance of a net: the file's own, or its reference on the hub, with the commit."""
+
+
+def located(source: str | os.PathLike[str]) -> Located:
+    """Return the weight file that a source names; one on the Hugging Face hub is downloaded first.
+
+    Args:
+        source: as in `load`.
+
+    Raises:
+        UserError: if there is no such file, or it cannot be downloaded.
+    """
+    if (wanted := hub.reference(source)) is not None:
+        return Located(*hub.downloaded(wanted))
+    path = weights.weight_file(source)
+    return Located(path, decoded(path.name))
 
 
 def load(source: str | os.PathLike[str], preprocessing: str | Convention | None = None) -> ConvNet:
@@ -60,26 +86,38 @@ def load(source: str | os.PathLike[str], preprocessing: str | Convention | None 
 
     Args:
         source: a run directory, a weight file, a file of torchvision, timm, Keras, Caffe, MatConvNet or ONNX, or
-            the name of published weights, such as torchvision/vgg16, which are downloaded once.
+            the name of published weights, such as torchvision/vgg16, which are downloaded once. Also a file on the
+            Hugging Face hub: `hf://OWNER/NAME`, `hf://OWNER/NAME@REVISION` (both take model.safetensors or
+            pytorch_model.bin) or `hf://OWNER/NAME/FILE`. The hub needs huggingface_hub:
+            `pip install 'verydeep[hub]'`.
         preprocessing: the preprocessing that another system's net expects: torchvision, caffe (also Keras),
             caffe-rgb, half (-1..1), unit (0..1), raw, or a `Convention`; if None, that of the system's published
             VGGs.
 
     Raises:
         UserError: if the file is missing, damaged or hostile, has none of these formats, or does not contain a net
-            of Table 1; also if a preprocessing is given for a net of this project, whose file states it.
+            of Table 1; if it cannot be downloaded; also if a preprocessing is given for a net of this project,
+            whose file states it.
     """
-    given = None if preprocessing is None else convention(preprocessing)
-    path = weights.weight_file(source)
-    reader = reader_of(path)
+    return net_at(located(source), None if preprocessing is None else convention(preprocessing))
+
+
+def net_at(there: Located, given: Convention | None = None) -> ConvNet:
+    """Load the net in a file, as `load` does."""
+    path, reader = there.path, reader_of(there.path)
     if reader is None:
         if given is not None:
             raise UserError(f"{path} states its own preprocessing; do not pass {given.name}")
         return weights.load(path)
     try:
         sha256 = digest(path)
-        foreign = reader.read(path, given)
-        provenance: dict[str, Any] = {"source": decoded(path.name), "sha256": sha256}
+        said = hub.Stated()
+        if reader in (TORCH, SAFETENSORS) and (wanted := hub.reference(there.origin)) is not None:
+            said = hub.stated(wanted)
+        foreign = reader.read(path, given or said.convention)
+        provenance: dict[str, Any] = {"source": there.origin, "sha256": sha256}
+        if said.licence is not None:
+            provenance["licence"] = said.licence
         if (published := recognised(path, sha256)) is not None:
             provenance |= published.provenance()
             if foreign.class_names is None:
@@ -99,8 +137,8 @@ def read_card(source: str | os.PathLike[str]) -> Card:
     Raises:
         UserError: as `load` does.
     """
-    path = weights.weight_file(source)
-    return weights.read_card(path) if reader_of(path) is None else load(path).card
+    there = located(source)
+    return weights.read_card(there.path) if reader_of(there.path) is None else net_at(there).card
 
 
 def convert(
@@ -108,22 +146,37 @@ def convert(
     path: str | os.PathLike[str],
     *,
     half: bool = False,
+    convolutions: bool = False,
     preprocessing: str | Convention | None = None,
 ) -> ConvNet:
-    """Convert another system's net to a weight file of this project, and return the net.
+    """Write a net as another weight file of this project, and return the net.
+
+    The card of the new file names the source with its SHA-256.
 
     Args:
-        source: as in `load`.
+        source: another system's net, as in `load`; with `half` or `convolutions` also a net of this project.
         path: the file to write.
         half: whether to store the weights as float16.
+        convolutions: whether to store only the convolutions, as a feature net (`verydeep.feature_net`).
         preprocessing: as in `load`.
 
     Raises:
-        UserError: as `load` and `save` do.
+        UserError: as `load` and `save` do; also for a net of this project if there is nothing to change.
     """
-    if reader_of(weights.weight_file(source)) is None:
-        raise UserError(f"{os.fspath(source)} is already a weight file or run of verydeep")
-    net = load(source, preprocessing)
+    there = located(source)
+    own = reader_of(there.path) is None
+    if own and not (half or convolutions):
+        raise UserError(
+            f"{os.fspath(source)} is already a weight file or run of verydeep; pass --half or --convolutions to "
+            "make a smaller one"
+        )
+    sha256 = digest(there.path) if own else ""
+    net = net_at(there, None if preprocessing is None else convention(preprocessing))
+    if own:
+        changed: dict[str, Any] = {"source": there.origin, "sha256": sha256, "format": OWN, "folded": []}
+        net.card = replace(net.card, provenance=changed | {"origin": net.card.provenance})
+    if convolutions:
+        net = weights.feature_net(net)
     weights.save(net, path, half=half)
     return net
 

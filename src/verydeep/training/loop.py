@@ -13,7 +13,7 @@ from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks, local_ranks
 from verydeep.errors import Interrupted, UserError
 from verydeep.files import digest
-from verydeep.interop.loading import load
+from verydeep.interop.loading import load, located
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
 from verydeep.progress import Meter, say
@@ -245,7 +245,7 @@ def start_weights(net: ConvNet, recipe: Recipe, start: Start, colours: Colours) 
     if recipe.start_from is None:
         return f"weights: random ({recipe.initialisation})"
     source = load(recipe.start_from)
-    if digest(weights.weight_file(recipe.start_from)) != start.weights:
+    if digest(located(recipe.start_from).path) != start.weights:
         raise UserError(f"{recipe.start_from} was replaced while it was being read; start again")
     copied = start_from(net, source)
     refuse_random_layers(net, recipe, copied)

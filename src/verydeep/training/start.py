@@ -14,7 +14,7 @@ from verydeep import recipe as recipes
 from verydeep import weights
 from verydeep.errors import UserError
 from verydeep.files import digest, written_aside
-from verydeep.interop.loading import read_card
+from verydeep.interop.loading import located, read_card
 from verydeep.printable import decoded
 from verydeep.recipe import Recipe
 
@@ -55,7 +55,7 @@ def start_of(recipe: Recipe) -> Start:
     """
     if recipe.start_from is None:
         return Start(None, None, None, recipe.initial_rate(None))
-    file = weights.weight_file(recipe.start_from)
+    file = located(recipe.start_from).path
     configuration = read_card(file).architecture.configuration
     return Start(decoded(os.path.realpath(file)), digest(file), configuration, recipe.initial_rate(configuration))
 
