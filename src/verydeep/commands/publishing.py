@@ -19,8 +19,8 @@ def push(
     """Upload a net to the Hugging Face hub, with its model card.
 
     The repository gets model.safetensors, config.json and README.md. A README.md that it already has is kept.
-    Afterwards every command that takes a net takes hf://OWNER/NAME. This needs `pip install 'verydeep[hub]'`, and a
-    token with permission to write (`hf auth login`, or HF_TOKEN).
+    Afterwards every command that takes a net takes hf://OWNER/NAME. This needs `pip install 'verydeep[hub]'`, and
+    a token with permission to write (`hf auth login`, or HF_TOKEN).
 
     For example:
 
