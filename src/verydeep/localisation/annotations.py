@@ -13,6 +13,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
+from jaxtyping import Float
 
 from verydeep.datasets.dataset import IMAGE_EXTENSIONS, Dataset
 from verydeep.errors import UserError, reason
@@ -39,7 +40,7 @@ class Annotated:
 
     dataset: Dataset
     """Photographs and their classes."""
-    boxes: tuple[Boxes, ...]
+    boxes: tuple[Float[np.ndarray, "_ 4"], ...]
     """For each photograph one or several boxes of its class, in pixels."""
     without: tuple[str, ...] = ()
     """Photographs that were left out since they have no box."""
