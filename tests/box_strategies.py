@@ -8,7 +8,7 @@ edge = st.integers(-800, 4000).map(lambda eighths: eighths / 8)
 
 
 def boxes(*rows):
-    return np.array(rows, np.float64)
+    return np.array(rows, np.float64).reshape(-1, 4)
 
 
 @st.composite
