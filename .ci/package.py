@@ -59,7 +59,12 @@ def check_contents(sdist: Path, wheel: Path) -> None:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
     data = {
         str(file.relative_to(SOURCES.parent))
-        for pattern in ("experiments/presets/*.toml", "experiments/pages/*.css")
+        for pattern in (
+            "experiments/presets/*.toml",
+            "experiments/pages/*.css",
+            "published/*.toml",
+            "published/*.txt",
+        )
         for file in SOURCES.glob(pattern)
     }
     whole = python | libraries | data

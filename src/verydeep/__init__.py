@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from verydeep.procedures import resume as resume
     from verydeep.procedures import test as test
     from verydeep.procedures import train as train
+    from verydeep.published.download import download as download
+    from verydeep.published.registry import registry as registry
     from verydeep.recipe import Recipe as Recipe
     from verydeep.training.initialisation import initialise as initialise
     from verydeep.training.run import Run as Run
@@ -61,6 +63,7 @@ _HOMES = {
     "Run": "training.run",
     "UserError": "errors",
     "class_maps": "evaluation.maps",
+    "download": "published.download",
     "draw_maps": "evaluation.maps",
     "extract": "features",
     "inspect": "procedures",
@@ -70,6 +73,7 @@ _HOMES = {
     "posteriors": "evaluation.posteriors",
     "predict": "procedures",
     "read_run": "training.run",
+    "registry": "published.registry",
     "resume": "procedures",
     "save": "weights",
     "test": "procedures",

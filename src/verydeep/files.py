@@ -37,10 +37,7 @@ def written_aside(path: Path, within: Path | None = None) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.touch()
         yield aside
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-        _sync_folder(path.parent)
+        put_in_place(aside, path)
     except OSError as error:
         kept = "; the file that was there is kept" if os.path.exists(path) else ""
         raise UserError(f"cannot write {path}: {reason(error)}{kept}") from error
@@ -64,6 +61,18 @@ def remove_abandoned(folder: Path, *also: str) -> None:
         with suppress(OSError):  # another process may have removed it
             if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
                 left.unlink()
+
+
+def put_in_place(aside: Path, path: Path) -> None:
+    """Give a file that was written aside, in the same folder, its final name; a power failure cannot leave a part.
+
+    Raises:
+        OSError: if the system cannot do it.
+    """
+    with aside.open("rb+") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -108,10 +117,10 @@ def _mode(path: Path) -> int:
         raise UserError(f"{path}: {reason(error)}") from error
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the digest of a file's content, in hexadecimal digits; SHA-256 unless another algorithm is named."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def read_json(path: Path) -> Any:
@@ -129,7 +138,12 @@ def read_json(path: Path) -> Any:
 
 
 def cache_folder() -> Path | None:
-    """Return this package's folder in the user's cache (XDG base directories); None if there is no home."""
+    """Return this package's cache folder; None if there is no home.
+
+    It is the folder that VERYDEEP_CACHE names, or `verydeep` in the user's cache (XDG base directories).
+    """
+    if own := os.environ.get("VERYDEEP_CACHE", ""):
+        return Path(own).absolute()
     given = os.environ.get("XDG_CACHE_HOME", "")
     try:
         # The specification says to ignore a relative path.

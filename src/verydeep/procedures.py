@@ -51,7 +51,7 @@ from verydeep.training.step import Execution
 from verydeep.training.validation import Validated, Validation
 
 Net: TypeAlias = nn.Module | Run | str | Path
-"""A `ConvNet`, a run, or the path of a run or weight file."""
+"""A `ConvNet`, a run, the path of a run or weight file, or the name of published weights."""
 
 Data: TypeAlias = str | Path | Dataset
 """An argument of `open_dataset`, or a data set that it returned."""

@@ -49,8 +49,8 @@ class Recipe(BaseModel):
     std: float = Field(default=0.01, gt=0, description="standard deviation of the weights for `normal`")
     start_from: str | None = Field(
         default=None,
-        description="run or weight file to start from: all layers of the same net, or of a shallower one the "
-        "first four convolutional layers by their position and fc6 to fc8",
+        description="run, weight file or published weights to start from: all layers of the same net, or of a "
+        "shallower one the first four convolutional layers by their position and fc6 to fc8",
     )
 
     learns: tuple[str, ...] = Field(

@@ -22,6 +22,8 @@ from verydeep.configurations import Architecture
 from verydeep.errors import UserError, reason
 from verydeep.files import exists, is_file, is_folder, written_aside
 from verydeep.network import ConvNet, new_module
+from verydeep.published.download import download
+from verydeep.published.registry import registry, similar
 from verydeep.sealed import Damaged, check_arrays, write_arrays
 from verydeep.torch_internals import wrapped
 
@@ -285,10 +287,15 @@ def card_of_file(fields: Any) -> Card:
 
 
 def weight_file(source: str | os.PathLike[str]) -> Path:
-    """Return the path of a run directory's weight file, or of the file itself.
+    """Return the path of a run directory's weight file, of the file itself, or of published weights.
+
+    A path that exists is never taken for a name. Published weights are downloaded if they are not in the cache.
+
+    Args:
+        source: a run directory, a weight file, or the name of published weights, such as torchvision/vgg16.
 
     Raises:
-        UserError: if there is no such file, or the system cannot tell.
+        UserError: if there is no such file or name, the system cannot tell, or a download fails.
     """
     if not isinstance(source, str | os.PathLike):
         raise UserError(f"the source is {source!r}; pass the path of a run directory or a weight file")
@@ -299,9 +306,16 @@ def weight_file(source: str | os.PathLike[str]) -> Path:
                 f"{path} holds no {FILE_NAME}: it is not a run directory, or its first epoch has not ended"
             )
         return path / FILE_NAME
-    if not exists(path):
-        raise UserError(f"{path} does not exist; pass a run directory or a weight file ({FILE_NAME})")
-    return path
+    if exists(path):
+        return path
+    name = os.fspath(source)
+    if name in registry():
+        return download(name)
+    hint = similar(name)
+    raise UserError(
+        f"{path} does not exist; {f'{hint} ' if hint else ''}pass a run directory, a weight file ({FILE_NAME}) or "
+        "the name of published weights (see verydeep weights)"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from verydeep.terminal import write_json, write_line
 
 
 def convert(
-    source: Path,
+    source: str,
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
@@ -28,10 +28,11 @@ def convert(
     For example:
 
     - `verydeep convert vgg16-397923af.pth -o vgg16.safetensors`
+    - `verydeep convert torchvision/vgg16 -o vgg16.safetensors`
     - `verydeep convert vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 -o features.safetensors`
 
     Args:
-        source: the other system's file.
+        source: the other system's file, or the name of published weights (see `verydeep weights`).
         out: the weight file to write; replaced if it exists.
         half: store the weights as float16, at half the size.
         preprocessing: the preprocessing that the net expects: torchvision, caffe (also Keras), caffe-rgb,
@@ -47,5 +48,7 @@ def convert(
     kind = f"{net.classes} classes, crop {net.crop}" if net.classes else "a feature net"
     write_line(f"{out}: net {net.configuration.name}, {kind}, width {net.architecture.width:g}")
     write_line(f"from {provenance['source']}, {provenance['format']}, SHA-256 {provenance['sha256']}")
+    if "published" in provenance:
+        write_line(f"published as {provenance['published']}, licence: {provenance['licence']}")
     for folded in provenance["folded"]:
         write_line(f"folded: {folded}")

@@ -44,7 +44,7 @@ def features(
     - `verydeep features runs/d '*.jpg' --layers conv5_3 --maps -o maps.safetensors`
 
     Args:
-        run: a run directory or a weight file.
+        run: a run directory, a weight file, or published weights (see `verydeep weights`).
         images: photographs, as for `verydeep predict`; with --split, a data set, as for `verydeep train`.
         layers: names of layers, such as conv3_3, relu5_1, pool4 or fc7.
         out: the file to write, .safetensors or .parquet: features, photograph names, and classes if known.

@@ -30,7 +30,7 @@ def map_(
     - `verydeep map runs/d holiday.jpg --scales 256 384 512 --top 5 -o holiday-map.png`
 
     Args:
-        run: a run directory or a weight file.
+        run: a run directory, a weight file, or published weights (see `verydeep weights`).
         image: a photograph: JPEG, PNG or WebP.
         out: the picture to write, .png.
         scales: test scales Q in pixels [default: Q as in `verydeep test`, and twice that].

@@ -19,6 +19,7 @@ from verydeep.commands.arguments import (
     refuse_unreadable,
 )
 from verydeep.errors import UserError
+from verydeep.published.registry import with_words
 from verydeep.terminal import Cell, first_rank, write_csv, write_json, write_table
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def predict(
     - `find . -name '*.jpg' | verydeep predict runs/d - --top 1 --json`
 
     Args:
-        run: a run directory or a weight file.
+        run: a run directory, a weight file, or published weights (see `verydeep weights`).
         images: JPEG, PNG or WebP: files, folders (searched recursively), patterns such as '*.jpg', or - for a list
             of paths on standard input.
         scales: test scales Q in pixels [default: as in `verydeep test`].
@@ -109,6 +110,6 @@ def _prediction_lines(prediction: "Prediction") -> list[dict[str, object]]:
 def _prediction_rows(prediction: "Prediction") -> list[dict[str, Cell]]:
     named = zip(prediction.classes, prediction.posteriors, strict=True)
     return [
-        {"image": prediction.image if rank == 0 else "", "class": name, "posterior": f"{share:.1%}"}
+        {"image": prediction.image if rank == 0 else "", "class": with_words(name), "posterior": f"{share:.1%}"}
         for rank, (name, share) in enumerate(named)
     ]

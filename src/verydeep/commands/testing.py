@@ -36,7 +36,7 @@ def test(
     - `verydeep test runs/d runs/e photographs --scales 256 384 512 --method both`
 
     Args:
-        runs: run directories or weight files, followed by the data set to test them on.
+        runs: run directories, weight files or published weights, followed by the data set to test them on.
         scales: test scales Q in pixels [default: the training scale S, or the middle of its range;
             for dense score maps, the multiple of 32 nearest to it].
         method: dense; multi-crop (5 x 5 crops); both (the mean of these two); centre-crop; or windows (crops that

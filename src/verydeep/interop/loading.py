@@ -8,8 +8,9 @@ weights or not at all.
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -22,6 +23,7 @@ from verydeep.interop.conventions import Convention, convention
 from verydeep.interop.foreign import Foreign, net_of
 from verydeep.network import ConvNet
 from verydeep.printable import decoded, printable
+from verydeep.published.registry import recognised
 
 _LONGEST_MESSAGE = 300
 
@@ -53,10 +55,12 @@ def load(source: str | os.PathLike[str], preprocessing: str | Convention | None 
 
     Another system's net becomes one that takes raw RGB in 0..255 and returns the scores before the soft-max. Its
     configuration, classes, width and crop are inferred from its weights. A file of only convolutions becomes a
-    feature net with 0 classes.
+    feature net with 0 classes. A published file is recognised by its digest: then the card names its publisher and
+    licence, and its classes by their WordNet ids.
 
     Args:
-        source: a run directory, a weight file, or a file of torchvision, timm, Keras, Caffe, MatConvNet or ONNX.
+        source: a run directory, a weight file, a file of torchvision, timm, Keras, Caffe, MatConvNet or ONNX, or
+            the name of published weights, such as torchvision/vgg16, which are downloaded once.
         preprocessing: the preprocessing that another system's net expects: torchvision, caffe (also Keras),
             caffe-rgb, half (-1..1), unit (0..1), raw, or a `Convention`; if None, that of the system's published
             VGGs.
@@ -75,7 +79,12 @@ def load(source: str | os.PathLike[str], preprocessing: str | Convention | None 
     try:
         sha256 = digest(path)
         foreign = reader.read(path, given)
-        return net_of(foreign, {"source": decoded(path.name), "sha256": sha256})
+        provenance: dict[str, Any] = {"source": decoded(path.name), "sha256": sha256}
+        if (published := recognised(path, sha256)) is not None:
+            provenance |= published.provenance()
+            if foreign.class_names is None:
+                foreign = replace(foreign, class_names=published.class_names)
+        return net_of(foreign, provenance)
     except UserError as error:
         raise UserError(_cut(f"{path}: {error}")) from error
     except MemoryError as error:

@@ -1,0 +1,1 @@
+"""Weights that others have published: a registry of them, and their download."""
