@@ -8,7 +8,6 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from verydeep.computing import Computing, Precision
 from verydeep.configurations import whole_number
@@ -17,6 +16,7 @@ from verydeep.errors import UserError
 from verydeep.network import ConvNet
 from verydeep.recipe import Recipe
 from verydeep.training.augmentation import MiniBatch
+from verydeep.training.objective import Loss, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Outcome:
     loss: float
     """Sum of the images' losses."""
     wrong: int
-    """Images that were classified wrongly."""
+    """Images that the net got wrong."""
     images: int
     signal: int
     """Highest number of a signal that a rank was sent, or 0."""
@@ -107,8 +107,15 @@ class Step:
         UserError: if the net is to be compiled and there is no C++ compiler.
     """
 
-    def __init__(self, net: ConvNet, optimiser: torch.optim.Optimizer, ranks: Ranks, execution: Execution) -> None:
-        self.net, self.optimiser, self.ranks, self.execution = net, optimiser, ranks, execution
+    def __init__(
+        self,
+        net: ConvNet,
+        optimiser: torch.optim.Optimizer,
+        ranks: Ranks,
+        execution: Execution,
+        loss: Loss = cross_entropy,
+    ) -> None:
+        self.net, self.optimiser, self.ranks, self.execution, self.loss = net, optimiser, ranks, execution, loss
         self.gradients = GradientSum((each for each in net.parameters() if each.requires_grad), ranks)
         if execution.compile:
             compiler = os.environ.get("CXX", "c++")
@@ -126,7 +133,7 @@ class Step:
             save: whether this rank wants a checkpoint. Signal and save are sent with the loss, so that all ranks
                 know of them at the same iteration.
         """
-        ours = len(share.labels)
+        ours = len(share.images)
         size = self.execution.micro_batch or max(1, ours)
         starts = range(0, max(1, ours), size)
         sums = torch.zeros(3 + self.ranks.world, dtype=torch.float64)
@@ -143,13 +150,11 @@ class Step:
     def _backward(self, part: MiniBatch, images: int) -> Tensor:
         """Add the gradient of a micro-batch; return the sum of its losses and the count of its errors."""
         device = self.ranks.device
-        pixels, labels, shifts, keys = (tensor.to(device, non_blocking=True) for tensor in part)
+        pixels, targets, shifts, keys = (tensor.to(device, non_blocking=True) for tensor in part)
         with self.execution.computing.autocast(device):
-            scores = self.net(pixels, keys, shifts)
-        scores = scores.float()
-        loss = F.cross_entropy(scores, labels, reduction="sum")
+            outputs = self.net(pixels, keys, shifts)
+        losses = self.loss(outputs.float(), targets)
         # Summed over micro-batches and ranks, this is the mean over the images of the mini-batch, even if some
         # ranks have fewer images or none.
-        (loss / images).backward()  # type: ignore[no-untyped-call]
-        wrong = (scores.detach().argmax(1) != labels).sum()
-        return torch.stack((loss.detach(), wrong)).cpu().double()  # not every device has float64
+        (losses.total / images).backward()  # type: ignore[no-untyped-call]
+        return torch.stack((losses.total.detach(), losses.wrong)).cpu().double()  # not every device has float64
