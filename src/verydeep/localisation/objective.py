@@ -20,9 +20,9 @@ from verydeep.training.augmentation import Draw
 from verydeep.training.objective import Losses, Objective
 
 LEAST_VISIBLE = 0.5
-"""A crop has lost its object if it shows less than this share of the object's area, or of its own if that is smaller.
-Such a crop has no loss: dense testing has other windows for an object that it hardly sees (as in Sermanet et al.,
-Sect. 4.2)."""
+"""A crop has lost its object if it shows less than this share of the object's area, or of its own if that is
+smaller. Such a crop has no loss: dense testing has other windows for an object that it hardly sees (as in Sermanet
+et al., Sect. 4.2)."""
 
 CLASS, WEIGHT = 0, 1
 """Columns of the targets before the four coordinates."""
