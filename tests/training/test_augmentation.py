@@ -12,7 +12,7 @@ from verydeep.distributed import Ranks
 from verydeep.photographs.photograph import ImageError
 from verydeep.photographs.rescaling import rescale
 from verydeep.recipe import Recipe, changed
-from verydeep.training.augmentation import Address, Colours, Order, TrainingImages, draw, reading
+from verydeep.training.augmentation import Address, Colours, Order, TrainingImages, draw, labels, reading
 
 RECIPE = Recipe(crop=32, training_scale=(32, 64), batch=10, seed=3)
 COLOURS = Colours(
@@ -73,7 +73,7 @@ def test_dropout_keys_are_all_different():
 @pytest.mark.parametrize("rescaling", ["bilinear", "bicubic"])
 def test_a_crop_is_that_part_of_the_rescaled_photograph(rescaling):
     dataset = memory(6, (50, 90))
-    images = TrainingImages(dataset, changed(RECIPE, {"rescaling": rescaling}), COLOURS)
+    images = TrainingImages(dataset, changed(RECIPE, {"rescaling": rescaling}), COLOURS, labels)
     addresses = [Address(7, position, position) for position in range(6)]
     batch = images.__getitems__(addresses)
     for row, address in enumerate(addresses):
@@ -87,7 +87,7 @@ def test_a_crop_is_that_part_of_the_rescaled_photograph(rescaling):
         crop = crop[:, ::-1] if drawn.mirror else crop
         found = batch.images[row].permute(1, 2, 0).numpy().astype(int)
         assert np.abs(found - crop).max() <= 2  # rounding, see images.rescale_and_crop
-        assert batch.labels[row] == dataset.labels[address.image]
+        assert batch.targets[row] == dataset.labels[address.image]
         assert batch.keys[row] == drawn.key
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
@@ -122,10 +122,10 @@ def test_orders_differ_between_epochs_and_seeds():
 def test_the_loader_gives_the_same_with_any_number_of_workers(workers):
     dataset = memory(25, (50, 90))
     order = Order(25, 10, RECIPE.seed, Ranks(), 1, 5)
-    expected = [TrainingImages(dataset, RECIPE, COLOURS).__getitems__(addresses) for addresses in order]
-    with reading(dataset, RECIPE, COLOURS, order, workers, torch.device("cpu")) as batches:
+    expected = [TrainingImages(dataset, RECIPE, COLOURS, labels).__getitems__(addresses) for addresses in order]
+    with reading(dataset, RECIPE, COLOURS, labels, order, workers, torch.device("cpu")) as batches:
         found = list(batches)
-    assert [len(batch.labels) for batch in found] == [10, 5, 10, 10]
+    assert [len(batch.targets) for batch in found] == [10, 5, 10, 10]
     for one, other in zip(found, expected, strict=True):
         assert all(torch.equal(*tensors) for tensors in zip(one, other, strict=True))
 
@@ -134,7 +134,7 @@ def test_the_loader_gives_the_same_with_any_number_of_workers(workers):
 def test_an_unreadable_image_comes_out_of_the_loader_with_its_path(tmp_path, workers):
     dataset = Dataset("one", ("a",), (tmp_path / "gone.jpg", pixels(0, 40, 40)), np.zeros(2, np.int64))
     order = Order(2, 2, 0, Ranks(), 0, 1)
-    with reading(dataset, RECIPE, COLOURS, order, workers, torch.device("cpu")) as batches:
+    with reading(dataset, RECIPE, COLOURS, labels, order, workers, torch.device("cpu")) as batches:
         (found,) = batches
     assert isinstance(found, ImageError)
     assert "gone.jpg" in str(found)

@@ -385,16 +385,16 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_try_and_keeps_the_last_che
 
 
 def test_a_loss_that_sits_at_guessing_stops_with_what_to_try():
-    loop.refuse_stuck([2.3] * 4, classes=10, per_epoch=300)
-    loop.refuse_stuck([2.3] * 9, classes=10, per_epoch=100)
-    loop.refuse_stuck([2.3] * 19 + [2.0], classes=10, per_epoch=100)
-    with pytest.raises(UserError, match=r"at chance \(ln 10 = 2\.303\) for 5 epochs.*glorot"):
-        loop.refuse_stuck([1.0, 2.3, 2.3, 2.3, 2.3, 2.3], classes=10, per_epoch=200)
+    loop.refuse_stuck([2.3] * 4, chance=math.log(10), per_epoch=300)
+    loop.refuse_stuck([2.3] * 9, chance=math.log(10), per_epoch=100)
+    loop.refuse_stuck([2.3] * 19 + [2.0], chance=math.log(10), per_epoch=100)
+    with pytest.raises(UserError, match=r"at chance \(2\.303\) for 5 epochs.*glorot"):
+        loop.refuse_stuck([1.0, 2.3, 2.3, 2.3, 2.3, 2.3], chance=math.log(10), per_epoch=200)
     with pytest.raises(UserError, match="for 10 epochs"):
-        loop.refuse_stuck([2.3] * 10, classes=10, per_epoch=100)
+        loop.refuse_stuck([2.3] * 10, chance=math.log(10), per_epoch=100)
     with pytest.raises(UserError, match="for 1 epoch:"):
-        loop.refuse_stuck([6.9], classes=1000, per_epoch=5005)
-    loop.refuse_stuck([0.0] * 9, classes=1, per_epoch=1000)
+        loop.refuse_stuck([6.9], chance=math.log(1000), per_epoch=5005)
+    loop.refuse_stuck([0.0] * 9, chance=0.0, per_epoch=1000)
 
 
 def test_a_dead_net_is_stopped(tmp_path, monkeypatch):

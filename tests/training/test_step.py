@@ -34,7 +34,7 @@ def batch_of(count, seed=0):
 
 def gradients(net, batch):
     net.zero_grad()
-    F.cross_entropy(net(batch.images, batch.keys, batch.shifts), batch.labels).backward()
+    F.cross_entropy(net(batch.images, batch.keys, batch.shifts), batch.targets).backward()
     return {name: parameter.grad.double().numpy().copy() for name, parameter in net.named_parameters()}
 
 
@@ -119,10 +119,10 @@ def test_the_backward_pass_ends_at_the_lowest_layer_that_learns():
 def test_an_outcome_counts_losses_and_errors_over_the_images():
     net, batch = new_net().eval(), batch_of(7)
     scores = net(batch.images, batch.keys, batch.shifts)
-    expected = F.cross_entropy(scores, batch.labels, reduction="sum").item()
+    expected = F.cross_entropy(scores, batch.targets, reduction="sum").item()
     outcome = Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), Execution(micro_batch=3))(batch, 7, signal=15)
     assert outcome.loss == pytest.approx(expected, rel=1e-5)
-    assert outcome.wrong == (scores.argmax(1) != batch.labels).sum()
+    assert outcome.wrong == (scores.argmax(1) != batch.targets).sum()
     assert (outcome.images, outcome.signal) == (7, 15)
 
 

@@ -21,6 +21,7 @@ from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
 from verydeep.recipe import Recipe
 from verydeep.training.augmentation import Address, Colours, MiniBatch, TrainingImages
+from verydeep.training.augmentation import labels as labels_of
 from verydeep.training.cost import FORTH_AND_BACK
 from verydeep.training.step import Execution, Step, new_optimiser
 
@@ -132,7 +133,7 @@ def crop_reading(dataset: Dataset, recipe: Recipe) -> float:
     Raises:
         ImageError: if one cannot be read.
     """
-    images = TrainingImages(dataset, recipe, Colours(np.zeros(3), np.ones(3), np.eye(3)))
+    images = TrainingImages(dataset, recipe, Colours(np.zeros(3), np.ones(3), np.eye(3)), labels_of)
     return _seconds_each(dataset, lambda row: images.__getitems__([Address(0, row, row)]))
 
 

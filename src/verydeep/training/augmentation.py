@@ -3,10 +3,10 @@
 Every draw depends only on the seed, the iteration and the position of the image in the global mini-batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -46,6 +46,16 @@ class Draw(NamedTuple):
     """Determines the dropout masks of this image."""
 
 
+Targets: TypeAlias = Callable[[Dataset, Int64[np.ndarray, " n"], Sequence[Draw]], np.ndarray]
+"""Returns the targets of images (data set, rows) for the crops that were drawn, one per row. Workers pickle it."""
+
+
+def labels(dataset: Dataset, rows: Int64[np.ndarray, " n"], _: Sequence[Draw]) -> Int64[np.ndarray, " n"]:
+    """Return the classes of images: the targets of classification."""
+    found: np.ndarray = dataset.labels[rows]
+    return found
+
+
 def draw(recipe: Recipe, colours: Colours, iteration: int, index: int) -> Draw:
     """Draw for the image at position `index` of the global mini-batch of an iteration.
 
@@ -66,7 +76,8 @@ class MiniBatch(NamedTuple):
     """One rank's share of a mini-batch."""
 
     images: UInt8[Tensor, "n 3 crop crop"]
-    labels: Int64[Tensor, " n"]
+    targets: Tensor
+    """What the net is trained to output for each: its class, int64 (n,), or what else the objective says."""
     shifts: Float[Tensor, "n 3"]
     keys: Int64[Tensor, " n"]
 
@@ -90,6 +101,7 @@ class TrainingImages(torch.utils.data.Dataset[MiniBatch | ImageError]):
     dataset: Dataset
     recipe: Recipe
     colours: Colours
+    targets: Targets
 
     def __getitems__(self, addresses: list[Address]) -> MiniBatch | ImageError:
         """Return the crops of all addresses, or the first error, which is raised outside the worker."""
@@ -97,9 +109,8 @@ class TrainingImages(torch.utils.data.Dataset[MiniBatch | ImageError]):
         images = np.empty((count, crop, crop, 3), np.uint8)
         shifts = np.empty((count, 3), np.float32)
         keys = np.empty(count, np.int64)
-        labels = np.empty(count, np.int64)
-        for row, address in enumerate(addresses):
-            drawn = draw(self.recipe, self.colours, address.iteration, address.position)
+        draws = [draw(self.recipe, self.colours, each.iteration, each.position) for each in addresses]
+        for row, (address, drawn) in enumerate(zip(addresses, draws, strict=True)):
             photograph = self.dataset.photographs[address.image]
             try:
                 images[row] = rescale_and_crop(
@@ -107,10 +118,11 @@ class TrainingImages(torch.utils.data.Dataset[MiniBatch | ImageError]):
                 )
             except ImageError as error:
                 return error
-            shifts[row], keys[row], labels[row] = drawn.shift, drawn.key, self.dataset.labels[address.image]
+            shifts[row], keys[row] = drawn.shift, drawn.key
+        targets = self.targets(self.dataset, np.array([each.image for each in addresses], np.int64), draws)
         # No pixel moves: this is torch's channels_last.
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-        return MiniBatch(pixels, *(torch.from_numpy(array) for array in (labels, shifts, keys)))
+        return MiniBatch(pixels, *(torch.from_numpy(array) for array in (targets, shifts, keys)))
 
 
 @dataclass(frozen=True)
@@ -149,10 +161,16 @@ class Order:
 
 
 def reading(
-    dataset: Dataset, recipe: Recipe, colours: Colours, order: Order, workers: int, device: torch.device
+    dataset: Dataset,
+    recipe: Recipe,
+    colours: Colours,
+    targets: Targets,
+    order: Order,
+    workers: int,
+    device: torch.device,
 ) -> AbstractContextManager[Iterator[MiniBatch | ImageError]]:
     """Read the shares that `order` lists: prefetched by `workers` processes, or on demand if there are none."""
-    images = TrainingImages(dataset, recipe, colours)
+    images = TrainingImages(dataset, recipe, colours, targets)
     return read_ahead(images, order, workers, device, shared_bytes(recipe, len(dataset), order.ranks.world))
 
 

@@ -25,6 +25,7 @@ from verydeep.training.crowding import Crowding
 from verydeep.training.directory import Entered
 from verydeep.training.initialisation import initialise, signal, start_from
 from verydeep.training.journal import Clock, Report, read_log, reporting, silent
+from verydeep.training.objective import Objective, classification
 from verydeep.training.resumption import recorded_data
 from verydeep.training.run import record_environment, record_limits
 from verydeep.training.schedule import LIMITS, last_iteration, stage, why_ended
@@ -57,6 +58,7 @@ def train(
     validation: Validation,
     ranks: Ranks,
     execution: Execution,
+    objective: Objective | None = None,
 ) -> ConvNet:
     """Train a net, or resume its training, to the end.
 
@@ -70,6 +72,7 @@ def train(
         validation: how to validate.
         ranks: of this process.
         execution: how to compute.
+        objective: what the net is to output; if None, the classes of the data set.
 
     Returns:
         The trained net, in evaluation mode; its weights are also in the run directory.
@@ -79,8 +82,8 @@ def train(
             below what has been done, or the run directory was moved or replaced.
         Interrupted: after SIGTERM or SIGINT, once everything is saved.
     """
-    run = entered.path
-    net = ConvNet(recipe.architecture(len(dataset.classes)), dataset.classes).to(ranks.device)
+    run, objective = entered.path, objective or classification(dataset)
+    net = ConvNet(recipe.architecture(len(objective.outputs)), objective.outputs).to(ranks.device)
     net.card = replace(net.card, training_scale=recipe.scales, flip=recipe.flip, rescaling=recipe.rescaling)
     let_learn(net, recipe.learns)
     optimiser = new_optimiser(net, recipe, entered.start.rate)
@@ -114,7 +117,19 @@ def train(
         report = stack.enter_context(reporting(run, meter, progress.iteration)) if ranks.first else silent
         signals = stack.enter_context(signals_noted())
         training = Training(
-            recipe, entered, dataset, validation, net, optimiser, progress, ranks, report, signals, files, order
+            recipe,
+            entered,
+            dataset,
+            objective,
+            validation,
+            net,
+            optimiser,
+            progress,
+            ranks,
+            report,
+            signals,
+            files,
+            order,
         )
         if restored:
             line = f"{run}: resuming after iteration {progress.iteration}"
@@ -127,9 +142,9 @@ def train(
         if rate is not None and rate != current_rate(optimiser):  # a drop that was due when the limit was reached
             set_rate(optimiser, rate, recipe.bias_rate)
             report(f"learning rate {rate:.2g}", event="rate", iteration=progress.iteration, rate=rate)
-        step = Step(net, optimiser, ranks, execution)
+        step = Step(net, optimiser, ranks, execution, objective.loss)
         batches = stack.enter_context(
-            reading(dataset, recipe, colours, order, execution.computing.workers, ranks.device)
+            reading(dataset, recipe, colours, objective.targets, order, execution.computing.workers, ranks.device)
         )
         try:
             learn(training, step, batches, meter)
@@ -309,6 +324,7 @@ class Training:
     recipe: Recipe
     entered: Entered
     dataset: Dataset
+    objective: Objective
     validation: Validation
     net: ConvNet
     optimiser: torch.optim.Optimizer
@@ -445,7 +461,7 @@ class Training:
         for line in lines:
             self.report(line)
         if not progress.ended:
-            refuse_stuck(progress.training_losses, len(self.dataset.classes), self.order.per_epoch)
+            refuse_stuck(progress.training_losses, self.objective.chance, self.order.per_epoch)
         self.clock.restart()
         self.clocked = 0
 
@@ -500,7 +516,8 @@ class Training:
         """Report how large the signal of some training images is at the output of the net."""
         size = min(self.recipe.batch, SIGNAL_IMAGES)
         first = Order(len(self.dataset), size, self.recipe.seed, Ranks(), 0, 1)
-        with reading(self.dataset, self.recipe, colours, first, 0, self.ranks.device) as batches:
+        targets, device = self.objective.targets, self.ranks.device
+        with reading(self.dataset, self.recipe, colours, targets, first, 0, device) as batches:
             batch = readable(next(batches))
         measured = signal(self.net, batch.images.to(self.ranks.device))
         self.report(measured.sentence(), event="signal", **asdict(measured))
@@ -514,24 +531,23 @@ class Training:
         )
 
 
-def refuse_stuck(losses: Sequence[float], classes: int, per_epoch: int) -> None:
-    """Stop a run whose loss stays at ln(classes), that of chance.
+def refuse_stuck(losses: Sequence[float], chance: float, per_epoch: int) -> None:
+    """Stop a run whose loss stays at that of chance: ln(classes) in classification.
 
     Args:
         losses: mean training loss of each epoch.
-        classes: their number.
+        chance: mean loss of a net that guesses; 0 if unknown.
         per_epoch: iterations per epoch.
 
     Raises:
         UserError: says so, and what to try.
     """
-    chance = math.log(classes)
     epochs = next((i for i, loss in enumerate(reversed(losses)) if loss < STUCK_SHARE * chance), len(losses))
     least, enough = STUCK_ITERATIONS
     iterations = epochs * per_epoch
     if chance and (iterations >= enough or (epochs >= STUCK_EPOCHS and iterations >= least)):
         raise UserError(
-            f"the loss is {losses[-1]:.3f} and has stayed at chance (ln {classes} = {chance:.3f}) for {epochs} "
+            f"the loss is {losses[-1]:.3f} and has stayed at chance ({chance:.3f}) for {epochs} "
             f"epoch{'' if epochs == 1 else 's'}: the net does not learn. Try --initialisation glorot or he, start "
             "from a shallower net (--start-from), or another --learning-rate"
         )

@@ -9,7 +9,6 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from verydeep.computing import Computing, Precision
 from verydeep.configurations import whole_number
@@ -18,6 +17,7 @@ from verydeep.errors import UserError
 from verydeep.network import ConvNet
 from verydeep.recipe import Recipe
 from verydeep.training.augmentation import MiniBatch
+from verydeep.training.objective import Loss, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Outcome:
     loss: float
     """Sum of the images' losses."""
     wrong: int
-    """Images that were classified wrongly."""
+    """Images that the net got wrong."""
     images: int
     signal: int
     """Highest number of a signal that a rank was sent, or 0."""
@@ -125,8 +125,15 @@ class Step:
         UserError: if the net is to be compiled and there is no C++ compiler.
     """
 
-    def __init__(self, net: ConvNet, optimiser: torch.optim.Optimizer, ranks: Ranks, execution: Execution) -> None:
-        self.net, self.optimiser, self.ranks, self.execution = net, optimiser, ranks, execution
+    def __init__(
+        self,
+        net: ConvNet,
+        optimiser: torch.optim.Optimizer,
+        ranks: Ranks,
+        execution: Execution,
+        loss: Loss = cross_entropy,
+    ) -> None:
+        self.net, self.optimiser, self.ranks, self.execution, self.loss = net, optimiser, ranks, execution, loss
         self.late = ranks.device.type == "cuda"
         """Whether the device computes by itself, so that the next iteration may begin before this one is done."""
         self.gradients = GradientSum((each for each in net.parameters() if each.requires_grad), ranks)
@@ -150,7 +157,7 @@ class Step:
             save: whether this rank wants a checkpoint. Signal and save are sent with the loss, so that all ranks
                 know of them at the same iteration.
         """
-        ours = len(share.labels)
+        ours = len(share.images)
         size = self.execution.micro_batch or max(1, ours)
         starts = range(0, max(1, ours), size)
         # Not every device has float64, in which the losses are added.
@@ -171,16 +178,14 @@ class Step:
     def _backward(self, part: MiniBatch, images: int) -> Tensor:
         """Add the gradient of a micro-batch; return the sum of its losses and the count of its errors."""
         device = self.ranks.device
-        pixels, labels, shifts, keys = (tensor.to(device, non_blocking=True) for tensor in part)
+        pixels, targets, shifts, keys = (tensor.to(device, non_blocking=True) for tensor in part)
         with self.execution.computing.autocast(device):
-            scores = self.net(pixels, keys, shifts)
-        scores = scores.float()
-        loss = F.cross_entropy(scores, labels, reduction="sum")
+            outputs = self.net(pixels, keys, shifts)
+        losses = self.loss(outputs.float(), targets)
         # Summed over micro-batches and ranks, this is the mean over the images of the mini-batch, even if some
         # ranks have fewer images or none.
-        (loss / images).backward()  # type: ignore[no-untyped-call]
-        wrong = (scores.detach().argmax(1) != labels).sum()
-        return torch.stack((loss.detach(), wrong))
+        (losses.total / images).backward()  # type: ignore[no-untyped-call]
+        return torch.stack((losses.total.detach(), losses.wrong))
 
 
 def fetched(numbers: Tensor) -> Callable[[], Tensor]:
