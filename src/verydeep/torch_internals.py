@@ -101,17 +101,10 @@ def exporting() -> bool:
 
 
 @contextmanager
-def any_size() -> Iterator[bool]:
-    """Let an export assume nothing about sizes; otherwise it excludes maps with a height or width of 1.
-
-    Yields:
-        Whether this torch can do so, which it can from 2.7 on.
-    """
-    if not hasattr(symbolic, "backed_size_oblivious"):
-        yield False
-        return
+def any_size() -> Iterator[None]:
+    """Let an export assume nothing about sizes; otherwise it excludes maps with a height or width of 1."""
     with symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        yield True
+        yield
 
 
 def transformed() -> bool:

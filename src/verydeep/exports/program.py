@@ -13,6 +13,9 @@ from verydeep.normalisation import formula
 from verydeep.torch_internals import any_size
 from verydeep.weights import Content
 
+OLDEST = "2.13"
+"""The oldest torch that can export a net for images of any size."""
+
 
 class Plain(nn.Module):
     """The layers of a net, called one after the other by torch alone, whatever the size of the images."""
@@ -42,17 +45,17 @@ def program(net: ConvNet) -> torch.export.ExportedProgram:
         net: a net in evaluation mode, in float32, on the CPU. Input and outputs are those of `exports.onnx.model`.
 
     Raises:
-        UserError: if this torch is older than 2.7.
+        UserError: if this torch is older than `OLDEST`.
     """
+    if torch.__version__ < OLDEST:  # compares as versions, not as text
+        raise UserError(
+            f"torch {torch.__version__} cannot export a net for images of any size; use torch {OLDEST} or later"
+        )
     least = net.crop if net.classes else STRIDE
     batch = torch.export.Dim("batch", min=1)
     height, width = (torch.export.Dim(name, min=least) for name in ("height", "width"))
     images = torch.zeros(2, 3, least + 2 * STRIDE, least + 3 * STRIDE)
-    with any_size() as can, torch.no_grad():
-        if not can:
-            raise UserError(
-                f"torch {torch.__version__} cannot export a net for images of any size; use torch 2.7 or later"
-            )
+    with any_size(), torch.no_grad():
         made = torch.export.export(
             Plain(net).eval(), (images,), dynamic_shapes={"images": {0: batch, 2: height, 3: width}}, strict=False
         )
