@@ -19,6 +19,7 @@ from verydeep.commands.prediction import predict
 from verydeep.commands.table1 import configurations
 from verydeep.commands.testing import test
 from verydeep.commands.training import resume, train
+from verydeep.commands.transfer import transfer
 from verydeep.errors import Interrupted, UserError, system_error
 from verydeep.progress import say
 from verydeep.terminal import leave_standard_streams, open_standard_streams, write
@@ -41,6 +42,7 @@ app.command(reproduce)
 app.command(resume)
 app.command(test)
 app.command(train)
+app.command(transfer)
 
 FULL = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
 """Parts of the messages in which torch says that memory is full."""

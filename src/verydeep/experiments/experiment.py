@@ -33,6 +33,7 @@ from verydeep.files import exists
 from verydeep.printable import printable
 from verydeep.progress import say
 from verydeep.recipe import Recipe
+from verydeep.workers import reading_workers
 
 KEPT_BYTES = 2**31
 """Largest size of all decoded photographs, in bytes, that is kept in memory, if that changes no pixel."""
@@ -126,7 +127,7 @@ class Experiment:
     @cached_property
     def setup(self) -> testing.Setup:
         """Settings shared by all passes."""
-        computing = Computing(self.options.precision, procedures.reading_workers(self.options.workers))
+        computing = Computing(self.options.precision, reading_workers(self.options.workers))
         return testing.Setup(self.data.tested, self.data.sizes, self.here, computing, say, say_found=False)
 
 
