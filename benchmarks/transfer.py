@@ -147,7 +147,7 @@ def fine_tuned(path: str, data: TransferData, split: Split, epochs: int, runs: P
         start_from=path,
         batch=64,
         epochs=epochs,
-        drop_after=(round(0.6 * epochs), round(0.85 * epochs)),
+        drop_after=tuple(sorted({max(1, round(share * epochs)) for share in (0.6, 0.85)})),
     )
     run = verydeep.train(parts[0], recipe, runs / net.configuration.name, validation=parts[1])
     scores = verydeep.posteriors(verydeep.load(run), parts[1])

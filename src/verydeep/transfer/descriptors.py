@@ -41,7 +41,9 @@ def check_description(description: Description, card: Card) -> None:
         UserError: if there is one, or the net does not have the layer.
     """
     description.length(card.architecture)
-    least = STRIDE if description.layer.startswith(("conv", "relu5", "pool")) else card.architecture.crop
+    names = [layer.name for layer in card.architecture.layers]
+    before = card.architecture.layers[: names.index(description.layer) + 1]
+    least = card.architecture.crop if any(layer.fully_connected for layer in before) else STRIDE
     if min(description.scales) < least:
         raise UserError(
             f"test scale Q is {min(description.scales)} pixels; {description.layer} of this net "

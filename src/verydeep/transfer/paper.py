@@ -85,8 +85,8 @@ def printed_for(result: TransferResult) -> Printed | None:
     """Return what the paper printed for the same nets and data set, which is recognised by name and classes."""
     name = result.data.lower().replace("-", "").replace("_", "")
     known = {"voc2007": "VOC-2007", "voc2012": "VOC-2012", "voc2012 actions": ACTIONS}.get(name)
-    if name.startswith("caltech") and len(result.classes) in (101, 102):
+    if name.startswith(("caltech", "101object")) and len(result.classes) in (101, 102):
         known = "Caltech-101"
-    if name.startswith("caltech") and len(result.classes) in (256, 257):
+    if name.startswith(("caltech", "256object")) and len(result.classes) in (256, 257):
         known = "Caltech-256"
     return printed(known, result.nets, "and box" in result.protocol) if known else None
