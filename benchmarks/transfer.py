@@ -130,7 +130,9 @@ def pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
         if name.startswith("miniatures together"):
             rest = name.partition(",")[2]
             yield from (
-                (name, each) for each in names if each.startswith("miniature ") and each.partition(",")[2] == rest
+                (name, each)
+                for each in names
+                if each.startswith("miniature ") and each.partition(",")[2] == rest and "random" not in each
             )
 
 
