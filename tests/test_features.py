@@ -276,3 +276,12 @@ def test_features_in_half_precision_stay_near_and_infinite_ones_are_refused(file
         message = refusal(extract, scaled(net, 1e6 / loudness), files, ["conv5_3"], precision="fp16")
     assert "features of conv5_3 are not finite" in message
     assert "training takes one of fp32, tf32, bf16" in refusal(Execution, Computing("fp16"))
+
+
+def test_photographs_of_a_feature_net():
+    """It has no classes, and so no labels either."""
+    whole = ConvNet("A", width=1 / 16)
+    net = verydeep.feature_net(whole)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    wanted = whole.features(torch.from_numpy(image).permute(2, 0, 1)[None], ["pool5"])["pool5"].mean((2, 3))
+    assert extract(net, [image], ["pool5"], scale=64).layers["pool5"] == pytest.approx(wanted.detach().numpy())

@@ -41,6 +41,12 @@ def ilsvrc(root):
     touch(root / "synsets.txt", "n01443537 goldfish\nn01440764 tench\n")
 
 
+def caltech(root):
+    for k, name in enumerate(("anchor", "barrel", "crab")):
+        for number in range(32):
+            write(root / name / f"image_{number:04}.jpg", 100 * k + number, 40, 48)
+
+
 def run(line, folder):
     words = shlex.split(line)
     if words[0] == "torchrun":
@@ -63,6 +69,7 @@ def run(line, folder):
 def test_the_commands_of_the_readme(tmp_path):
     photographs(tmp_path / "photographs")
     ilsvrc(tmp_path / "ILSVRC")
+    caltech(tmp_path / "CALTECH")
     torch.save(foreign_nets.torchvision_state(foreign_nets.made("D")), tmp_path / "vgg16-397923af.pth")
     done = []
     for line in commands():

@@ -22,6 +22,7 @@ from verydeep.commands.publishing import push
 from verydeep.commands.table1 import configurations
 from verydeep.commands.testing import test
 from verydeep.commands.training import resume, train
+from verydeep.commands.transfer import transfer
 from verydeep.commands.weights import weights
 from verydeep.errors import Interrupted, UserError, system_error
 from verydeep.progress import say
@@ -48,6 +49,7 @@ app.command(reproduce)
 app.command(resume)
 app.command(test)
 app.command(train)
+app.command(transfer)
 app.command(weights)
 
 FULL = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")

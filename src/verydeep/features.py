@@ -22,10 +22,11 @@ from verydeep.files import written_aside
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
 from verydeep.printable import decoded
-from verydeep.procedures import Net, loaded, workers_for
+from verydeep.procedures import Net, loaded
 from verydeep.progress import Meter
 from verydeep.reading import read_ahead
 from verydeep.sealed import write_arrays
+from verydeep.workers import workers_for
 
 SUFFIXES = (".safetensors", ".parquet")
 """Extensions of the files that features can be written to."""

@@ -20,6 +20,7 @@ from verydeep import engine
 from verydeep.card import Card
 from verydeep.configurations import STRIDE, Architecture, Configuration, Layer, Sizes, configuration
 from verydeep.errors import UserError
+from verydeep.linear import LinearClassifier
 from verydeep.normalisation import LocalResponseNormalisation
 from verydeep.overflow import HalfWatch, in_half
 from verydeep.torch_internals import (
@@ -116,6 +117,8 @@ class ConvNet(nn.Module):
         mean: mean colour, RGB in 0..255, subtracted from every pixel; a buffer that stays float32.
         recompute: whether to keep only the poolings' outputs for the backward pass and compute the rest again
             (activation checkpointing): less memory for about a third more time.
+        classifier: a linear classifier on the net's descriptors (Appendix B), which `verydeep.predict` then uses
+            instead of the net's own classes; None for a net without one.
 
     Raises:
         UserError: if the configuration is unknown or a size is out of range.
@@ -140,6 +143,7 @@ class ConvNet(nn.Module):
         made = replace(base, classes=base.classes if count is None else count, **sizes)
         self._card = Card(made, names)
         self.recompute = False
+        self.classifier: LinearClassifier | None = None
         self._range_seen = False
         self._half = HalfWatch()
         for position, layer in enumerate(made.layers):

@@ -16,7 +16,7 @@ from verydeep.configurations import whole_number
 from verydeep.datasets.dataset import Dataset, Split, compare_classes, images_below, open_dataset
 from verydeep.datasets.duplicates import same_content
 from verydeep.datasets.survey import Survey, leave_out_unreadable, principal_components, survey, unreadable_at
-from verydeep.distributed import Ranks, device_of, local_cores, ranks
+from verydeep.distributed import Ranks, device_of, ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import testing
 from verydeep.evaluation.dense import left_out
@@ -49,6 +49,8 @@ from verydeep.training.resumption import recorded_data, recorded_execution, resu
 from verydeep.training.run import Run, read_run, run_directory, unfinished
 from verydeep.training.step import Execution
 from verydeep.training.validation import Validated, Validation
+from verydeep.transfer.procedure import scores as linear_scores
+from verydeep.workers import reading_workers, workers_for
 
 Net: TypeAlias = nn.Module | Run | str | Path
 """A `ConvNet`, a run, the path of a run or weight file, or the name of published weights."""
@@ -58,12 +60,6 @@ Data: TypeAlias = str | Path | Dataset
 
 ELONGATED = 20
 """`inspect` lists photographs whose long side is more than this many times their short side."""
-
-MOST_WORKERS = 16
-"""Workers that a rank may have even with few cores, since they may be waiting for a slow disk."""
-
-MANY = 64
-"""For at least this many photographs it pays to start workers."""
 
 
 def train(
@@ -291,10 +287,13 @@ class Prediction:
     classes: tuple[str, ...]
     """The classes, most likely first."""
     posteriors: tuple[float, ...]
-    """The posterior of each of these classes, in [0, 1]."""
+    """The posterior of each of these classes, in [0, 1]; empty if a linear classifier predicted them."""
+    scores: tuple[float, ...] = ()
+    """The decision value of each of these classes, if a linear classifier predicted them (Appendix B)."""
 
     def __str__(self) -> str:
-        shares = (f"{name} {share:.1%}" for name, share in zip(self.classes, self.posteriors, strict=True))
+        values = [f"{share:.1%}" for share in self.posteriors] or [f"{score:.2f}" for score in self.scores]
+        shares = (f"{name} {value}" for name, value in zip(self.classes, values, strict=True))
         return printable(f"{self.image}: {', '.join(shares)}")
 
 
@@ -312,7 +311,8 @@ def predict(
 ) -> list[Prediction]:
     """Return the most likely classes of photographs, with the protocols of `test` (Sect. 3.2).
 
-    Photographs of the same rescaled size share a mini-batch.
+    Photographs of the same rescaled size share a mini-batch. If the net has a linear classifier (Appendix B), the
+    classes are those of the classifier, with scores instead of posteriors.
 
     Args:
         net: a `ConvNet`, a run, or the path of a run or weight file.
@@ -332,12 +332,19 @@ def predict(
 
     Raises:
         ImageError: a UserError that names the first image that cannot be read.
-        UserError: if an argument is wrong, or a posterior is not finite.
+        UserError: if an argument is wrong, a posterior is not finite, or `scales` or `method` is given for a net
+            with a linear classifier, which has its own.
     """
     if whole_number("top", top) < 1:
         raise UserError(f"top is {top}; use at least 1")
     inner = loaded(net, device)
     card = inner.card
+    if inner.classifier is not None:
+        if scales is not None or method != "dense":
+            raise UserError(
+                f"the classifier was trained on {inner.classifier.description}; leave out scales and method"
+            )
+        return _classified(inner, images, top, device, precision, workers, skip_unreadable)
     scales = (test_scale(card, method),) if scales is None else scales
     planned = passes(method, scales, card.flip)
     check_scales(scales, card.architecture.crop)
@@ -356,6 +363,31 @@ def predict(
     if not np.isfinite(matrix[rows]).all():
         raise UserError("some posteriors are not finite: the net's training diverged, or its activations overflow")
     return [_prediction(given.name(row), matrix[row], card.names, top) for row in rows]
+
+
+def _classified(
+    net: ConvNet,
+    images: Sequence[Given],
+    top: int,
+    device: str,
+    precision: TestingPrecision,
+    workers: int | None,
+    skip_unreadable: bool,
+) -> list[Prediction]:
+    """Predict with the linear classifier of a net."""
+    assert net.classifier is not None
+    given = opened(images, skip_unreadable)
+    unreadable: dict[int, ImageError] = {}
+    target = net.mean.device if device == "auto" else device_of(device)
+    computing = Computing(precision, workers_for(len(given), workers))
+    scores = linear_scores(net, given, target, computing, unreadable if skip_unreadable else None)
+    names = net.classifier.classes
+    found = []
+    for row in given.readable(unreadable):
+        best = np.argsort(-scores[row], kind="stable")[:top]
+        values = tuple(float(scores[row, k]) for k in best)
+        found.append(Prediction(given.name(row), tuple(names[k] for k in best), (), values))
+    return found
 
 
 def loaded(net: Net, device: str = "auto") -> ConvNet:
@@ -527,27 +559,3 @@ def surveyed(
         if skip_unreadable and found.unreadable:
             say(f"{dataset.name}: {len(found.unreadable)} of {len(dataset)} images left out")
     return leave_out_unreadable(dataset, found, skip_unreadable)
-
-
-def workers_for(photographs: int, given: int | None) -> int:
-    """Return the number of workers for this many photographs: that of `reading_workers`, but 0 for few."""
-    return 0 if given is None and photographs < MANY else reading_workers(given)
-
-
-def reading_workers(given: int | None) -> int:
-    """Return the number of workers of a rank: the given one, or half of its cores, up to 8.
-
-    With fewer than 4 cores it is 0: the rank would wait for its workers.
-
-    Raises:
-        UserError: if the given number is negative or too large.
-    """
-    cores = local_cores()
-    if given is None:
-        return min(8, cores // 2) if cores >= 4 else 0
-    if whole_number("workers", given) < 0:
-        raise UserError(f"workers is {given}; use a number of processes, or 0 for none")
-    most = max(MOST_WORKERS, 4 * cores)
-    if given > most:
-        raise UserError(f"workers is {given}; a rank has {cores} cores here, so use at most {most}")
-    return given

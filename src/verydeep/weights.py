@@ -7,7 +7,7 @@ of its tensors, and the `Card` in its header says which net it is, its classes a
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from verydeep.card import PREPROCESSING, Card
 from verydeep.configurations import Architecture, Layer
 from verydeep.errors import UserError, reason
 from verydeep.files import exists, is_file, is_folder, written_aside
+from verydeep.linear import CLASSIFIER, classifier_header, read_classifier
 from verydeep.network import ConvNet, new_module
 from verydeep.published.download import download
 from verydeep.published.registry import registry, similar
@@ -67,7 +68,7 @@ def save(net: nn.Module, path: str | os.PathLike[str], *, half: bool = False) ->
 
     Args:
         net: a `ConvNet`, possibly wrapped by torch.compile, DataParallel or AveragedModel; its parameters are
-            stored as float32, together with its card.
+            stored as float32, together with its card, and its linear classifier if it has one.
         path: the file, by convention `.safetensors`; replaced if it exists.
         half: store the parameters as float16, in half the space; `load` makes them float32 again.
 
@@ -91,6 +92,8 @@ class Content:
     """Parameters and mean colour; in float32 they share memory with a net in float32 on the CPU."""
     header: str
     """The card, as it is written to the file's header."""
+    classifier: dict[str, str] = field(default_factory=dict)
+    """The settings of the linear classifier, for the header; empty if the net has none."""
 
     @classmethod
     def of(cls, net: nn.Module, half: bool = False) -> "Content":
@@ -126,7 +129,12 @@ class Content:
                 raise UserError(
                     f"cannot save the net: {bad} holds values beyond float16 (65504); save it in float32"
                 )
-        return cls({name: tensor.numpy() for name, tensor in own.items()}, header(inner.card))
+        arrays = {name: tensor.numpy() for name, tensor in own.items()}
+        if inner.classifier is None:
+            return cls(arrays, header(inner.card))
+        inner.classifier.check(inner.card.architecture)
+        arrays |= inner.classifier.arrays
+        return cls(arrays, header(inner.card), {CLASSIFIER: classifier_header(inner.classifier)})
 
     def write(self, path: Path) -> None:
         """Write the weight file, with its digest, to a path that nothing else reads yet.
@@ -134,7 +142,7 @@ class Content:
         Raises:
             OSError: if the system cannot write it.
         """
-        write_arrays(path, self.arrays, {CARD: self.header})
+        write_arrays(path, self.arrays, {CARD: self.header} | self.classifier)
 
 
 def load(source: str | os.PathLike[str]) -> ConvNet:
@@ -148,17 +156,23 @@ def load(source: str | os.PathLike[str]) -> ConvNet:
             card describes, or if a value is not finite.
     """
     path = weight_file(source)
-    card = read_card(path)
+    metadata = _metadata(path)
+    card = _card(path, metadata)
     with safe_open(path, framework="pt") as file:
         names = checked_names(path, file, card.architecture)
+        own = [name for name in file.keys() if name not in names]  # noqa: SIM118
         tensors = {name: file.get_tensor(name).float() for name in names}
+        linear = {name: file.get_tensor(name).float().numpy() for name in own}
     if bad := not_finite(tensors):
         raise UserError(f"{path}: tensor {bad} holds values that are not finite; its training has diverged")
-    return assembled(card, tensors)
+    net = assembled(card, tensors)
+    if CLASSIFIER in metadata:
+        net.classifier = read_classifier(path, metadata[CLASSIFIER], linear, card.architecture)
+    return net
 
 
 def checked_names(path: Path, file: Any, architecture: Architecture) -> list[str]:
-    """Return the names of the tensors in a weight file, after a check of their shapes and types.
+    """Return the names of a net's tensors in a weight file, after a check of their shapes and types.
 
     Nothing has to be allocated for it: a card may claim any size.
 
@@ -171,6 +185,8 @@ def checked_names(path: Path, file: Any, architecture: Architecture) -> list[str
         UserError: if they are not the tensors of this architecture.
     """
     names = list(file.keys())
+    if CLASSIFIER in (file.metadata() or {}):  # a linear classifier, which is stored with the net
+        names = [name for name in names if not name.startswith(f"{CLASSIFIER}.")]
     if complaint := misfit(architecture, {name: tuple(file.get_slice(name).get_shape()) for name in names}):
         raise UserError(f"{path}: {complaint}; the file is incomplete, or another program made it")
     for name in names:
@@ -280,12 +296,19 @@ def read_card(source: str | os.PathLike[str]) -> Card:
         UserError: if there is no weight file, if it is damaged, or if verydeep did not write it.
     """
     path = weight_file(source)
+    return _card(path, _metadata(path))
+
+
+def _metadata(path: Path) -> dict[str, str]:
     try:
-        metadata = check_arrays(path, known=(CARD, "format"))  # PyTorch's other tools write "format"
+        return check_arrays(path, known=(CARD, "format"))  # PyTorch's other tools write "format"
     except Damaged as error:
         raise UserError(f"{error}; copy it again from its source, or train the net again") from error
     except OSError as error:
         raise UserError(f"cannot read the weight file {path}: {reason(error)}") from error
+
+
+def _card(path: Path, metadata: Mapping[str, str]) -> Card:
     if CARD not in metadata:
         raise UserError(f"{path} is a safetensors file from another system: its header has no card of verydeep")
     try:

@@ -58,6 +58,12 @@ def test_export(tmp_path):
     assert found.details["bytes"]["int8"] < found.details["bytes"]["float32"]
 
 
+def test_descriptors(tmp_path):
+    (claim,) = (found := smoke("descriptors", tmp_path)).claims
+    assert claim.peers.keys() == {"torch, NCHW", "torch, channels last"}
+    assert found.observations[1].measured < 1e-2, "the vectors agree"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_busy(tmp_path):
     (claim,) = smoke("busy", tmp_path).claims

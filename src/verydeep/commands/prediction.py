@@ -44,7 +44,8 @@ def predict(
     """Show the most likely classes of photographs, with the protocols of `verydeep test`.
 
     Predictions are printed in the order of the arguments. Photographs that cannot be read are named on standard
-    error and left out; the exit code is then 2.
+    error and left out; the exit code is then 2. A file of `verydeep transfer --save` gives scores of its linear
+    classifier instead of posteriors.
 
     For example:
 
@@ -86,30 +87,40 @@ def predict(
         write_csv(row for each in predictions for row in _prediction_lines(each))
     elif first_rank() and predictions:
         rows = [row for each in predictions for row in _prediction_rows(each)]
-        named = protocol(method, scales or (test_scale(net.card, method),), net.card.flip)
-        write_table(f"{run} ({mark}), {named}" if mark else named, rows, numeric=["posterior"])
+        if net.classifier is not None:
+            named = f"linear classifier of {net.classifier.description}"
+        else:
+            named = protocol(method, scales or (test_scale(net.card, method),), net.card.flip)
+        write_table(f"{run} ({mark}), {named}" if mark else named, rows, numeric=["posterior", "score"])
     refuse_unreadable(len(photographs) - len(predictions), len(photographs))
 
 
+def _values(prediction: "Prediction") -> tuple[str, list[tuple[str, float]]]:
+    """Return "posterior" or "score", and that of each class."""
+    kind = "posterior" if prediction.posteriors else "score"
+    return kind, list(zip(prediction.classes, prediction.posteriors or prediction.scores, strict=True))
+
+
 def _prediction_data(prediction: "Prediction") -> dict[str, Any]:
-    named = zip(prediction.classes, prediction.posteriors, strict=True)
-    return {
-        "image": prediction.image,
-        "classes": [{"class": name, "posterior": share} for name, share in named],
-    }
+    kind, named = _values(prediction)
+    return {"image": prediction.image, "classes": [{"class": name, kind: value} for name, value in named]}
 
 
 def _prediction_lines(prediction: "Prediction") -> list[dict[str, object]]:
-    named = zip(prediction.classes, prediction.posteriors, strict=True)
+    kind, named = _values(prediction)
     return [
-        {"image": prediction.image, "rank": rank, "class": name, "posterior": share}
-        for rank, (name, share) in enumerate(named, start=1)
+        {"image": prediction.image, "rank": rank, "class": name, kind: value}
+        for rank, (name, value) in enumerate(named, start=1)
     ]
 
 
 def _prediction_rows(prediction: "Prediction") -> list[dict[str, Cell]]:
-    named = zip(prediction.classes, prediction.posteriors, strict=True)
+    kind, named = _values(prediction)
     return [
-        {"image": prediction.image if rank == 0 else "", "class": with_words(name), "posterior": f"{share:.1%}"}
-        for rank, (name, share) in enumerate(named)
+        {
+            "image": prediction.image if rank == 0 else "",
+            "class": with_words(name),
+            kind: f"{value:.1%}" if kind == "posterior" else f"{value:.2f}",
+        }
+        for rank, (name, value) in enumerate(named)
     ]

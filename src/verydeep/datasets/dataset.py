@@ -171,6 +171,25 @@ def open_dataset(data: str | Path, split: Split) -> Dataset:
     return _of_class_folders(name, train if split == "train" else val)
 
 
+def open_class_folders(folder: str | Path) -> Dataset:
+    """List a folder with `<class>/<image>` as a whole, without splitting it; otherwise like `open_dataset`.
+
+    Raises:
+        UserError: if there is no such folder, it does not consist of class folders, or a class has no images.
+    """
+    root = Path(folder)
+    if not is_folder(root):
+        raise UserError(f"{root}: no such folder; pass a folder with {root}/<class>/*.jpg")
+    whole = _list(root)
+    if not _is_one_folder_of_classes(whole):
+        raise UserError(
+            f"{root}: is not a folder of class folders; it contains {_found(root)}; pass a folder with "
+            f"{root}/<class>/*.jpg"
+        )
+    _refuse_empty_classes(whole)
+    return _of_class_folders(decoded(root.resolve().name), whole)
+
+
 def held_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
     """Split a data set in two: the rest, and a held-out share of each class, at least one image.
 

@@ -38,8 +38,9 @@ class Images:
         return _name(self.photographs[row], int(self.numbers[row]))
 
     def dataset(self, classes: Sequence[str]) -> Dataset:
-        """Return the photographs as a data set whose labels are meaningless."""
-        return Dataset("photographs", tuple(classes), self.photographs, np.zeros(len(self), np.int64))
+        """Return the photographs as a data set whose labels are meaningless; a feature net has no classes."""
+        names = tuple(classes) or ("photograph",)
+        return Dataset("photographs", names, self.photographs, np.zeros(len(self), np.int64))
 
     def readable(self, unreadable: Mapping[int, ImageError]) -> list[int]:
         """Return the rows that could be read, and name each of the others on standard error."""

@@ -33,6 +33,7 @@ from verydeep.files import exists
 from verydeep.printable import printable
 from verydeep.progress import say
 from verydeep.recipe import Recipe
+from verydeep.workers import reading_workers
 
 KEPT_BYTES = 2**31
 """Largest size of all decoded photographs, in bytes, that is kept in memory, if that changes no pixel."""
@@ -70,7 +71,7 @@ class Options:
     @property
     def computing(self) -> Computing:
         """How nets are computed."""
-        workers = procedures.reading_workers(self.workers)
+        workers = reading_workers(self.workers)
         return Computing(self.precision, workers, deterministic=self.deterministic)
 
 

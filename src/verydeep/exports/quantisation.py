@@ -26,9 +26,9 @@ from verydeep.exports import onnx, runtime
 from verydeep.exports.checking import Outputs
 from verydeep.exports.missing import needed
 from verydeep.network import ConvNet
-from verydeep.procedures import workers_for
 from verydeep.progress import Meter
 from verydeep.reading import read_ahead
+from verydeep.workers import workers_for
 
 T = TypeVar("T")
 
@@ -136,7 +136,7 @@ def write(net: ConvNet, photographs: Sequence[Given], path: Path) -> Quantised:
             f"a calibration needs at least {LEAST} photographs that can be read, better some hundred; there are "
             f"{len(given)}"
         )
-    dataset = given.dataset(net.card.names or ("photograph",))
+    dataset = given.dataset(net.card.names)
     images = TestImages(dataset, Pass("centre-crop", scale, flip=False), net.crop, net.card.rescaling)
     rows = list(range(len(given)))
     compared = rows[EVERY - 1 :: EVERY]
