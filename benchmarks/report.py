@@ -27,7 +27,9 @@ HEAD = """\
 TAIL = """\
 ## Trainings
 
-[Miniatures of A and D on imagenette](imagenette/README.md): recipes, logs, and errors by every test protocol.
+- [The paper's experiments on imagenette, in miniature](imagenette/README.md): 44 trainings, Tables 3 to 7, and the
+  paper's findings.
+- [Fine-tuning the authors' convolutions on imagenette](fine-tuning/README.md).
 """
 
 

@@ -303,7 +303,9 @@ def _text(value: Any) -> str:
         return " ".join(map(_text, value)) or "none"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return {None: "none", True: "yes", False: "no"}.get(value, f"{value}")
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value}"
 
 
 def _front_matter(found: Description) -> Iterator[str]:
