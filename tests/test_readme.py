@@ -70,6 +70,7 @@ def test_the_commands_of_the_readme(tmp_path):
     photographs(tmp_path / "photographs")
     ilsvrc(tmp_path / "ILSVRC")
     caltech(tmp_path / "CALTECH")
+    (tmp_path / "results").symlink_to(ROOT / "results")
     torch.save(foreign_nets.torchvision_state(foreign_nets.made("D")), tmp_path / "vgg16-397923af.pth")
     done = []
     for line in commands():
