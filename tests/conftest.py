@@ -30,6 +30,26 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
+def verydeep(monkeypatch, capsys, tmp_path):
+    """A function that runs a command in an empty folder; returns exit code, standard output and standard error."""
+    from verydeep import cli  # must come after the hook
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["verydeep", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
 def folder(tmp_path):
     """A data set of two classes, each with two training images and one for validation."""
     from synthetic import write  # imports verydeep, so it must come after the hook

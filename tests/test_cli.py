@@ -37,24 +37,6 @@ SMALL = [
 ]
 
 
-@pytest.fixture
-def verydeep(monkeypatch, capsys, tmp_path):
-    """A function that runs a command in an empty folder; returns exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["verydeep", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
 def refused(result, *words):
     """Check for exit code 2, and that the last line on standard error contains all words."""
     code, out, err = result

@@ -9,27 +9,8 @@ from rich.cells import cell_len
 
 import foreign_nets
 from synthetic import write
-from verydeep import cli
 from verydeep.published.download import place
 from verydeep.published.registry import Entry, registry
-
-
-@pytest.fixture
-def verydeep(monkeypatch, capsys, tmp_path):
-    """A function that runs a command in an empty folder; returns exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["verydeep", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -5,27 +5,13 @@ import json
 import pytest
 
 from transfer_sets import actions, caltech, net_of, voc
-from verydeep import cli, weights
+from verydeep import weights
 
 
-@pytest.fixture
-def verydeep(monkeypatch, capsys, tmp_path):
-    """A function that runs a command in an empty folder; returns exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["verydeep", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
+@pytest.fixture(autouse=True)
+def nets(tmp_path):
     weights.save(net_of(), tmp_path / "a.safetensors")
     weights.save(net_of("D", 1), tmp_path / "d.safetensors")
-    return run
 
 
 def refused(result, *words):
