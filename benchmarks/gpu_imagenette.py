@@ -11,7 +11,7 @@ unpacks everything into a temporary folder and runs the plan with the preset ima
 copies the results so far to OUT: results.json (with the curves of the trainings), times.json and
 outcomes.safetensors. So at most one step is lost if it is killed.
 
-On an NVIDIA H200, net A of this preset was trained in 30 s of the first minute: 6,000 images per second in bf16.
+On an NVIDIA H200 this computed 14 of the 22 trainings and 64 of the 79 rows (results/imagenette-gpu).
 """
 
 import argparse

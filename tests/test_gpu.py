@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
@@ -75,9 +76,11 @@ def test_posteriors_are_those_of_the_cpu(device, precision, bound, method):
 @contextmanager
 def without_waiting(device):
     """Let torch raise an error if the program waits for the GPU inside."""
-    if device == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
     try:
+        if device == "cuda":
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+                torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         if device == "cuda":
