@@ -10,22 +10,18 @@ sides take turns on the same photographs, in one process, and medians over the r
 """
 
 import os
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 import verydeep
-from claims import Claim, Observation, destination, options, record
-from photographs import write_photographs
+from beside_torch import LAYOUTS, add_arguments, compare, photographs_of, with_mirror_image
+from claims import options
 from plain_torch import plain_torch
 from verydeep.transfer import TransferData, described
 from verydeep.transfer.data import single_labels
@@ -38,16 +34,8 @@ def script(net: nn.Module, paths: Sequence[Path], scales: Sequence[int]) -> np.n
     found = []
     with torch.inference_mode():
         for path in paths:
-            parts = []
-            for scale in scales:
-                image = Image.open(path).convert("RGB")
-                ratio = scale / min(image.size)
-                width, height = (round(side * ratio) for side in image.size)
-                pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-                one = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
-                descriptor = net(torch.cat([one, one.flip(3)])).mean(0).numpy()
-                parts.append(descriptor / np.linalg.norm(descriptor))
-            together = np.concatenate(parts)
+            descriptors = [net(with_mirror_image(path, scale)).mean(0).numpy() for scale in scales]
+            together = np.concatenate([each / np.linalg.norm(each) for each in descriptors])
             found.append(together / np.linalg.norm(together))
     return np.stack(found)
 
@@ -69,59 +57,21 @@ def without_fc8(net: nn.Sequential) -> nn.Sequential:
 
 def main() -> int:
     parser = options(__doc__, "descriptors")
-    parser.add_argument("folder", type=Path, nargs="?", help="a folder of photographs")
-    parser.add_argument("--rounds", type=int, help="[default: 3; 1 with --smoke]")
+    add_arguments(parser)
     arguments = parser.parse_args()
-    rounds = arguments.rounds or (1 if arguments.smoke else 3)
     scales = (224, 256) if arguments.smoke else SCALES
-    with tempfile.TemporaryDirectory() as made:
-        if arguments.folder is None and not arguments.smoke:
-            parser.error("pass a folder of photographs")
-        if arguments.folder is None:
-            arguments.folder = Path(made)
-            write_photographs(arguments.folder, 2, 300, 400)
-        paths = sorted(path for path in arguments.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-        net = verydeep.ConvNet("A", width=1 / 16) if arguments.smoke else verydeep.ConvNet("D")
-        verydeep.initialise(net, "glorot", seed=0)
-        net.eval()
-        weights = net.state_dict()
+    net = verydeep.ConvNet("A", width=1 / 16) if arguments.smoke else verydeep.ConvNet("D")
+    verydeep.initialise(net, "glorot", seed=0)
+    net.eval()
+    with photographs_of(arguments, parser) as paths:
         sides: dict[str, Callable[[], np.ndarray]] = {"verydeep": lambda: ours(net, paths, scales)}
-        for name, layout in (("NCHW", torch.contiguous_format), ("channels last", torch.channels_last)):
-            plain = without_fc8(plain_torch(weights, dense=True, layout=layout).eval())
+        for name, layout in LAYOUTS.items():
+            plain = without_fc8(plain_torch(net.state_dict(), dense=True, layout=layout).eval())
             sides[f"torch, {name}"] = lambda plain=plain: script(plain, paths, scales)  # type: ignore[misc]
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        vectors = {}
-        for _ in range(rounds):
-            for name, side in sides.items():
-                started = time.perf_counter()
-                vectors[name] = side()
-                seconds[name].append(time.perf_counter() - started)
-                print(f"{name}: {len(scales) * len(paths) / seconds[name][-1]:.2f} descriptors/s", flush=True)
-    medians = {name: statistics.median(each) for name, each in seconds.items()}
-    times = {name: medians[name] / medians["verydeep"] for name in sides if name != "verydeep"}
-    apart = {name: float(np.linalg.norm(vectors["verydeep"] - vectors[name], axis=1).max()) for name in times}
-    protocol = f"net D, relu7, {len(paths)} photographs, Q = {', '.join(map(str, scales))}, with mirror images"
-    claim = Claim(
-        f"{protocol}: descriptors per second, relative to the script in torch",
-        round(min(times.values()), 3),
-        "times",
-        {"at least": 1.5},
-        {name: round(value, 3) for name, value in times.items()},
-    )
-    rate = len(scales) * len(paths) / medians["verydeep"]
-    observations = [
-        Observation(f"{protocol}: speed of verydeep.transfer", round(rate, 2), "descriptors/s"),
-        Observation(
-            "largest distance between two vectors of length 1; the sides decode with different libraries",
-            float(f"{max(apart.values()):.2g}"),
-            "",
-            apart,
-        ),
-    ]
-    details = {"rounds": rounds, "seconds": seconds}
-    return record(
-        destination(arguments), [claim], observations, versions={"pillow": version("pillow")}, details=details
-    )
+        what = f"net D, relu7, {len(paths)} photographs, Q = {', '.join(map(str, scales))}, with mirror images"
+        words = "largest distance between two vectors of length 1; the sides decode with different libraries"
+        apart = (words, lambda one, other: float(np.linalg.norm(one - other, axis=1).max()))
+        return compare(arguments, sides, len(scales) * len(paths), "descriptors", what, apart)
 
 
 if __name__ == "__main__":

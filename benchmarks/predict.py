@@ -8,22 +8,17 @@ medians over the rounds are reported.
     python benchmarks/predict.py PHOTOGRAPHS
 """
 
-import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 import verydeep
-from claims import Claim, Observation, destination, options, record
-from photographs import write_photographs
+from beside_torch import LAYOUTS, add_arguments, compare, photographs_of, with_mirror_image
+from claims import options
 from plain_torch import plain_torch
 
 SCALE = 256
@@ -31,16 +26,8 @@ SCALE = 256
 
 def script(net: nn.Module, paths: Sequence[Path]) -> np.ndarray:
     """The obvious script: one photograph after the other, with its mirror image."""
-    found = []
     with torch.inference_mode():
-        for path in paths:
-            image = Image.open(path).convert("RGB")
-            ratio = SCALE / min(image.size)
-            width, height = (round(side * ratio) for side in image.size)
-            pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-            one = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
-            found.append(net(torch.cat([one, one.flip(3)])).softmax(1).mean(0).numpy())
-    return np.stack(found)
+        return np.stack([net(with_mirror_image(path, SCALE)).softmax(1).mean(0).numpy() for path in paths])
 
 
 def ours(net: verydeep.ConvNet, paths: Sequence[Path]) -> np.ndarray:
@@ -55,57 +42,20 @@ def ours(net: verydeep.ConvNet, paths: Sequence[Path]) -> np.ndarray:
 
 def main() -> int:
     parser = options(__doc__, "predict")
-    parser.add_argument("folder", type=Path, nargs="?", help="a folder of photographs")
-    parser.add_argument("--rounds", type=int, help="[default: 3; 1 with --smoke]")
+    add_arguments(parser)
     arguments = parser.parse_args()
-    rounds = arguments.rounds or (1 if arguments.smoke else 3)
-    with tempfile.TemporaryDirectory() as made:
-        if arguments.folder is None and not arguments.smoke:
-            parser.error("pass a folder of photographs")
-        if arguments.folder is None:
-            arguments.folder = Path(made)
-            write_photographs(arguments.folder, 2, 300, 400)
-        paths = sorted(path for path in arguments.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-        net = verydeep.ConvNet("A", width=1 / 16) if arguments.smoke else verydeep.ConvNet("D")
-        verydeep.initialise(net, "glorot", seed=0)
-        net.eval()
-        weights = net.state_dict()
+    net = verydeep.ConvNet("A", width=1 / 16) if arguments.smoke else verydeep.ConvNet("D")
+    verydeep.initialise(net, "glorot", seed=0)
+    net.eval()
+    with photographs_of(arguments, parser) as paths:
         sides: dict[str, Callable[[], np.ndarray]] = {"verydeep": lambda: ours(net, paths)}
-        for name, layout in (("NCHW", torch.contiguous_format), ("channels last", torch.channels_last)):
-            plain = plain_torch(weights, dense=True, layout=layout).eval()
+        for name, layout in LAYOUTS.items():
+            plain = plain_torch(net.state_dict(), dense=True, layout=layout).eval()
             sides[f"torch, {name}"] = lambda plain=plain: script(plain, paths)  # type: ignore[misc]
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        posteriors = {}
-        for _ in range(rounds):
-            for name, side in sides.items():
-                started = time.perf_counter()
-                posteriors[name] = side()
-                seconds[name].append(time.perf_counter() - started)
-                print(f"{name}: {len(paths) / seconds[name][-1]:.2f} photographs/s", flush=True)
-    medians = {name: statistics.median(each) for name, each in seconds.items()}
-    times = {name: medians[name] / medians["verydeep"] for name in sides if name != "verydeep"}
-    apart = {name: float(np.abs(posteriors["verydeep"] - posteriors[name]).max()) for name in times}
-    protocol = f"net D, {len(paths)} photographs, dense, Q = {SCALE}, with mirror images"
-    claim = Claim(
-        f"{protocol}: photographs per second of predict, relative to the script in torch",
-        round(min(times.values()), 3),
-        "times",
-        {"at least": 1.5},
-        {name: round(value, 3) for name, value in times.items()},
-    )
-    observations = [
-        Observation(f"{protocol}: speed of predict", round(len(paths) / medians["verydeep"], 2), "photographs/s"),
-        Observation(
-            "largest difference of a posterior; the sides decode and rescale with different libraries",
-            float(f"{max(apart.values()):.2g}"),
-            "",
-            apart,
-        ),
-    ]
-    details = {"rounds": rounds, "seconds": seconds}
-    return record(
-        destination(arguments), [claim], observations, versions={"pillow": version("pillow")}, details=details
-    )
+        what = f"net D, {len(paths)} photographs, dense, Q = {SCALE}, with mirror images"
+        words = "largest difference of a posterior; the sides decode and rescale with different libraries"
+        apart = (words, lambda one, other: float(np.abs(one - other).max()))
+        return compare(arguments, sides, len(paths), "photographs", what, apart)
 
 
 if __name__ == "__main__":
