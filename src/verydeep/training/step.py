@@ -190,7 +190,7 @@ class Step:
 
 def fetched(numbers: Tensor) -> Callable[[], Tensor]:
     """Begin to copy numbers from a GPU; return a function that waits for them, and not for what is begun later."""
-    copy = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    copy = torch.empty_like(numbers, device="cpu", pin_memory=True)
     copy.copy_(numbers, non_blocking=True)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
