@@ -23,6 +23,7 @@ from verydeep.training.augmentation import Colours, MiniBatch, Order, reading
 from verydeep.training.checkpoint import Progress
 from verydeep.training.crowding import Crowding
 from verydeep.training.directory import Entered
+from verydeep.training.gathering import worth_gathering
 from verydeep.training.initialisation import initialise, signal, start_from
 from verydeep.training.journal import Clock, Report, read_log, reporting, silent
 from verydeep.training.objective import Objective, classification
@@ -144,7 +145,14 @@ def train(
         if rate is not None and rate != current_rate(optimiser):  # a drop that was due when the limit was reached
             set_rate(optimiser, rate, recipe.bias_rate)
             report(f"learning rate {rate:.2g}", event="rate", iteration=progress.iteration, rate=rate)
-        step = Step(net, optimiser, ranks, execution, objective.loss)
+        step = Step(
+            net,
+            optimiser,
+            ranks,
+            execution,
+            objective.loss,
+            worth_gathering(net, order.size(0), ranks, execution.computing.precision),
+        )
         batches = stack.enter_context(
             reading(dataset, recipe, colours, objective.targets, order, execution.computing.workers, ranks.device)
         )
