@@ -140,6 +140,45 @@ def test_however_many_messages_carry_the_gradients(tmp_path):
     assert torch.equal(flat(tmp_path / "one"), flat(tmp_path / "many"))
 
 
+MACHINES = """
+import os, verydeep.cli, verydeep.training.gathering as gathering
+os.environ["LOCAL_WORLD_SIZE"] = "1"
+gathering.cheaper = lambda *_: True
+original = gathering.Gathered.received
+gathering.Gathered.received = lambda self: print("gathered") or original(self)
+verydeep.cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_ranks_on_several_machines_gather_and_resume_to_bit_identical_weights(tmp_path):
+    """Each rank takes itself to be alone on its machine, and such small layers to be worth gathering for."""
+    recipe = ["--batch", "150", "--iterations", "6", "--learning-rate", "0.002", "--workers", "0"]
+    run(*recipe, "--out", str(tmp_path / "added"), ranks=2)
+    (tmp_path / "train.py").write_text(MACHINES)
+
+    def words(out):
+        found = command(*recipe, "--out", str(tmp_path / out), ranks=2)
+        at = found.index("verydeep")
+        found[at - 1 : at + 1] = [str(tmp_path / "train.py")]
+        return found
+
+    done = subprocess.run(words("whole"), capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("gathered") == 2 * 3 * 6  # ranks, layers, iterations
+    difference = flat(tmp_path / "whole") - flat(tmp_path / "added")
+    assert difference.norm() < 1e-4 * flat(tmp_path / "added").norm()
+    with (tmp_path / "said.txt").open("w") as said:
+        process = subprocess.Popen(words("parts"), stdout=said, stderr=said, env=environment())
+    wait_for_iteration(tmp_path / "parts" / "log.jsonl", 2, process)
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    assert 2 <= saved_iteration(tmp_path / "parts") < 6
+    done = subprocess.run(words("parts"), capture_output=True, text=True, env=environment(), check=False)
+    assert "resuming after iteration" in done.stderr
+    assert torch.equal(flat(tmp_path / "parts"), flat(tmp_path / "whole"))
+
+
 @pytest.mark.slow
 def test_ranks_without_an_image_change_nothing(tmp_path):
     """Mini-batches of one image on three ranks: no order of additions changes, so the weights are the same."""
