@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from synthetic import mini_batch
 from verydeep.computing import Computing
 from verydeep.distributed import ranks
 from verydeep.network import ConvNet
 from verydeep.recipe import Recipe
-from verydeep.training.augmentation import MiniBatch
 from verydeep.training.gathering import Gathered
 from verydeep.training.initialisation import initialise
 from verydeep.training.loop import let_learn
@@ -36,16 +36,6 @@ WAYS = {
     "resumed": {},
 }
 LEARNING = ("conv5_2", "fc7")
-
-
-def batch_of(count, seed):
-    chance = torch.Generator().manual_seed(seed)
-    return MiniBatch(
-        torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8, generator=chance),
-        torch.randint(0, 5, (count,), generator=chance),
-        torch.randn(count, 3, generator=chance),
-        torch.randint(0, 2**62, (count,), generator=chance),
-    )
 
 
 def new_step(here, way):
@@ -73,7 +63,7 @@ def learn(here, way):
             step.net.load_state_dict(before.net.state_dict())
             step.optimiser.load_state_dict(before.optimiser.state_dict())
         share = here.share(images)
-        step(batch_of(images, number).part(slice(share.start, share.stop)), images)
+        step(mini_batch(images, number, crop=64).part(slice(share.start, share.stop)), images)
     assert not any("forward" in vars(module) for module in step.net.modules())
     return {name: parameter.detach() - start[name] for name, parameter in step.net.named_parameters()}
 

@@ -5,10 +5,12 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from verydeep.datasets.dataset import Dataset
 from verydeep.errors import UserError
+from verydeep.training.augmentation import MiniBatch
 
 
 def pixels(seed, height=6, width=9):
@@ -39,6 +41,16 @@ def refusal(call, *arguments, **named):
 def memory(count=40, size=(5, 7)):
     images = tuple(pixels(seed, *size) // (1 + seed % 3) for seed in range(count))
     return Dataset("memory/train", ("a", "b"), images, np.arange(count) % 2)
+
+
+def mini_batch(count, seed=0, crop=32, classes=5):
+    chance = torch.Generator().manual_seed(seed)
+    return MiniBatch(
+        torch.randint(0, 256, (count, 3, crop, crop), dtype=torch.uint8, generator=chance),
+        torch.randint(0, classes, (count,), generator=chance),
+        torch.randn(count, 3, generator=chance),
+        torch.randint(0, 2**62, (count,), generator=chance),
+    )
 
 
 def photo(height, width, seed=0):

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import verydeep
-from synthetic import memory
+from synthetic import memory, mini_batch
 from verydeep.computing import Computing
 from verydeep.distributed import Ranks
 from verydeep.errors import Interrupted
 from verydeep.network import ConvNet
-from verydeep.training import loop
+from verydeep.training import loop, saving
 from verydeep.training.augmentation import MiniBatch
+from verydeep.training.checkpoint import Progress
 from verydeep.training.initialisation import initialise
 from verydeep.training.step import Execution, Step, new_optimiser
 
@@ -104,3 +105,26 @@ def test_an_iteration_is_begun_without_waiting(device, precision):
     outcomes = [each.outcome() for each in begun]
     assert [(each.signal, each.save) for each in outcomes] == [(0, False), (15, True)]
     assert all(0 < each.loss < 100 for each in outcomes)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_state_is_copied_without_waiting_and_before_what_is_begun_later(device):
+    net = ConvNet("A", 2, crop=32, width=0.25, fully_connected=32).to(device).train()
+    net.to(memory_format=torch.channels_last)
+    optimiser = new_optimiser(net, RECIPE, 0.01)
+    step = Step(net, optimiser, Ranks(device=torch.device(device)), Execution())
+    share = mini_batch(8, classes=2)
+    if device == "cuda":
+        share = MiniBatch(*(each.pin_memory() for each in share))
+    step(share, 8)
+    before = {name: tensor.cpu().clone() for name, tensor in net.state_dict().items()}
+    velocities = [each["momentum_buffer"].cpu().clone() for each in optimiser.state.values()]
+    with without_waiting(device):
+        arrived = saving.copied(net, optimiser, Progress(iteration=1))
+        begun = [step.begin(share, 8) for _ in range(3)]
+    state = arrived()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.net.state_dict().items())
+    found = [each["momentum_buffer"] for each in state.optimiser["state"].values()]
+    assert all(torch.equal(one, other) for one, other in zip(found, velocities, strict=True))
+    assert all(each.outcome().images == 8 for each in begun)
+    assert not torch.equal(net.fc8.weight.cpu(), before["fc8.weight"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elsewhere import DEVICE, second_device
-from synthetic import memory
+from synthetic import memory, mini_batch
 from verydeep import recipe as recipes
 from verydeep import weights
 from verydeep.computing import Computing
@@ -17,7 +17,7 @@ from verydeep.evaluation.posteriors import Pass, one_pass
 from verydeep.network import ConvNet
 from verydeep.recipe import Recipe
 from verydeep.training import checkpoint, loop
-from verydeep.training.augmentation import Colours, MiniBatch
+from verydeep.training.augmentation import Colours
 from verydeep.training.run import run_directory
 from verydeep.training.step import Execution, Step, new_optimiser, set_rate
 from verydeep.training.validation import Validated, Validation
@@ -130,16 +130,6 @@ def test_a_velocity_that_stayed_behind_would_be_noticed(tmp_path, monkeypatch):
             train(tmp_path / "a")
 
 
-def batch_of(count, seed=0):
-    chance = torch.Generator().manual_seed(seed)
-    return MiniBatch(
-        torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=chance),
-        torch.randint(0, 2, (count,), generator=chance),
-        torch.randn(count, 3, generator=chance),
-        torch.randint(0, 2**62, (count,), generator=chance),
-    )
-
-
 @pytest.mark.parametrize("way", [{}, {"micro_batch": 3}, {"recompute": True}])
 @pytest.mark.parametrize("name", ["A", "A-LRN"])
 def test_an_iteration_waits_for_the_device_once_at_its_end(name, way):
@@ -150,7 +140,7 @@ def test_an_iteration_waits_for_the_device_once_at_its_end(name, way):
         step = Step(net, new_optimiser(net, RECIPE, 0.01), THERE, Execution(**way))
         for signal in (0, 15):
             machine.waits.clear()
-            begun = step.begin(batch_of(8, signal), 8, signal, save=True)
+            begun = step.begin(mini_batch(8, signal, classes=2), 8, signal, save=True)
             assert machine.waits == []
             outcome = begun.outcome()
             assert machine.waits == ["cpu"]
@@ -246,6 +236,6 @@ def test_one_kernel_updates_as_many_do():
         step = Step(net, optimiser, Ranks(), Execution())
         for iteration, rate in enumerate((0.01, 0.01, 0.001)):
             set_rate(optimiser, rate)
-            step(batch_of(8, iteration), 8)
+            step(mini_batch(8, iteration, classes=2), 8)
     for one, other in zip(*(net.parameters() for net in nets), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

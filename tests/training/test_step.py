@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from synthetic import mini_batch
 from verydeep.computing import Computing
 from verydeep.distributed import Ranks
 from verydeep.network import ConvNet
 from verydeep.recipe import Recipe, changed
-from verydeep.training.augmentation import MiniBatch
 from verydeep.training.initialisation import initialise
 from verydeep.training.step import Execution, Step, new_optimiser, set_rate
 
@@ -20,16 +20,6 @@ def new_net(name="A"):
     net = ConvNet(name, 5, crop=RECIPE.crop, width=RECIPE.width, fully_connected=RECIPE.fully_connected)
     initialise(net, RECIPE.initialisation)
     return net.train()
-
-
-def batch_of(count, seed=0):
-    chance = torch.Generator().manual_seed(seed)
-    return MiniBatch(
-        torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=chance),
-        torch.randint(0, 5, (count,), generator=chance),
-        torch.randn(count, 3, generator=chance),
-        torch.randint(0, 2**62, (count,), generator=chance),
-    )
 
 
 def gradients(net, batch):
@@ -53,7 +43,7 @@ def test_the_update_is_krizhevskys_also_when_the_rate_falls(bias_rate):
     for iteration, rate in enumerate([1e-2, 1e-2, 1e-3, 1e-3, 1e-4]):
         if optimiser.param_groups[0]["lr"] != rate:
             set_rate(optimiser, rate, bias_rate)
-        batch = batch_of(12, iteration)
+        batch = mini_batch(12, iteration)
         for name, gradient in gradients(net, batch).items():
             decay, own = (0.0, rate * bias_rate) if name.endswith("bias") else (5e-4, rate)
             velocity[name] = 0.9 * velocity[name] - decay * rate * weights[name] - own * gradient
@@ -68,7 +58,7 @@ def test_micro_batches_keep_the_meaning_of_the_batch(size):
     nets = [new_net(), new_net()]
     for net, micro in zip(nets, (0, size), strict=True):
         step = Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), Execution(micro_batch=micro))
-        outcomes = [step(batch_of(12, seed), 12) for seed in range(3)]
+        outcomes = [step(mini_batch(12, seed), 12) for seed in range(3)]
         assert all(outcome.images == 12 for outcome in outcomes)
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=4e-6)
@@ -91,7 +81,7 @@ def test_layers_that_learn_do_what_they_would_do_with_the_others_learning(execut
     before = {name: parameter.detach().clone() for name, parameter in nets[0].named_parameters()}
     for net, how in zip(nets, (Execution(), execution), strict=True):
         net.recompute = how.recompute
-        Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), how)(batch_of(12), 12)
+        Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), how)(mini_batch(12), 12)
     for (name, one), other in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
         if name.split(".")[0] in FROZEN:
             assert torch.equal(other, before[name])
@@ -102,7 +92,7 @@ def test_layers_that_learn_do_what_they_would_do_with_the_others_learning(execut
 
 
 def test_the_backward_pass_ends_at_the_lowest_layer_that_learns():
-    net, kept, batch = partly_frozen(), [], batch_of(2)
+    net, kept, batch = partly_frozen(), [], mini_batch(2)
     features = net.features(batch.images, ["conv5_1", "conv5_2"])
     assert [each.requires_grad for each in features.values()] == [False, True]
 
@@ -117,7 +107,7 @@ def test_the_backward_pass_ends_at_the_lowest_layer_that_learns():
 
 
 def test_an_outcome_counts_losses_and_errors_over_the_images():
-    net, batch = new_net().eval(), batch_of(7)
+    net, batch = new_net().eval(), mini_batch(7)
     scores = net(batch.images, batch.keys, batch.shifts)
     expected = F.cross_entropy(scores, batch.targets, reduction="sum").item()
     outcome = Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), Execution(micro_batch=3))(batch, 7, signal=15)
@@ -131,7 +121,7 @@ def test_bf16_learns_the_same_direction():
     for precision in ("fp32", "bf16"):
         net = new_net()
         before = torch.cat([parameter.detach().flatten().clone() for parameter in net.parameters()])
-        Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), Execution(Computing(precision)))(batch_of(12), 12)
+        Step(net, new_optimiser(net, RECIPE, 1e-2), Ranks(), Execution(Computing(precision)))(mini_batch(12), 12)
         updates.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]) - before)
     assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
     assert F.cosine_similarity(*updates, dim=0) > 0.98
