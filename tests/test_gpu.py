@@ -1,18 +1,25 @@
 """What only a GPU can show. Each test also runs on the CPU, so that it is known to run."""
 
+import copy
+import json
 import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 import verydeep
 from synthetic import memory
 from verydeep.computing import Computing
-from verydeep.distributed import Ranks
+from verydeep.distributed import GradientSum, Ranks
 from verydeep.errors import Interrupted
 from verydeep.network import ConvNet
 from verydeep.training import loop
@@ -51,6 +58,91 @@ def test_a_deterministic_training_that_is_resumed_has_the_same_bits(tmp_path, mo
     assert [epoch.loss for epoch in resumed.epochs] == [epoch.loss for epoch in whole.epochs]
     files = [run.path / "weights.safetensors" for run in (whole, resumed)]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_training_in_float32_is_that_of_the_cpu(tmp_path, device):
+    """The first losses are equal to 1e-4 of their size, and the last ones to 2%, after rounding has grown."""
+    recipe = RECIPE.model_copy(update={"epochs": 12})
+    sets = {"data": memory(), "validation": memory(6)}
+    losses = []
+    for place in ("cpu", device):
+        run = verydeep.train(recipe=recipe, out=tmp_path / f"run-{len(losses)}", device=place, **sets)
+        lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "epoch" not in line and "loss" in line])
+    assert len(losses[0]) == 36
+    np.testing.assert_allclose(losses[1][:20], losses[0][:20], rtol=1e-4)
+    np.testing.assert_allclose(losses[1][-3:], losses[0][-3:], rtol=2e-2)
+
+
+MASKS = """
+import sys, torch
+from verydeep.network import Dropout
+layer, device = Dropout(0.5, 7).train(), sys.argv[1]
+x, keys = torch.ones(5, 12, 2, 3), torch.tensor([0, 1, -1, 2**62, -(2**63)])
+expected = layer(x, keys)
+assert 100 < (expected == 0).sum() < 260
+for called in (layer, torch.compile(layer)):
+    assert torch.equal(called(x.to(device), keys.to(device)).cpu(), expected)
+"""
+"""A process of its own: the types that tests check cannot be compiled."""
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("device", DEVICES)
+def test_dropout_masks_are_those_of_the_cpu_eager_and_compiled(device):
+    subprocess.run([sys.executable, "-c", MASKS, device], check=True, timeout=300)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_are_summed_over_a_group_of_one(device):
+    """What NCCL does with one rank: everything but the network."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    here = torch.device(device)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"tcp://localhost:{port}", rank=0, world_size=1)
+    try:
+        net = ConvNet("A", 2, crop=32, width=0.25, fully_connected=32).to(here).train()
+        # A world of two, so that gradients are sent; the group has one process, which is all of it.
+        gradients = GradientSum(net.parameters(), Ranks(world=2, device=here))
+        images, keys = torch.zeros(4, 3, 32, 32, dtype=torch.uint8, device=here), torch.arange(4, device=here)
+        net(images, keys).square().sum().backward()
+        alone = [parameter.grad.clone() for parameter in net.parameters()]
+        net.zero_grad()
+        with gradients.summing():
+            net(images, keys).square().sum().backward()
+        for parameter, expected in zip(net.parameters(), alone, strict=True):
+            torch.testing.assert_close(parameter.grad, expected)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["D", "C", "A-LRN", "B-5x5"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_are_those_of_float64(device, name, precision):
+    """With the engine, in all kinds of layers, at channels for which it has convolutions of its own."""
+    net = ConvNet(name, 2, crop=32, fully_connected=32, dropout=0.0).train()
+    initialise(net, "he")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    found = {}
+    for kind, place in (("float64", "cpu"), (precision, device)):
+        here = copy.deepcopy(net).to(place)
+        here = here.double() if kind == "float64" else here
+        with Computing("fp32" if kind == "float64" else precision).settings(torch.device(place)):
+            with Computing("fp32" if kind == "float64" else precision).autocast(torch.device(place)):
+                scores = here(images.to(place))
+            torch.nn.functional.cross_entropy(scores, torch.tensor([0, 1, 1], device=place)).backward()
+        found[kind] = [scores.detach(), *(parameter.grad for parameter in here.parameters())]
+    for one, other in zip(found[precision], found["float64"], strict=True):
+        near = one.cpu().double()
+        if precision == "fp32":
+            assert (near - other).norm() < 1e-4 * other.norm()
+        else:  # through 16 layers of bfloat16 the direction stays
+            assert (near * other).sum() > 0.9 * near.norm() * other.norm()
 
 
 @pytest.mark.parametrize(
