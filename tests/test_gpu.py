@@ -62,16 +62,16 @@ def test_a_deterministic_training_that_is_resumed_has_the_same_bits(tmp_path, mo
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_training_in_float32_is_that_of_the_cpu(tmp_path, device):
-    """The first losses are equal to 1e-4 of their size, and the last ones to 2%, after rounding has grown."""
-    recipe = RECIPE.model_copy(update={"epochs": 12})
-    sets = {"data": memory(), "validation": memory(6)}
+    """Within what rounding grows to: two engines of one CPU differ by 2e-3 in the first 20 losses of this training."""
+    recipe = RECIPE.model_copy(update={"net": "A", "learning_rate": 1e-3, "batch": 64, "epochs": 2})
     losses = []
     for place in ("cpu", device):
-        run = verydeep.train(recipe=recipe, out=tmp_path / f"run-{len(losses)}", device=place, **sets)
+        run = verydeep.train("digits", recipe, tmp_path / f"run-{len(losses)}", device=place, workers=0)
         lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines if "epoch" not in line and "loss" in line])
-    assert len(losses[0]) == 36
-    np.testing.assert_allclose(losses[1][:20], losses[0][:20], rtol=1e-4)
+    assert len(losses[0]) == 46
+    np.testing.assert_allclose(losses[1][:2], losses[0][:2], rtol=1e-5)
+    np.testing.assert_allclose(losses[1][:20], losses[0][:20], rtol=1e-2)
     np.testing.assert_allclose(losses[1][-3:], losses[0][-3:], rtol=2e-2)
 
 

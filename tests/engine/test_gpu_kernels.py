@@ -13,6 +13,7 @@ if not ON_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", reason="Triton is not installed, and comes with torch for GPUs")
 
+from verydeep.computing import Computing  # noqa: E402
 from verydeep.engine import gpu, operators  # noqa: E402
 
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
@@ -33,8 +34,13 @@ SHAPES = [
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     """Let the kernels run here, and divide sums among a few programs."""
-    if ON_GPU:
-        return
+    with Computing("fp32").settings(DEVICE):
+        if not ON_GPU:
+            pretend(monkeypatch)
+        yield
+
+
+def pretend(monkeypatch):
     monkeypatch.setattr(gpu, "programs", lambda device: 3)
     monkeypatch.setattr(gpu, "hopper", lambda device: True)
     monkeypatch.setattr(gpu, "HALF", HALF)
@@ -124,3 +130,15 @@ def test_tiles_cover_a_map_with_few_pixels_outside(height, width):
     assert cut.images * cut.rows * cut.columns == 256
     whole = -(-height // cut.rows) * cut.rows * (-(-width // cut.columns) * cut.columns)
     assert whole <= 1.1 * height * width
+
+
+@pytest.mark.parametrize("shape", SHAPES[:4])
+def test_a_convolution_that_masks_is_the_gradient_of_a_relu(shape):
+    x, weight, _ = maps(shape, HALF)
+    rectified = torch.randn(len(x), len(weight), *x.shape[2:]).to(x).relu()
+    rectified = rectified.contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
+    found, sums = gpu.convolve(x, gpu.matrix(weight), shape[-1], None, False, False, False, rectified=rectified)
+    expected = torch.conv2d(x.double(), weight.double(), padding=shape[-1] // 2) * (rectified > 0)
+    close(found, expected, HALF)
+    close(sums, expected.sum((0, 2, 3)), HALF)

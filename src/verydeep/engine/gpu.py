@@ -125,7 +125,8 @@ def covering(pixels: int, images: int, height: int, width: int) -> tuple[int, in
         return whole, abs(rows - columns) - columns
 
     sides = (2, 4, 8, 16)
-    rows, columns = min(product(sides, sides), key=covered)
+    shapes = [(rows, columns) for rows, columns in product(sides, sides) if rows * columns <= pixels]
+    rows, columns = min(shapes, key=covered)
     return pixels // (rows * columns), rows, columns
 
 
@@ -218,8 +219,24 @@ def convolve(
     pool: bool,
     winners: bool,
     cut: Tile | None = None,
+    rectified: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Convolve with our own kernel; weights as `matrix` returns them, in the given tiles or those of `tile`."""
+    """Convolve with our own kernel.
+
+    Args:
+        x: (N, C, H, W) with channels last.
+        weights: as `matrix` returns them.
+        side: of the kernel.
+        bias: K numbers, or None.
+        rectify: whether a ReLU follows.
+        pool: whether a pooling follows the ReLU.
+        winners: whether the winners of the pooling are returned too.
+        cut: the tiles; by default those of `tile`.
+        rectified: output of a ReLU, of the shape of the result, which is then its gradient.
+
+    Returns:
+        The result; and the winners, or the sums of the gradient over all pixels, (K,) float32, or nothing.
+    """
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     (images, channels, height, width), outputs = x.shape, len(weights)
@@ -229,13 +246,16 @@ def convolve(
     pixels = [cut.images, cut.rows, cut.columns]
     block = [cut.images, cut.rows // 2, cut.columns // 2, cut.outputs] if pool else [*pixels, cut.outputs]
     counts = [-(-length // part) for length, part in zip((images, height, width), pixels, strict=True)]
-    tiles_k = outputs // cut.outputs
-    _kernels().convolve[(counts[0] * counts[1] * counts[2] * tiles_k,)](
+    tiles_k, tiles = outputs // cut.outputs, counts[0] * counts[1] * counts[2]
+    sums = None if rectified is None else x.new_empty(tiles, outputs, dtype=torch.float32)
+    _kernels().convolve[(tiles * tiles_k,)](
         TensorDescriptor.from_tensor(x.permute(0, 2, 3, 1), [*pixels, INPUTS]),
         TensorDescriptor.from_tensor(weights, [cut.outputs, INPUTS]),
         bias,
         TensorDescriptor.from_tensor(y.permute(0, 2, 3, 1), block),
         TensorDescriptor.from_tensor(won.permute(0, 2, 3, 1), block) if winners else None,
+        None if rectified is None else TensorDescriptor.from_tensor(rectified.permute(0, 2, 3, 1), block),
+        sums,
         tiles_k,
         counts[2],
         counts[1],
@@ -251,9 +271,10 @@ def convolve(
         RECTIFY=rectify,
         POOL=pool,
         WINNERS=winners,
+        MASK=rectified is not None,
         num_warps=cut.warps,
     )
-    return y, won
+    return y, won if sums is None else sums.sum(0)
 
 
 def convolve_colours(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:

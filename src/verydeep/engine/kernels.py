@@ -21,6 +21,8 @@ def convolve(
     bias,
     y,
     winners,
+    rectified,
+    sums,
     tiles_k,
     tiles_w,
     tiles_h,
@@ -36,6 +38,7 @@ def convolve(
     RECTIFY: tl.constexpr,
     POOL: tl.constexpr,
     WINNERS: tl.constexpr,
+    MASK: tl.constexpr,
 ):
     """Convolve, add the bias, rectify and pool: an implicit matrix product on Hopper's tensor cores.
 
@@ -50,6 +53,9 @@ def convolve(
         bias: K numbers, or anything without BIAS.
         y: descriptor of the output, in blocks of the pixels (after a pooling a quarter of them) and OUTPUTS.
         winners: the same of the winners; anything without WINNERS.
+        rectified: descriptor like that of y, of a map: the result is set to 0 where this is not above 0, as the
+            gradient of a ReLU is; anything without MASK.
+        sums: with MASK, partial sums of the result over pixels, (tiles of pixels, K) float32.
         tiles_k: number of tiles of output channels.
         tiles_w: number of tiles of columns.
         tiles_h: number of tiles of rows.
@@ -74,6 +80,11 @@ def convolve(
         total += tl.load(bias + k + tl.arange(0, OUTPUTS)).to(tl.float32)[:, None]
     if RECTIFY:
         total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    if MASK:
+        above = rectified.load([image, row, column, k]).reshape(pixels, OUTPUTS).T
+        total = tl.where(above > 0, total, 0.0)
+        to = sums + tl.program_id(0).to(tl.int64) // tiles_k * (tiles_k * OUTPUTS)
+        tl.store(to + k + tl.arange(0, OUTPUTS), tl.sum(total, 1))
     result = total.to(y.dtype)
     if POOL:
         left, right = tl.split(result.reshape(OUTPUTS, IMAGES * ROWS // 2, 2, COLUMNS // 2, 2))

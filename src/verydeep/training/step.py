@@ -165,7 +165,8 @@ class Step:
             3 + self.ranks.world, dtype=torch.float64, device=self.ranks.device if self.late else "cpu"
         )
         if save or signal:
-            sums[2], sums[3 + self.ranks.rank] = float(save), signal
+            sums[2].fill_(float(save))  # an assignment would copy the number, and wait for the GPU
+            sums[3 + self.ranks.rank].fill_(signal)
         self.optimiser.zero_grad()
         for start in starts:
             # Gradients are sent once per mini-batch: with its last micro-batch.
