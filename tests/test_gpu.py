@@ -62,7 +62,7 @@ def test_a_deterministic_training_that_is_resumed_has_the_same_bits(tmp_path, mo
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_training_in_float32_is_that_of_the_cpu(tmp_path, device):
-    """Within what rounding grows to: two engines of one CPU differ by 2e-3 in the first 20 losses of this training."""
+    """Up to grown rounding: on one CPU, with and without the engine, the first 20 losses differ by 2e-3."""
     recipe = RECIPE.model_copy(update={"net": "A", "learning_rate": 1e-3, "batch": 64, "epochs": 2})
     losses = []
     for place in ("cpu", device):

@@ -15,92 +15,6 @@ ONES = tl.constexpr(27)
 
 
 @triton.jit
-def convolve(
-    x,
-    weights,
-    bias,
-    y,
-    winners,
-    rectified,
-    sums,
-    tiles_k,
-    tiles_w,
-    tiles_h,
-    channels,
-    SIDE: tl.constexpr,
-    IMAGES: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    INPUTS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    STAGES: tl.constexpr,
-    BIAS: tl.constexpr,
-    RECTIFY: tl.constexpr,
-    POOL: tl.constexpr,
-    WINNERS: tl.constexpr,
-    MASK: tl.constexpr,
-):
-    """Convolve, add the bias, rectify and pool: an implicit matrix product on Hopper's tensor cores.
-
-    One program computes OUTPUTS channels of IMAGES x ROWS x COLUMNS pixels. For each position of the kernel and
-    each INPUTS channels, the copy engine fetches the shifted pixels, and zeros for those outside the map. They are
-    the second factor of the product, since only that one may be reshaped without leaving shared memory; so the
-    accumulator is transposed: channels x pixels. In that layout a thread holds whole pooling windows.
-
-    Args:
-        x: descriptor of the input, (N, H, W, C), in blocks of (IMAGES, ROWS, COLUMNS, INPUTS).
-        weights: descriptor of the weights, (K, SIDE * SIDE * C), in blocks of (OUTPUTS, INPUTS).
-        bias: K numbers, or anything without BIAS.
-        y: descriptor of the output, in blocks of the pixels (after a pooling a quarter of them) and OUTPUTS.
-        winners: the same of the winners; anything without WINNERS.
-        rectified: descriptor like that of y, of a map: the result is set to 0 where this is not above 0, as the
-            gradient of a ReLU is; anything without MASK.
-        sums: with MASK, partial sums of the result over pixels, (tiles of pixels, K) float32.
-        tiles_k: number of tiles of output channels.
-        tiles_w: number of tiles of columns.
-        tiles_h: number of tiles of rows.
-        channels: C, a multiple of INPUTS.
-    """
-    tile = tl.program_id(0)
-    k = (tile % tiles_k) * OUTPUTS  # first, since neighbours in time read the same pixels
-    tile = tile // tiles_k
-    column = (tile % tiles_w) * COLUMNS
-    tile = tile // tiles_w
-    row = (tile % tiles_h) * ROWS
-    image = (tile // tiles_h) * IMAGES
-    pixels: tl.constexpr = IMAGES * ROWS * COLUMNS
-    total = tl.zeros((OUTPUTS, pixels), tl.float32)
-    parts = channels // INPUTS
-    for step in tl.range(SIDE * SIDE * parts, num_stages=STAGES):
-        at, first = step // parts, (step % parts) * INPUTS
-        a = x.load([image, row + at // SIDE - SIDE // 2, column + at % SIDE - SIDE // 2, first])
-        b = weights.load([k, at * channels + first])
-        total = tl.dot(b, a.reshape(pixels, INPUTS).T, total)
-    if BIAS:
-        total += tl.load(bias + k + tl.arange(0, OUTPUTS)).to(tl.float32)[:, None]
-    if RECTIFY:
-        total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    if MASK:
-        above = rectified.load([image, row, column, k]).reshape(pixels, OUTPUTS).T
-        total = tl.where(above > 0, total, 0.0)
-        to = sums + tl.program_id(0).to(tl.int64) // tiles_k * (tiles_k * OUTPUTS)
-        tl.store(to + k + tl.arange(0, OUTPUTS), tl.sum(total, 1))
-    result = total.to(y.dtype)
-    if POOL:
-        left, right = tl.split(result.reshape(OUTPUTS, IMAGES * ROWS // 2, 2, COLUMNS // 2, 2))
-        top_left, bottom_left = tl.split(left.permute(0, 1, 3, 2))
-        top_right, bottom_right = tl.split(right.permute(0, 1, 3, 2))
-        best, winner = pooled(top_left, top_right, bottom_left, bottom_right)
-        best = best.reshape(OUTPUTS, pixels // 4).T.reshape(IMAGES, ROWS // 2, COLUMNS // 2, OUTPUTS)
-        y.store([image, row // 2, column // 2, k], best)
-        if WINNERS:
-            winner = winner.reshape(OUTPUTS, pixels // 4).T.reshape(IMAGES, ROWS // 2, COLUMNS // 2, OUTPUTS)
-            winners.store([image, row // 2, column // 2, k], winner)
-    else:
-        y.store([image, row, column, k], result.T.reshape(IMAGES, ROWS, COLUMNS, OUTPUTS))
-
-
-@triton.jit
 def pooled(top_left, top_right, bottom_left, bottom_right):
     """Return the largest of four rectified values and which it is, the first of equal ones, or NOBODY."""
     top = tl.maximum(top_left, top_right, propagate_nan=tl.PropagateNan.ALL)
@@ -111,14 +25,42 @@ def pooled(top_left, top_right, bottom_left, bottom_right):
 
 
 @triton.jit
-def finish(x, bias, y, elements, CHANNELS: tl.constexpr, RECTIFY: tl.constexpr, BLOCK: tl.constexpr):
-    """Add the bias to a map, and rectify it; y may be x."""
+def centre(
+    images, colours, to, pixels, width, of_image, of_channel, of_row, of_column, of_colour, BLOCK: tl.constexpr
+):
+    """Subtract a colour from an image. One program computes BLOCK pixels of one image, in three channels.
+
+    Args:
+        images: of any type and layout.
+        colours: three float32 per image, or for all.
+        to: (N, height, width, 3).
+        pixels: height * width.
+        width: of the images.
+        of_image: distance in memory from one image to the next; likewise the others.
+        of_channel: likewise.
+        of_row: likewise.
+        of_column: likewise.
+        of_colour: distance from the colour of one image to that of the next; 0 if all have the same.
+    """
+    image = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    channel = tl.arange(0, 4)
+    inside = (pixel < pixels)[:, None] & (channel < 3)[None, :]
+    source = image * of_image + (pixel // width * of_row + pixel % width * of_column)[:, None]
+    value = tl.load(images + source + (channel * of_channel)[None, :], inside, other=0).to(tl.float32)
+    colour = tl.load(colours + image * of_colour + channel, channel < 3, other=0.0)
+    at = (image * pixels + pixel)[:, None] * 3 + channel[None, :]
+    tl.store(to + at, (value - colour[None, :]).to(to.dtype.element_ty), inside)
+
+
+@triton.jit
+def finish(x, bias, elements, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
+    """Add the bias to a map, and rectify it, in place."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < elements
     value = tl.load(x + at, inside).to(tl.float32) + tl.load(bias + at % CHANNELS).to(tl.float32)
-    if RECTIFY:
-        value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    tl.store(y + at, value.to(y.dtype.element_ty), inside)
+    value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(x + at, value.to(x.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -193,7 +135,7 @@ def unpool(
         gradient: of the pooled map, (N, height // 2, width // 2, CHANNELS).
         winners: of the same shape.
         to: the gradient of the map, (N, height, width, CHANNELS); an odd last row or column is not written.
-        sums: partial sums for the bias, (programs, CHANNELS) float32.
+        sums: partial sums for the bias, (CHANNELS, programs) float32.
         lines: N * (height // 2).
         height: of the map.
         width: of the map.
@@ -216,7 +158,8 @@ def unpool(
             tl.store(to + at + CHANNELS, tl.where(winner == 1, value, 0.0), inside)
             tl.store(to + below, tl.where(winner == 2, value, 0.0), inside)
             tl.store(to + below + CHANNELS, tl.where(winner == 3, value, 0.0), inside)
-    tl.store(sums + tl.program_id(0) * CHANNELS + channel, tl.sum(total, 0), channel < CHANNELS)
+    to_sums = sums + channel * tl.num_programs(0) + tl.program_id(0)
+    tl.store(to_sums, tl.sum(total, 0), channel < CHANNELS)
 
 
 @triton.jit
@@ -239,7 +182,7 @@ def mask(
         gradient: (pixels, CHANNELS).
         y: output of the ReLU; anything without RECTIFY.
         to: the gradient before the ReLU; anything without RECTIFY, which only adds.
-        sums: partial sums for the bias, (programs, CHANNELS) float32.
+        sums: partial sums for the bias, (CHANNELS, programs) float32.
         pixels: number of pixels of all images.
     """
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -253,7 +196,8 @@ def mask(
             value = tl.where(tl.load(y + at, inside, other=0.0) > 0, value, 0.0)
             tl.store(to + at, value, inside)
         total += value.to(tl.float32)
-    tl.store(sums + tl.program_id(0) * CHANNELS + channel, tl.sum(total, 0), channel < CHANNELS)
+    to_sums = sums + channel * tl.num_programs(0) + tl.program_id(0)
+    tl.store(to_sums, tl.sum(total, 0), channel < CHANNELS)
 
 
 @triton.jit
@@ -324,7 +268,7 @@ def colour_gradient(
         gradient: (pixels, OUTPUTS).
         x: images, (N, height, width, 3).
         y: output of the ReLU; anything without RECTIFY.
-        sums: partial sums, (programs, OUTPUTS, 32) float32, laid out as the columns of `windows`.
+        sums: partial sums, (OUTPUTS, 32, programs) float32, with the columns of `windows`.
         pixels: N * height * width.
         height: of the images.
         width: of the images.
@@ -339,5 +283,5 @@ def colour_gradient(
         if RECTIFY:
             value = tl.where(tl.load(y + at, inside[:, None], other=0.0) > 0, value, 0.0)
         total = tl.dot(value.T, windows(x, pixel, inside, height, width), total)
-    to = (tl.program_id(0) * OUTPUTS + k)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    to = (k[:, None] * 32 + tl.arange(0, 32)[None, :]) * tl.num_programs(0) + tl.program_id(0)
     tl.store(sums + to, total)

@@ -19,6 +19,7 @@ from verydeep.engine.layout import channels_last, empty, empty_output, pooled_si
 from verydeep.engine.native import address, available, library
 from verydeep.engine.schedule import Convolution, program
 from verydeep.torch_internals import exporting, forward_mode, transformed, untouched_convolution
+from verydeep.torch_internals import plain as plain_tensor
 
 NAMESPACE = "verydeep_2"
 """Namespace of the operators. Increase its number when an operator returns tensors of another shape or layout:
@@ -85,7 +86,7 @@ def _served_on_gpu(steps: Sequence[Step], x: Tensor) -> int:
 
     They have odd square kernels and keep the size of the map. If gradients are needed it takes one at a time.
     """
-    channels, (height, width), kind = x.shape[1], x.shape[2:], computed_in(x)
+    channels, (height, width), kind = x.shape[1], x.shape[2:], computed_in(x.dtype)
     for number, step in enumerate(steps):
         layer, weight = step.layer, step.layer.weight
         outputs, inputs, *kernel = weight.shape
@@ -105,9 +106,22 @@ def _served_on_gpu(steps: Sequence[Step], x: Tensor) -> int:
     return len(steps)
 
 
-def computed_in(x: Tensor) -> torch.dtype:
-    """Return the type in which a GPU convolves this input, which autocast may change."""
-    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+def computed_in(kind: torch.dtype) -> torch.dtype:
+    """Return the type in which a GPU convolves an input of this type, which autocast may change."""
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else kind
+
+
+def centres(images: Tensor, kind: torch.dtype) -> bool:
+    """Return whether the engine subtracts the mean colour of a net of this type: on a GPU, without gradients."""
+    return (
+        images.is_cuda
+        and plain_tensor(images)
+        and images.numel() > 0
+        and kind in gpu.KINDS
+        and not images.requires_grad
+        and not (torch.compiler.is_compiling() or exporting() or transformed() or forward_mode())
+        and gpu.available(images.device)
+    )
 
 
 def serves_testing(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -137,7 +151,7 @@ def here(x: Tensor) -> bool:
     if kind == "cpu":
         found = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     else:
-        found = kind == "cuda" and computed_in(x) in gpu.KINDS and x.numel() > 0
+        found = kind == "cuda" and computed_in(x.dtype) in gpu.KINDS and x.numel() > 0
     return (
         found
         and not exporting()
@@ -157,7 +171,7 @@ def convolutions(steps: Sequence[Step], x: Float[Tensor, "N C H W"]) -> Float[Te
     assert all(step.rectify >= step.pool for step in steps)
     weights, biases = [step.layer.weight for step in steps], [step.layer.bias for step in steps]
     if x.is_cuda:
-        kind = computed_in(x)  # autocast does not convert for operators that are not torch's own
+        kind = computed_in(x.dtype)  # autocast does not convert for operators that are not torch's own
         x, biases = x.to(kind), [bias.to(kind) for bias in biases if bias is not None]  # see `plain`
         weights = [weight.to(kind, memory_format=torch.channels_last) for weight in weights]
     if _differentiated(first.layer, x):
@@ -529,12 +543,15 @@ def _(
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, _, ctx.rectify, ctx.pool = inputs
     y, winners = output
+    ctx.set_materialize_grads(False)  # winners have no gradient, and zeros would be written for it
     ctx.mark_non_differentiable(winners)
     # After a pooling the winners are enough; only the next layer needs the output itself.
     ctx.save_for_backward(x, weight, y if ctx.rectify and not ctx.pool else None, winners)
 
 
-def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return (None,) * 5
     x, weight, y, winners = ctx.saved_tensors
     inputs, parameters = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
     kept = winners if y is None else y  # the operator takes no None here, and does not read what it does not need

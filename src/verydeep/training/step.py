@@ -141,7 +141,7 @@ class Step:
             compiler = os.environ.get("CXX", "c++")
             if ranks.device.type == "cpu" and not (shutil.which(compiler) or shutil.which("g++")):
                 raise UserError(f"--compile needs a C++ compiler, and there is no {compiler}; leave it out")
-            net.compile()
+            net.compile_blocks()
 
     def __call__(self, share: MiniBatch, images: int, signal: int = 0, save: bool = False) -> Outcome:
         """Learn from a mini-batch, and wait for the outcome; see `begin`."""
