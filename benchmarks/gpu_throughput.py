@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 
 import verydeep
 from claims import Claim, Observation, destination, options, record
+from gpu_machine import device_for, versions, wait
 from plain_torch import plain_torch
 from verydeep.computing import Computing
 from verydeep.distributed import Ranks
@@ -186,11 +186,6 @@ def compare(case: Case, device: torch.device, rounds: int, smoke: bool) -> dict[
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def judged(case: Case, found: Mapping[str, float]) -> tuple[list[Claim], list[Observation]]:
     """Return claims and observations about a comparison."""
     what = f"D, {case.what}, {case.precision}, {case.images} images"
@@ -226,19 +221,6 @@ def judged(case: Case, found: Mapping[str, float]) -> tuple[list[Claim], list[Ob
     return claims, seen
 
 
-def versions() -> dict[str, str]:
-    found = {}
-    for name in ("torchvision", "timm", "triton"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    if torch.cuda.is_available():
-        found |= {"GPU": torch.cuda.get_device_name(), "CUDA": str(torch.version.cuda)}
-        found["cuDNN"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
-    return found
-
-
 def arguments() -> argparse.Namespace:
     parser = options(__doc__, "gpu_throughput")
     parser.add_argument("--rounds", type=int, default=5, help="[default: %(default)s]")
@@ -248,9 +230,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     given = arguments()
-    if not torch.cuda.is_available() and not given.smoke:
-        raise SystemExit("no CUDA GPU; --smoke tries the script on a CPU")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(given.smoke)
     torch.backends.cudnn.benchmark = True
     claims: list[Claim] = []
     seen: list[Observation] = []
