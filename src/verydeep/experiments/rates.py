@@ -14,8 +14,10 @@ from verydeep.card import Rescaling
 from verydeep.computing import Computing
 from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
+from verydeep.evaluation.batches import BATCH_PIXELS, TestImages
 from verydeep.evaluation.dense import dense_posteriors
-from verydeep.evaluation.posteriors import BATCH_PIXELS, Pass, TestImages, in_testing
+from verydeep.evaluation.posteriors import in_testing
+from verydeep.evaluation.protocols import Pass
 from verydeep.experiments.cost import dense_multiply_adds
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError

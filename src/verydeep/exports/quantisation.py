@@ -19,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from verydeep.errors import UserError
+from verydeep.evaluation.batches import TestImages
 from verydeep.evaluation.images import Given, opened
 from verydeep.evaluation.metrics import wilson
-from verydeep.evaluation.posteriors import Pass, TestImages, test_scale
+from verydeep.evaluation.protocols import Pass, test_scale
 from verydeep.exports import onnx, runtime
 from verydeep.exports.checking import Outputs
 from verydeep.exports.missing import needed
@@ -101,16 +102,17 @@ class Crops:
             doing: what is done with them, to show progress.
         """
         batches = [list(self.rows[start : start + BATCH]) for start in range(0, len(self.rows), BATCH)]
-        workers = workers_for(len(self.rows), None)
+        cpu = torch.device("cpu")
+        workers = workers_for(len(self.rows), None, cpu)
         with (
-            read_ahead(self.images, batches, workers, torch.device("cpu")) as reading,
+            read_ahead(self.images, batches, workers, cpu) as reading,
             Meter(doing, len(self.rows), unit="images") as meter,
         ):
             for batch in reading:
                 for error in batch.unreadable.values():
                     meter.say(f"left out: {error}")
                 if batch.rows:
-                    yield torch.from_numpy(batch.pixels[:, 0]).permute(0, 3, 1, 2).float().contiguous()
+                    yield batch.together(cpu).float().contiguous()
                 meter.advance(len(batch.rows) + len(batch.unreadable))
 
 

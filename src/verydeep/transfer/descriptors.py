@@ -19,7 +19,8 @@ from verydeep.card import Card, Rescaling
 from verydeep.computing import Computing
 from verydeep.configurations import STRIDE
 from verydeep.errors import UserError
-from verydeep.evaluation.posteriors import BATCH_PIXELS, in_testing
+from verydeep.evaluation.batches import BATCH_PIXELS
+from verydeep.evaluation.posteriors import in_testing
 from verydeep.linear import Description
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError, Photograph, decode, photograph_size
