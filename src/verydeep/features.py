@@ -14,9 +14,9 @@ from jaxtyping import Float32, Int64
 from verydeep.computing import Computing, TestingPrecision
 from verydeep.configurations import STRIDE, whole_number
 from verydeep.datasets.dataset import Dataset
-from verydeep.distributed import device_of
+from verydeep.distributed import Ranks, device_of
 from verydeep.errors import UserError
-from verydeep.evaluation.batches import TestImages, batches_of
+from verydeep.evaluation.batches import TestImages, batches_of, read_batches
 from verydeep.evaluation.images import Given, opened
 from verydeep.evaluation.posteriors import in_testing
 from verydeep.evaluation.protocols import Method, Pass, test_scale
@@ -26,7 +26,6 @@ from verydeep.photographs.photograph import ImageError
 from verydeep.printable import decoded
 from verydeep.procedures import Net, loaded
 from verydeep.progress import Meter
-from verydeep.reading import read_ahead
 from verydeep.sealed import write_arrays
 from verydeep.workers import workers_for
 
@@ -122,7 +121,7 @@ def extract(
     with (
         in_testing(inner, target),
         computing.settings(target),
-        read_ahead(reader, batches, computing.workers, target) as reading,
+        read_batches(reader, batches, computing.workers, Ranks(device=target), given.sizes) as reading,
         Meter(f"features of {inner.configuration.name}, Q = {one.scale}", len(given)) as meter,
     ):
         for batch in reading:

@@ -126,11 +126,10 @@ def train(
             data if validation is None else validation, "val", skip_unreadable, here, centre_crop.scale
         )
         compare_classes(validation_set.classes, training_set.classes, validation_set.name, training_set.name)
-        execution = _fitted(
-            execution,
-            workers is None,
-            _prefetched(recipe, training_set, validation_set, centre_crop, computing, here),
-        )
+        prefetched = _prefetched(recipe, training_set, validation_set, centre_crop, computing, here)
+        if workers is None:
+            execution = _fitted(execution, prefetched, here)
+        check_shared_memory(execution.computing.workers, prefetched)
         colours = colours_of(found)
         described = description(place_of(data), training_set, validation_set, colours)
         quiet = replace(execution.computing, progress=False)
@@ -158,17 +157,10 @@ def _prefetched(
     return shared_bytes(recipe, len(training_set), here.world) + local_ranks() * validation
 
 
-def _fitted(execution: Execution, fewer: bool, shared: int) -> Execution:
-    """Return the execution, if `fewer` with no more workers than shared memory is enough for.
-
-    Raises:
-        UserError: if it is not enough, and the user has chosen the number of workers.
-    """
-    if not fewer:
-        check_shared_memory(execution.computing.workers, shared)
-        return execution
+def _fitted(execution: Execution, shared: int, here: Ranks) -> Execution:
+    """Return the execution with no more workers than shared memory is enough for; a line says so if it lacks."""
     most, line = fitting_workers(execution.computing.workers, shared)
-    if line:
+    if line and here.local_rank == 0:
         say(line)
     return execution.with_workers(most)
 

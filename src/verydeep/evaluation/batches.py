@@ -1,6 +1,7 @@
 """Mini-batches of testing: how many images share one, and how photographs become pixels on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,10 +13,13 @@ from torch import Tensor
 from verydeep.card import Rescaling
 from verydeep.configurations import Architecture
 from verydeep.datasets.dataset import Dataset
+from verydeep.distributed import Ranks, local_ranks
 from verydeep.evaluation.multicrop import grid_places, window_count
 from verydeep.evaluation.protocols import Pass
 from verydeep.photographs.photograph import ImageError, photograph_size
 from verydeep.photographs.rescaling import rescale, rescaled_size
+from verydeep.progress import say
+from verydeep.reading import fitting_workers, read_ahead
 
 BATCH_PIXELS = 2**21
 """Pixels per mini-batch in testing: 41 crops of 224. The largest map of D then takes 512 MiB."""
@@ -190,3 +194,26 @@ def batch_bytes(
     across, down = (sizes.astype(np.float64) * (one.scale / np.maximum(1, sizes.min(1)))[:, None]).T
     areas = across * down
     return 3 * int(max((areas[batch].sum() for batch in batches), default=0))
+
+
+def read_batches(
+    images: TestImages,
+    batches: Sequence[list[int]],
+    workers: int,
+    ranks: Ranks,
+    sizes: Integer[np.ndarray, "N 2"] | None = None,
+) -> AbstractContextManager[Iterator[Batch]]:
+    """Read mini-batches ahead; with fewer workers if shared memory is too small for so many, and a line says so.
+
+    Args:
+        images: the images.
+        batches: from `batches_of`: those of this rank.
+        workers: processes that prefetch; 0 to read on demand.
+        ranks: of this process.
+        sizes: width and height of the images, if known.
+    """
+    shared = local_ranks() * batch_bytes(batches, images.one, images.crop, sizes)
+    fitting, line = fitting_workers(workers, shared)
+    if line and ranks.local_rank == 0:
+        say(line)
+    return read_ahead(images, list(batches), fitting, ranks.device)

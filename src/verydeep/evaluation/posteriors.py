@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from verydeep.computing import Computing
 from verydeep.datasets.dataset import Dataset
-from verydeep.distributed import Ranks, local_ranks
+from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import store
 from verydeep.evaluation.batches import (
     Batch,
     TestImages,
-    batch_bytes,
     batch_pixels,
     batches_of,
+    read_batches,
     sizes_of,
 )
 from verydeep.evaluation.dense import dense_posteriors
@@ -30,8 +30,7 @@ from verydeep.evaluation.multicrop import crop_posteriors, grid_crops, window_po
 from verydeep.evaluation.protocols import Pass, check_scales, passes, test_scale
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
-from verydeep.progress import Meter, say
-from verydeep.reading import fitting_workers, read_ahead
+from verydeep.progress import Meter
 from verydeep.weights import convolutional_net
 
 SAVE_SECONDS = 60.0
@@ -192,15 +191,11 @@ def one_pass(
     rows_left = [rows for rows in left if rows]
     images = TestImages(dataset, one, net.crop, net.card.rescaling)
     name = f"testing {net.configuration.name}, {one.method}, Q = {one.scale}"
-    shared = local_ranks() * batch_bytes(rows_left, one, net.crop, sizes)
-    workers, line = fitting_workers(computing.workers, shared)
-    if line and ranks.first:
-        say(f"{name}: {line}")
     with (
         in_testing(net, device),
         half_weights(net, computing.half if device.type == "cuda" else None),
         computing.settings(device, one.method in FIXED_SHAPES and len(rows_left) >= MANY_BATCHES),
-        read_ahead(images, rows_left, workers, device) as reading,
+        read_batches(images, rows_left, computing.workers, ranks, sizes) as reading,
         Meter(name, len(ours), computing.progress and ranks.first, int(known.done.sum()), unit="images") as meter,
     ):
         saved = time.monotonic()

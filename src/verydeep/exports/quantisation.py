@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from verydeep.distributed import Ranks
 from verydeep.errors import UserError
-from verydeep.evaluation.batches import TestImages
+from verydeep.evaluation.batches import TestImages, read_batches
 from verydeep.evaluation.images import Given, opened
 from verydeep.evaluation.metrics import wilson
 from verydeep.evaluation.protocols import Pass, test_scale
@@ -28,7 +29,6 @@ from verydeep.exports.checking import Outputs
 from verydeep.exports.missing import needed
 from verydeep.network import ConvNet
 from verydeep.progress import Meter
-from verydeep.reading import read_ahead
 from verydeep.workers import workers_for
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Crops:
         cpu = torch.device("cpu")
         workers = workers_for(len(self.rows), None, cpu)
         with (
-            read_ahead(self.images, batches, workers, cpu) as reading,
+            read_batches(self.images, batches, workers, Ranks(device=cpu)) as reading,
             Meter(doing, len(self.rows), unit="images") as meter,
         ):
             for batch in reading:

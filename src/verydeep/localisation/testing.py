@@ -11,7 +11,7 @@ from verydeep.computing import Computing
 from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
-from verydeep.evaluation.batches import Batch, TestImages, batches_of, sizes_of
+from verydeep.evaluation.batches import Batch, TestImages, batches_of, read_batches, sizes_of
 from verydeep.evaluation.metrics import Error
 from verydeep.evaluation.posteriors import in_testing
 from verydeep.evaluation.protocols import Pass, check_scales
@@ -24,7 +24,6 @@ from verydeep.localisation.regressor import outputs_named
 from verydeep.network import ConvNet
 from verydeep.photographs.rescaling import grid_offsets, rescaled_size
 from verydeep.progress import Meter
-from verydeep.reading import read_ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +183,8 @@ def _batches(
     name = f"boxes of {net.configuration.name}, {one.method}, Q = {one.scale}"
     with (
         in_testing(net, ranks.device),
-        read_ahead(images, rows, computing.workers, ranks.device) as reading,
+        computing.settings(ranks.device),
+        read_batches(images, rows, computing.workers, ranks, sizes) as reading,
         Meter(name, sum(map(len, rows)), computing.progress and ranks.first, unit="images") as meter,
     ):
         for batch in reading:

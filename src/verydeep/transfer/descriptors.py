@@ -133,6 +133,7 @@ def compute(
     with ExitStack() as stack:
         for net in nets:
             stack.enter_context(in_testing(net, device))
+        stack.enter_context(computing.settings(device))
         reading = stack.enter_context(read_ahead(reader, batches, computing.workers, device))
         meter = stack.enter_context(Meter(f"descriptors by {names}", total, computing.progress, unit="images"))
         for batch in reading:
