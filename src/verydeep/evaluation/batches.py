@@ -25,13 +25,13 @@ BATCH_PIXELS = 2**21
 """Pixels per mini-batch in testing: 41 crops of 224. The largest map of D then takes 512 MiB."""
 
 GPU_BATCH_PIXELS = 2**23
-"""The same on a CUDA GPU, which computes few images no faster than many: 167 crops of 224."""
+"""The same on a CUDA GPU, which needs more images to keep all of it busy: 167 crops of 224."""
 
 GPU_MEMORY_SHARE = 0.5
 """The share of a GPU's free memory that the maps of a mini-batch may take. The rest is for cuDNN's workspace."""
 
 ELONGATION = 2
-"""Sides of an image whose size is not known yet, to estimate its bytes."""
+"""How many times as long as wide an image of unknown size is taken to be, to estimate its bytes."""
 
 
 class Batch(NamedTuple):
@@ -47,14 +47,16 @@ class Batch(NamedTuple):
 
     def images(self, device: torch.device) -> list[UInt8[Tensor, "h w 3"]]:
         """Return the images on a device."""
-        there = self.pixels.to(device, non_blocking=True)
-        parts = torch.split(there, [3 * height * width for height, width in self.sizes])
+        parts = torch.split(self._sent(device), [3 * height * width for height, width in self.sizes])
         return [part.view(*size, 3) for part, size in zip(parts, self.sizes, strict=True)]
 
     def together(self, device: torch.device) -> UInt8[Tensor, "n 3 h w"]:
         """Return the images, which must have one size, on a device; their memory is that of channels last."""
-        there = self.pixels.to(device, non_blocking=True)
-        return there.view(len(self.rows), *self.sizes[0], 3).permute(0, 3, 1, 2)
+        return self._sent(device).view(len(self.rows), *self.sizes[0], 3).permute(0, 3, 1, 2)
+
+    def _sent(self, device: torch.device) -> UInt8[Tensor, " bytes"]:
+        """Return the pixels on a device; for CUDA they are in pinned memory, so that the program need not wait."""
+        return self.pixels.to(device, non_blocking=device.type == "cuda")
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,6 @@ def batch_bytes(
     batches: Sequence[Sequence[int]], one: Pass, crop: int, sizes: Integer[np.ndarray, "N 2"] | None
 ) -> int:
     """Return the bytes of the largest mini-batch as workers send it.
-
-    If sizes are not known, images are taken to be `ELONGATION` times as long as wide.
 
     Args:
         batches: from `batches_of`.

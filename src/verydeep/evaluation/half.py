@@ -29,8 +29,12 @@ def half_weights(net: ConvNet, kind: torch.dtype | None) -> Iterator[None]:
                 continue
             for name, parameter in list(module.named_parameters(recurse=False)):
                 if isinstance(parameter, nn.Parameter) and parameter.dtype == torch.float32:
+                    # Channels last is how GPUs convolve. fc6 on crops is a product, with the weights as rows.
+                    last = parameter.ndim == 4 and not layer.fully_connected
+                    layout = torch.channels_last if last else torch.preserve_format
+                    half = parameter.detach().to(kind, memory_format=layout)
                     aside.append((module, name, parameter))
-                    module.register_parameter(name, nn.Parameter(parameter.detach().to(kind), requires_grad=False))
+                    module.register_parameter(name, nn.Parameter(half, requires_grad=False))
         yield
     finally:
         for module, name, parameter in aside:
