@@ -173,7 +173,7 @@ def test_half_weights_give_what_autocast_gives(device, kind):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_maps_of_a_batch_and_the_workspace_fit_into_the_memory_that_is_left_to_them(device, precision):
-    """Twice what the maps of the layer take that needs most: that is the share of memory of the rule."""
+    """Four times what the maps of the layer take that needs most: that is the share of memory of the rule."""
     net, computing = new_net(width=1.0).to(device), Computing(precision)
     there, side, count = torch.device(device), 256, 32 if device == "cuda" else 1
     images = torch.zeros(count, side, side, 3, dtype=torch.uint8).permute(0, 3, 1, 2).to(there)

@@ -63,8 +63,8 @@ def test_a_gpu_takes_more_images_at_once_unless_its_memory_is_small(monkeypatch)
     assert batch_pixels(net, GPU) == batch_pixels(net, GPU, half=True) == GPU_BATCH_PIXELS > BATCH_PIXELS
     memory = 4 * 2**30
     each = 2 * 64 * 4 + 27  # from conv1_2 of D, and the image
-    assert batch_pixels(net, GPU) == 2 * 2**30 // each
-    assert batch_pixels(net, GPU, half=True) == 2 * 2**30 // (each - 2 * 64 * 2)
+    assert batch_pixels(net, GPU) == 2**30 // each
+    assert batch_pixels(net, GPU, half=True) == 2**30 // (each - 2 * 64 * 2)
     memory = 0
     assert batch_pixels(net, GPU) == 1
 

@@ -27,8 +27,8 @@ BATCH_PIXELS = 2**21
 GPU_BATCH_PIXELS = 2**23
 """The same on a CUDA GPU, which needs more images to keep all of it busy: 167 crops of 224."""
 
-GPU_MEMORY_SHARE = 0.5
-"""The share of a GPU's free memory that the maps of a mini-batch may take. The rest is for cuDNN's workspace."""
+GPU_MEMORY_SHARE = 0.25
+"""The share of a GPU's free memory that the maps of a mini-batch may take, beside cuDNN's workspace and copies."""
 
 ELONGATION = 2
 """How many times as long as wide an image of unknown size is taken to be, to estimate its bytes."""
