@@ -3,8 +3,8 @@
 The images are noise that lies in memory at its rescaled size, so that decoding does not hide what is compared.
 Workers read them as usual; mirror images are used. Each variant of a pass differs in one thing from what the
 package does: smaller or larger mini-batches, weights that autocast converts at every call, posteriors that are
-fetched after each mini-batch, or cuDNN's benchmark the other way round. The variants take turns for several rounds;
-rates are medians, and include the start of the workers. Nothing is claimed.
+fetched after each mini-batch, or cuDNN's benchmark the other way round. The variants take turns for several
+rounds; rates are medians, and include the start of the workers. Nothing is claimed.
 
     python benchmarks/gpu_testing.py
 """
