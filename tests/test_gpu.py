@@ -21,6 +21,12 @@ from synthetic import memory
 from verydeep.computing import Computing
 from verydeep.distributed import GradientSum, Ranks
 from verydeep.errors import Interrupted
+from verydeep.evaluation import batches, posteriors
+from verydeep.evaluation.batches import GPU_MEMORY_SHARE, TestImages, batches_of, bytes_per_pixel, read_batches
+from verydeep.evaluation.dense import dense_posteriors
+from verydeep.evaluation.half import half_weights
+from verydeep.evaluation.posteriors import Rows, one_pass
+from verydeep.evaluation.protocols import Pass
 from verydeep.network import ConvNet
 from verydeep.training import loop
 from verydeep.training.augmentation import MiniBatch
@@ -155,14 +161,19 @@ def test_gradients_are_those_of_float64(device, name, precision):
         pytest.param("cuda", "bf16", 3e-2, marks=pytest.mark.gpu),
     ],
 )
-@pytest.mark.parametrize("method", ["dense", "multi-crop"])
+@pytest.mark.parametrize("method", ["dense", "multi-crop", "centre-crop", "windows"])
 def test_posteriors_are_those_of_the_cpu(device, precision, bound, method):
-    net, dataset = ConvNet("D", 2, crop=32, width=0.25, fully_connected=32).eval(), memory(12)
-    initialise(net, "glorot")
+    net, dataset = new_net(), memory(12)
     expected = verydeep.posteriors(net, dataset, [64], method, computing=Computing(progress=False))
     computing, here = Computing(precision, progress=False), Ranks(device=torch.device(device))
     found = verydeep.posteriors(net, dataset, [64], method, ranks=here, computing=computing)
     np.testing.assert_allclose(found, expected, atol=bound, rtol=0)
+
+
+def new_net(name="D", **sizes):
+    net = ConvNet(name, 2, **{"crop": 32, "width": 0.25, "fully_connected": 32} | sizes).eval()
+    initialise(net, "glorot")
+    return net
 
 
 @contextmanager
@@ -196,3 +207,79 @@ def test_an_iteration_is_begun_without_waiting(device, precision):
     outcomes = [each.outcome() for each in begun]
     assert [(each.signal, each.save) for each in outcomes] == [(0, False), (15, True)]
     assert all(0 < each.loss < 100 for each in outcomes)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", ["dense", "multi-crop", "centre-crop", "windows"])
+def test_a_pass_waits_for_the_gpu_only_at_its_end(monkeypatch, device, method):
+    """Whether it reads by itself or by workers, and however many mini-batches it has."""
+    monkeypatch.setattr(batches, "BATCH_PIXELS", 1)
+    monkeypatch.setattr(batches, "GPU_BATCH_PIXELS", 1)
+    net, dataset = new_net().to(device), memory(6)
+    here, computing = Ranks(device=torch.device(device)), Computing("bf16", progress=False)
+    expected = one_pass(net, dataset, Pass(method, 64), here, computing)  # the first allocates memory
+    original, fetches = Rows.fetch, []
+
+    def fetch(self):
+        fetches.append(len(self._there))
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+        original(self)
+
+    def computed(*arguments, original=posteriors._computed):
+        with without_waiting(device):
+            return original(*arguments)
+
+    monkeypatch.setattr(Rows, "fetch", fetch)
+    monkeypatch.setattr(posteriors, "_computed", computed)
+    for workers in (0, 2):
+        fetches.clear()
+        found = one_pass(net, dataset, Pass(method, 64), here, Computing("bf16", workers, progress=False))
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+        assert fetches == ([6] if device == "cuda" else [1] * 6 + [0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_for_a_gpu_are_pinned(device, workers):
+    dataset, one = memory(6), Pass("dense", 40)
+    images, here = TestImages(dataset, one, 32, "bilinear"), Ranks(device=torch.device(device))
+    with read_batches(images, batches_of(dataset, one, 32), workers, here) as reading:
+        for batch in reading:
+            assert batch.pixels.is_pinned() == (device == "cuda")
+            assert batch.images(here.device)[0].device.type == device
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_weights_give_what_autocast_gives(device, kind):
+    net = new_net("A-LRN").to(device)
+    images = torch.randint(0, 256, (4, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast(device, kind):
+        expected = net(images.to(device))
+        with half_weights(net, kind):
+            found = net(images.to(device))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_maps_of_a_batch_and_the_workspace_fit_into_the_memory_that_is_left_to_them(device, precision):
+    """Four times what the maps of the layer take that needs most: that is the share of memory of the rule."""
+    net, computing = new_net(width=1.0).to(device), Computing(precision)
+    there, side, count = torch.device(device), 256, 32 if device == "cuda" else 1
+    images = torch.zeros(count, side, side, 3, dtype=torch.uint8).permute(0, 3, 1, 2).to(there)
+    used = 0
+    with (
+        torch.no_grad(),
+        computing.settings(there),
+        half_weights(net, computing.half if device == "cuda" else None),
+        computing.autocast(there),
+    ):
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            used = torch.cuda.memory_allocated()
+        dense_posteriors(net, images)
+    taken = torch.cuda.max_memory_allocated() - used if device == "cuda" else 0
+    each = bytes_per_pixel(net.architecture, 2 if computing.half else 4)
+    assert taken < each * count * side**2 / GPU_MEMORY_SHARE
