@@ -55,7 +55,12 @@ def main() -> int:
         validation = Dataset(str(folder), classes, tuple(paths[:10]), np.arange(min(10, len(paths))))
         precision = "bf16" if device.type == "cuda" else "fp32"
         run = verydeep.train(
-            training, recipe, Path(made) / "run", validation=validation, device=device.type, precision=precision  # type: ignore[arg-type]
+            training,
+            recipe,
+            Path(made) / "run",
+            validation=validation,
+            device=device.type,
+            precision=precision,  # type: ignore[arg-type]
         )
         lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
         workers = json.loads((run.path / "environment.json").read_text())

@@ -152,6 +152,17 @@ class _Home(torch.autograd.Function):
         return Elsewhere(gradient)
 
 
+def fetched(numbers):
+    """As `step.fetched`, without pinned memory and events."""
+    copy = numbers.here.clone()
+
+    def wait():
+        Machine.current.waits.append("cpu")
+        return copy
+
+    return wait
+
+
 @contextmanager
 def second_device():
     """Yield a machine with a second device, which is there while inside."""
@@ -166,7 +177,7 @@ def second_device():
 
             patch.setattr(weights, "type", kind, raising=False)
             patch.setattr(batches, "free_memory", lambda device: 2**33)
-            patch.setattr(step, "fetched", lambda numbers: numbers.cpu)  # no pinned memory, no events
+            patch.setattr(step, "fetched", fetched)
             yield machine
     finally:
         Machine.current = None

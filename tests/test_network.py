@@ -437,7 +437,7 @@ assert counter.frame_count == 1
 
 @pytest.mark.slow
 def test_compiled_blocks_have_their_gradients_one_after_the_other():
-    """One step of the backward pass for each block, so that its gradients can be sent while others are computed."""
+    """One step of the backward pass per block: its gradients can be sent while others are computed."""
     code = """
 import copy, torch, verydeep
 net = verydeep.ConvNet("A-LRN", classes=7, crop=64, width=0.125, fully_connected=24).train()

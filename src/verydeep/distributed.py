@@ -6,10 +6,12 @@ synchronously, so the result is that of one process. torchrun starts the process
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -129,45 +131,99 @@ BUCKET = 25 * 2**20
 """Bytes of gradients that are sent together, since each message has a fixed cost. Larger gradients go alone."""
 
 
+@runtime_checkable
+class Message(Protocol):
+    """Numbers of a backward pass that ranks exchange together, from which gradients over all ranks are formed."""
+
+    parts: int
+    """How many parts of it have to be ready before it is sent."""
+
+    def watch(self, ready: Callable[[], None]) -> None:
+        """Call a function in each backward pass, whenever a part is ready."""
+
+    def send(self) -> dist.Work:
+        """Begin to exchange it."""
+
+    def received(self) -> None:
+        """Form the gradients, once it has been exchanged."""
+
+
+class Bucket:
+    """The gradients of some parameters, which are added in one piece."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parts = len(parameters)
+        self._parameters = parameters
+
+    def watch(self, ready: Callable[[], None]) -> None:
+        """Call a function whenever the gradient of a parameter is complete."""
+        for parameter in self._parameters:
+            parameter.register_post_accumulate_grad_hook(lambda _: ready())  # type: ignore[no-untyped-call]
+
+    def send(self) -> dist.Work:
+        """Begin to add the gradients of all ranks."""
+        work: dist.Work = dist.all_reduce(together(self._parameters), async_op=True)
+        return work
+
+    def received(self) -> None:
+        """Do nothing: the gradients are sums already."""
+
+
 class GradientSum:
     """Sums the gradients of the ranks during the backward pass: those of some layers as soon as they are ready.
 
     Which gradients are sent together never changes: the position of a number in a message decides the order in
-    which the ranks are added, and a resumed training must add as it did before.
+    which the ranks are added, and a resumed training must add as it did before. All ranks send their messages in
+    the same order.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], ranks: Ranks, messages: Sequence[Message] = ()) -> None:
+        """Begin to watch for gradients.
+
+        Args:
+            parameters: parameters whose gradients are added, in the order of the net.
+            ranks: of this process.
+            messages: those of parameters whose gradients are formed in another way. They are sent first.
+        """
         self._active = False
         self._sent: list[dist.Work] = []
         self._missing: list[int] = []
-        self._next = 0
-        self._buckets = buckets(parameters) if ranks.world > 1 else []
-        for number, bucket in enumerate(self._buckets):
-            for parameter in bucket:
-                parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                    lambda _, number=number: self._completed(number)
-                )
+        summed = [Bucket(bucket) for bucket in buckets(parameters)] if ranks.world > 1 else []
+        self._messages: list[Message] = [*messages, *summed]
+        for number, message in enumerate(self._messages):
+            message.watch(partial(self._ready, number))
 
     @contextmanager
     def summing(self) -> Iterator[None]:
         """Sum the gradients that a backward pass inside completes; on exit they are those of all ranks."""
-        self._missing = [len(bucket) for bucket in self._buckets]
-        self._next = 0
+        self._missing = [message.parts for message in self._messages]
         self._active = True
         yield
         self._active = False
-        for work in self._sent:
+        for work, message in zip(self._sent, self._messages, strict=True):
             work.wait()
+            message.received()
         self._sent.clear()
 
-    def _completed(self, number: int) -> None:
-        """Note that a gradient of a bucket is ready; send complete buckets, in the same order on all ranks."""
+    def _ready(self, number: int) -> None:
+        """Note that a part of a message is ready; send complete messages, in the same order on all ranks."""
         if not self._active:
             return
         self._missing[number] -= 1
-        while self._next < len(self._buckets) and not self._missing[self._next]:
-            self._sent.append(dist.all_reduce(together(self._buckets[self._next]), async_op=True))
-            self._next += 1
+        while (next_ := len(self._sent)) < len(self._messages) and not self._missing[next_]:
+            self._sent.append(self._messages[next_].send())
+
+
+def gathered(numbers: Float[Tensor, "n m"], ranks: Ranks) -> tuple[Float[Tensor, "_ m"], dist.Work]:
+    """Begin to gather the rows of all ranks, which have the same number of them.
+
+    Returns:
+        The rows, by rank, which are there once the work is done; and the work.
+    """
+    rows = numbers.new_empty(ranks.world * len(numbers), numbers.shape[1])
+    # Named all_gather_single from torch 2.13 on. As bytes, since gloo does not know every type.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    return rows, gather(rows.view(torch.uint8), numbers.contiguous().view(torch.uint8), async_op=True)
 
 
 def buckets(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:

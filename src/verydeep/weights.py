@@ -197,13 +197,19 @@ def checked_names(path: Path, file: Any, architecture: Architecture) -> list[str
 
 def assembled(card: Card, tensors: Mapping[str, Tensor]) -> ConvNet:
     """Return a net in evaluation mode with this card and these tensors, which must be all of its tensors."""
+    net = with_tensors(card, tensors)
+    net.lay_out()
+    net.requires_grad_(True)
+    return net.eval()
+
+
+def with_tensors(card: Card, tensors: Mapping[str, Tensor]) -> ConvNet:
+    """Return a net with this card and these tensors themselves, not copies; they must be all of its tensors."""
     with torch.device("meta"):  # saves drawing random weights that would be replaced at once
         net = ConvNet(card.architecture)
     net.card = card
     net.load_state_dict(dict(tensors), assign=True)
-    net.lay_out()
-    net.requires_grad_(True)
-    return net.eval()
+    return net
 
 
 def feature_net(net: nn.Module) -> ConvNet:

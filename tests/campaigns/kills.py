@@ -2,14 +2,16 @@
 
     python tests/campaigns/kills.py process 200
     python tests/campaigns/kills.py process 40 --ranks 2
+    python tests/campaigns/kills.py process 40 --thread
     python tests/campaigns/kills.py worker 20
     python tests/campaigns/kills.py plan 10
 
 `process` kills all processes of a training (SIGKILL). `worker` kills one of its workers; the training must then
-say so in one line and end within `PATIENCE` seconds. `plan` kills the paper's experiments on digits. The same
-command resumes until it ends. The result is then compared with that of an uninterrupted one: the weights of a
-training, or results.json and outcomes.safetensors of the experiments; bit for bit in one process, up to rounding
-in several. The exit code is 1 if anything differs.
+say so in one line and end within `PATIENCE` seconds. `plan` kills the paper's experiments on digits. With
+`--thread`, trainings save by a thread, as they do on a GPU. The same command resumes until it ends. The result is
+then compared with that of an uninterrupted one: the weights of a training, or results.json and
+outcomes.safetensors of the experiments; bit for bit in one process, up to rounding in several. The exit code is 1
+if anything differs.
 """
 
 import argparse
@@ -31,19 +33,25 @@ RECIPE = [
     "--initialisation", "glorot", "--device", "cpu", "--batch", "100", "--epochs", "2", "--workers", "1",
 ]  # fmt: skip
 PLAN = ["reproduce", "--data", "digits", "--preset", "digits", "--device", "cpu"]
+THREAD = "import verydeep.cli, verydeep.training.saving as saving; saving.AT_ONCE = (); verydeep.cli.main()"
+"""A program that is the command line, but saves by a thread."""
 PATIENCE = 15.0
 SAID = "said.txt"
 """Standard error of the last process, next to the directories of its results."""
 
 
-def start(what: str, out: Path, ranks: int) -> subprocess.Popen[str]:
+def start(what: str, out: Path, ranks: int, thread: bool) -> subprocess.Popen[str]:
     """Start a training, or the experiments, in its own session."""
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    program = ["-m", "verydeep"]
+    if thread:
+        program = [str(out.parent / "thread.py")]
+        Path(program[0]).write_text(THREAD)
     with (out.parent / SAID).open("w") as said:
         return subprocess.Popen(
-            [*launcher, "-m", "verydeep", *(PLAN if what == "plan" else RECIPE), "--out", str(out)],
+            [*launcher, *program, *(PLAN if what == "plan" else RECIPE), "--out", str(out)],
             stdout=subprocess.DEVNULL,
             stderr=said,
             text=True,
@@ -102,14 +110,14 @@ def same(what: str, one: Path, other: Path, ranks: int) -> bool:
     return bool((flat[0] - flat[1]).norm() < 1e-4 * flat[0].norm())
 
 
-def main(what: str, kills: int, ranks: int, seed: int) -> int:
+def main(what: str, kills: int, ranks: int, seed: int, thread: bool) -> int:
     """Run the campaign and return the exit code."""
     chance, done, wrong, number = random.Random(seed), 0, 0, 0
     shares = (0.03, 0.3) if what == "plan" else (0.1, 1.2)  # of the time of an uninterrupted one
     with tempfile.TemporaryDirectory() as folder:
         whole, said = Path(folder) / "whole", Path(folder) / SAID
         before = time.monotonic()
-        code = start(what, whole, ranks).wait()
+        code = start(what, whole, ranks, thread).wait()
         assert code == 0, said.read_text()
         seconds = time.monotonic() - before
         while done < kills:
@@ -118,7 +126,7 @@ def main(what: str, kills: int, ranks: int, seed: int) -> int:
             ended, killed_before = False, done
             while not ended:
                 before = time.monotonic()
-                process = start(what, run, ranks)
+                process = start(what, run, ranks, thread)
                 try:
                     code = process.wait(chance.uniform(*shares) * seconds if done < kills else None)
                 except subprocess.TimeoutExpired:
@@ -146,5 +154,6 @@ if __name__ == "__main__":
     parser.add_argument("kills", type=int)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--thread", action="store_true")
     given = parser.parse_args()
-    sys.exit(main(given.what, given.kills, given.ranks, given.seed))
+    sys.exit(main(given.what, given.kills, given.ranks, given.seed, given.thread))

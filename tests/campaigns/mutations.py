@@ -43,7 +43,7 @@ def formats(folder: Path) -> dict[str, Format]:
     for parameter in net.parameters():
         optimiser.state[parameter]["momentum_buffer"] = torch.randn_like(parameter)
     entered = Entered(folder, Start(None, None, None, 0.01), {"recipe": {"seed": 0}, "start": None, "data": "d"})
-    checkpoint.save(entered, net, optimiser, Progress(3, 1.5, 2, 5, [0.5], [1.0]))
+    checkpoint.save(entered, net, optimiser.state_dict(), Progress(3, 1.5, 2, 5, [0.5], [1.0]))
     weights.save(net, folder / "net.safetensors")
     posteriors = random.dirichlet(np.ones(10), 100).astype(np.float32)
     store.save(folder / "matrix", {"posteriors": posteriors})

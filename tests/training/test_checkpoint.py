@@ -46,7 +46,7 @@ def restore(path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    checkpoint.save(entered(folder), NET, OPTIMISER, PROGRESS)
+    checkpoint.save(entered(folder), NET, OPTIMISER.state_dict(), PROGRESS)
     return (folder / "checkpoint.pt").read_bytes()
 
 

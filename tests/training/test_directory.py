@@ -27,7 +27,7 @@ def net():
 
 def save(entered, net, iteration=1):
     optimiser = new_optimiser(net, RECIPE, 0.01)
-    checkpoint.save(entered, net, optimiser, Progress(iteration=iteration))
+    checkpoint.save(entered, net, optimiser.state_dict(), Progress(iteration=iteration))
 
 
 def enter(path, recipe=RECIPE, data=DATA):

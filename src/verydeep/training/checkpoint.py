@@ -53,8 +53,14 @@ class Progress:
 _PROGRESS = TypeAdapter(Progress)
 
 
-def save(entered: Entered, net: ConvNet, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+def save(entered: Entered, net: ConvNet, optimiser: dict[str, Any], progress: Progress) -> None:
     """Write the checkpoint of a run, whole or not at all, with a digest as its last line.
+
+    Args:
+        entered: the run.
+        net: the net.
+        optimiser: the state of its optimiser, as `state_dict` returns it.
+        progress: how far the training has come.
 
     Raises:
         UserError: if it cannot be written, or the directory is no longer that of the run; the last one is kept.
@@ -62,7 +68,7 @@ def save(entered: Entered, net: ConvNet, optimiser: torch.optim.Optimizer, progr
     state = {
         "run": entered.identity,
         "net": net.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimiser": optimiser,
         "progress": asdict(progress),
     }
     with entered.written(CHECKPOINT) as aside, aside.open("wb") as file:

@@ -23,11 +23,13 @@ from verydeep.training.augmentation import Colours, MiniBatch, Order, reading
 from verydeep.training.checkpoint import Progress
 from verydeep.training.crowding import Crowding
 from verydeep.training.directory import Entered
+from verydeep.training.gathering import worth_gathering
 from verydeep.training.initialisation import initialise, signal, start_from
 from verydeep.training.journal import Clock, Report, read_log, reporting, silent
 from verydeep.training.objective import Objective, classification
 from verydeep.training.resumption import recorded_data
 from verydeep.training.run import record_environment, record_limits
+from verydeep.training.saving import Saving
 from verydeep.training.schedule import LIMITS, last_iteration, stage, why_ended
 from verydeep.training.start import Start
 from verydeep.training.step import Begun, Execution, Outcome, Step, new_optimiser, set_rate
@@ -129,6 +131,7 @@ def train(
             report,
             signals,
             files,
+            stack.enter_context(Saving(entered, files, ranks.device)),
             order,
         )
         if restored:
@@ -142,7 +145,14 @@ def train(
         if rate is not None and rate != current_rate(optimiser):  # a drop that was due when the limit was reached
             set_rate(optimiser, rate, recipe.bias_rate)
             report(f"learning rate {rate:.2g}", event="rate", iteration=progress.iteration, rate=rate)
-        step = Step(net, optimiser, ranks, execution, objective.loss)
+        step = Step(
+            net,
+            optimiser,
+            ranks,
+            execution,
+            objective.loss,
+            worth_gathering(net, order.size(0), ranks, execution.computing.precision),
+        )
         batches = stack.enter_context(
             reading(dataset, recipe, colours, objective.targets, order, execution.computing.workers, ranks.device)
         )
@@ -164,6 +174,7 @@ def learn(training: "Training", step: Step, batches: Iterator[MiniBatch | ImageE
     """
     progress, ranks, signals = training.progress, training.ranks, training.signals
     while not progress.ended:
+        training.saving.check()
         if training.epoch_is_due():
             training.end_epoch()
             continue
@@ -178,6 +189,7 @@ def learn(training: "Training", step: Step, batches: Iterator[MiniBatch | ImageE
         if any(outcome.signal or outcome.save for outcome in outcomes):
             training.save()
         if number := max((outcome.signal for outcome in outcomes), default=0):
+            training.saving.wait()
             ranks.wait()  # until the first has saved
             raise training.interrupted(number)
 
@@ -333,6 +345,7 @@ class Training:
     report: Report
     signals: Signals
     files: WeightFiles
+    saving: Saving
     order: Order
 
     def __post_init__(self) -> None:
@@ -456,6 +469,7 @@ class Training:
             self.report(event="rate", iteration=iteration, rate=after.rate)
         self.save()
         if progress.ended:
+            self.saving.wait()
             lines.append(f"ended after iteration {iteration}: {progress.ended}; {self.files.best(progress)}")
             self.report(**ended_event(progress))
         for line in lines:
@@ -481,11 +495,7 @@ class Training:
             self.net.train()
 
     def save(self) -> None:
-        """Write the checkpoint and, after an epoch, the weight files. An iteration under way is counted first.
-
-        The weights of the last epoch come before the checkpoint, so that they are never older. Only the first
-        checkpoint comes before them, since weights without a checkpoint are not overwritten. The weights of the
-        best epoch come last; see `WeightFiles.write_best`.
+        """Save everything; see `Saving.begin`. An iteration under way is counted first.
 
         Raises:
             UserError: if a weight is no longer finite, or the disk is full; what was saved before is kept.
@@ -494,16 +504,11 @@ class Training:
         self.clock.saved()
         if not self.ranks.first:
             return
-        if not all(parameter.isfinite().all() for parameter in self.net.parameters()):
+        if not torch.stack([parameter.isfinite().all() for parameter in self.net.parameters()]).all():
             raise UserError(self._diverged("a weight"))
-        first = not (self.entered.path / checkpoint.CHECKPOINT).exists()
-        if first:
-            checkpoint.save(self.entered, self.net, self.optimiser, self.progress)
         if self.progress.between_epochs:
-            self.files.write_last(self.net, self.progress)
-        if not first:
-            checkpoint.save(self.entered, self.net, self.optimiser, self.progress)
-        self.files.write_best(self.net, self.progress)
+            self.files.sign(self.net, self.progress)
+        self.saving.begin(self.net, self.optimiser, self.progress)
 
     def interrupted(self, number: int) -> Interrupted:
         """Return what a signal ends the training with, once all is saved."""

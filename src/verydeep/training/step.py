@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -17,6 +17,7 @@ from verydeep.errors import UserError
 from verydeep.network import ConvNet
 from verydeep.recipe import Recipe
 from verydeep.training.augmentation import MiniBatch
+from verydeep.training.gathering import Gathered, gathering
 from verydeep.training.objective import Loss, cross_entropy
 
 
@@ -132,11 +133,26 @@ class Step:
         ranks: Ranks,
         execution: Execution,
         loss: Loss = cross_entropy,
+        gathered: Sequence[Gathered] = (),
     ) -> None:
+        """Prepare to learn.
+
+        Args:
+            net: the net; its parameters that require gradients learn.
+            optimiser: of `new_optimiser`.
+            ranks: of this process.
+            execution: how to compute.
+            loss: of the net's outputs.
+            gathered: layers whose weight gradients are formed from the inputs and output gradients of all ranks,
+                last layers first.
+        """
         self.net, self.optimiser, self.ranks, self.execution, self.loss = net, optimiser, ranks, execution, loss
         self.late = ranks.device.type == "cuda"
         """Whether the device computes by itself, so that the next iteration may begin before this one is done."""
-        self.gradients = GradientSum((each for each in net.parameters() if each.requires_grad), ranks)
+        self.gathered = gathered
+        apart = {id(each.layer.weight) for each in gathered}
+        added = [each for each in net.parameters() if each.requires_grad and id(each) not in apart]
+        self.gradients = GradientSum(added, ranks, gathered)
         if execution.compile:
             compiler = os.environ.get("CXX", "c++")
             if ranks.device.type == "cpu" and not (shutil.which(compiler) or shutil.which("g++")):
@@ -180,7 +196,13 @@ class Step:
         """Add the gradient of a micro-batch; return the sum of its losses and the count of its errors."""
         device = self.ranks.device
         pixels, targets, shifts, keys = (tensor.to(device, non_blocking=True) for tensor in part)
-        with self.execution.computing.autocast(device):
+        # Of a part without images, compiled code would leave out everything, also what ranks exchange.
+        stance = (
+            torch.compiler.set_stance("force_eager")
+            if self.execution.compile and not len(pixels)
+            else nullcontext()
+        )
+        with self.execution.computing.autocast(device), gathering(self.gathered), stance:
             outputs = self.net(pixels, keys, shifts)
         losses = self.loss(outputs.float(), targets)
         # Summed over micro-batches and ranks, this is the mean over the images of the mini-batch, even if some
@@ -191,7 +213,7 @@ class Step:
 
 def fetched(numbers: Tensor) -> Callable[[], Tensor]:
     """Begin to copy numbers from a GPU; return a function that waits for them, and not for what is begun later."""
-    copy = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    copy = torch.empty_like(numbers, device="cpu", pin_memory=True)
     copy.copy_(numbers, non_blocking=True)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()

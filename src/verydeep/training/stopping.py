@@ -1,9 +1,11 @@
 """How a training is stopped: SIGTERM and Ctrl-C are noted, and acted on when everything can be saved."""
 
 import signal as signals
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Stopped(BaseException):
@@ -38,23 +40,31 @@ class Signals:
     def interrupting(self, interruptible: bool = True) -> Iterator[None]:
         """Let a signal end the code inside; one that came before keeps it from starting.
 
-        For code that may take long, or hang, and changes nothing: waiting for images, validation.
+        For code that may take long, or hang, and changes nothing: waiting for images, validation. Python drops
+        exceptions in finalisers and in callbacks of weak references. After a signal in one of these, the code
+        inside is finished, and `Stopped` is raised then.
 
         Raises:
             Stopped: if a signal has come.
         """
         self._interruptible = interruptible
         try:
-            if interruptible and self.number:
-                raise Stopped(self.number)
+            self._stop(interruptible)
             yield
+            self._stop(interruptible)
         finally:
             self._interruptible = False
+
+    def _stop(self, interruptible: bool) -> None:
+        if interruptible and self.number:
+            raise Stopped(self.number)
 
 
 @contextmanager
 def signals_noted() -> Iterator[Signals]:
     """Note SIGTERM and Ctrl-C instead of dying from them; a second one ends the process at once.
+
+    Python would print a `Stopped` that it drops in a finaliser. Nothing is printed, since the signal is not lost.
 
     Only the main thread of a process gets signals; in another thread none is noted.
     """
@@ -63,6 +73,11 @@ def signals_noted() -> Iterator[Signals]:
         yield noted
         return
     before = {number: signals.getsignal(number) for number in (signals.SIGTERM, signals.SIGINT)}
+    report = sys.unraisablehook
+
+    def report_others(dropped: Any) -> None:
+        if dropped.exc_type is not Stopped:
+            report(dropped)
 
     def restore() -> None:
         for number, handler in before.items():
@@ -74,7 +89,9 @@ def signals_noted() -> Iterator[Signals]:
 
     for number in before:
         signals.signal(number, note)
+    sys.unraisablehook = report_others
     try:
         yield noted
     finally:
+        sys.unraisablehook = report
         restore()

@@ -67,8 +67,12 @@ class WeightFiles:
         kept = f"its weights are in {file}" if file.exists() else "its weights were not kept"
         return f"the lowest validation error is {errors[epoch - 1]:.2%}, after epoch {epoch}; {kept}"
 
-    def _write(self, name: str, net: ConvNet, progress: Progress) -> None:
+    def sign(self, net: ConvNet, progress: Progress) -> None:
+        """Write on a net's card where its weights come from, after an epoch."""
         net.card = replace(net.card, provenance=self._provenance(progress))
+
+    def _write(self, name: str, net: ConvNet, progress: Progress) -> None:
+        self.sign(net, progress)
         content = weights.Content.of(net)
         with self.entered.written(name) as aside:
             content.write(aside)
