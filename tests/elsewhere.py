@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from verydeep import weights
+from verydeep.evaluation import batches
 from verydeep.training import step
 
 DEVICE = torch.device("cuda", 0)
@@ -175,6 +176,7 @@ def second_device():
                 return torch.Tensor if type(one) is Elsewhere else type(one)
 
             patch.setattr(weights, "type", kind, raising=False)
+            patch.setattr(batches, "free_memory", lambda device: 2**33)
             patch.setattr(step, "fetched", fetched)
             yield machine
     finally:

@@ -96,10 +96,34 @@ def test_deterministic_algorithms_are_on_while_inside():
         with Computing(deterministic=True).settings(CUDA):
             assert modes() == (True, False, True, False)
         assert modes() == (*before[:3], True)
-        with Computing().settings(CUDA):
-            assert modes() == (*before[:3], True)
     finally:
         CUDNN.benchmark = before[3]
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_cudnn_looks_for_its_fastest_algorithms_only_if_shapes_are_fixed_and_bits_may_vary(found):
+    """Photographs of ILSVRC have so many shapes that the search would take most of the time."""
+    before = modes()
+    CUDNN.benchmark = found
+    try:
+        for how, fixed, on in (
+            (Computing(), True, True),
+            (Computing(), False, False),
+            (Computing(deterministic=True), True, False),
+        ):
+            with how.settings(CUDA, fixed):
+                assert CUDNN.benchmark == on
+                with Computing().settings(CUDA):  # a dense pass in the middle of a training
+                    assert not CUDNN.benchmark
+                assert CUDNN.benchmark == on
+            assert CUDNN.benchmark == found
+        with pytest.raises(ZeroDivisionError), Computing().settings(CUDA, fixed_shapes=True):
+            raise ZeroDivisionError
+        assert CUDNN.benchmark == found
+    finally:
+        CUDNN.benchmark = before[3]
+    with Computing().settings(CPU, fixed_shapes=True):
+        assert modes() == before
 
 
 @contextmanager

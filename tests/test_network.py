@@ -435,6 +435,38 @@ assert counter.frame_count == 1
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
+def test_compiled_blocks_have_their_gradients_one_after_the_other():
+    """One step of the backward pass per block: its gradients can be sent while others are computed."""
+    code = """
+import copy, torch, verydeep
+net = verydeep.ConvNet("A-LRN", classes=7, crop=64, width=0.125, fully_connected=24).train()
+images, keys = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.arange(2)
+
+def gradients():
+    net.zero_grad()
+    scores = net(images, keys)
+    steps, left = set(), [scores.grad_fn]
+    while left:
+        step = left.pop()
+        steps.add(step)
+        left += [each for each, _ in step.next_functions if each is not None]
+    scores.sum().backward()
+    compiled = sum(step.name() == "CompiledFunctionBackward" for step in steps)
+    return compiled, [parameter.grad for parameter in net.parameters()]
+
+_, expected = gradients()
+net.compile_blocks()
+for net.recompute in (False, True):
+    compiled, found = gradients()
+    assert compiled == 6
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+assert copy.deepcopy(net)._compiled is None
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("height", [32, 45])  # one position and several
 @pytest.mark.parametrize("name", ["A-LRN", "B-5x5", "C", "D"])
 def test_a_net_computes_the_same_with_the_engine_and_without(name, height, monkeypatch):

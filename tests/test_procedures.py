@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,11 @@ from PIL import Image
 
 import verydeep
 from synthetic import chunk, memory, pixels, png, refusal, tiff, write
+from verydeep import distributed, reading
 from verydeep import recipe as recipes
 from verydeep.photographs.photograph import ImageError
 
+Usage = namedtuple("Usage", "total used free")
 RECIPE = verydeep.Recipe(
     net="A", crop=32, width=0.125, fully_connected=8, initialisation="glorot", batch=4, epochs=2, flip=False
 )
@@ -84,6 +87,25 @@ def test_a_run_is_taken_wherever_the_path_of_one_is(run, folder):
     assert verydeep.test(run, folder) == verydeep.test(run.path, folder)
     assert verydeep.predict(run, [folder / "val/cat/c.png"])[0].classes
     assert verydeep.train(folder, RECIPE, out=run) == run
+
+
+def test_shared_memory_that_is_too_small_is_one_line_before_a_training_starts(
+    folder, tmp_path, monkeypatch, capsys
+):
+    """It is enough for the mini-batches of training and of validation, or there are fewer workers."""
+    monkeypatch.setattr(reading, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(reading.shutil, "disk_usage", lambda path: Usage(2**26, 2**26 - 50_000, 50_000))
+    message = refusal(verydeep.train, folder, RECIPE, out=tmp_path / "a", workers=4)
+    # Four training images and two of validation, of 32 x 32: 18,432 bytes, twice for each worker, and two more.
+    assert "4 workers need 1 MiB of shared memory for their mini-batches of 1 MiB" in message
+    assert "--shm-size=65m), use --workers 0, or use a smaller mini-batch" in message
+    assert not (tmp_path / "a").exists()
+    monkeypatch.setattr(distributed, "cores", lambda: 16)
+    assert verydeep.train(folder, RECIPE, out=tmp_path / "a").ended
+    said = capsys.readouterr().err
+    assert said.count("8 workers need 1 MiB") == 1
+    assert "going on with 0" in said
+    assert "0 workers" in said
 
 
 def test_other_classes_in_validation_are_refused_before_anything_is_trained(tmp_path):

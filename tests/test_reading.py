@@ -16,7 +16,7 @@ import torch
 from synthetic import refusal
 from verydeep import reading
 from verydeep.errors import UserError
-from verydeep.reading import most_workers, read_ahead
+from verydeep.reading import fitting_workers, most_workers, read_ahead
 
 CPU = torch.device("cpu")
 Usage = namedtuple("Usage", "total used free")
@@ -199,14 +199,27 @@ def test_torchs_advice_on_open_files_is_not_quoted(monkeypatch):
 def test_shared_memory_is_looked_at_before_the_start(monkeypatch, tmp_path):
     """Docker gives 64 MiB, and a mini-batch of the paper takes 37."""
     monkeypatch.setattr(reading, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(reading.shutil, "disk_usage", lambda path: Usage(2**26, 0, 2**26))
+    monkeypatch.setattr(reading.shutil, "disk_usage", lambda path: Usage(2**26, 2**20, 2**26 - 2**20))
     batch = 256 * 3 * 224 * 224
     assert most_workers(batch) == 0
-    assert most_workers(2**20) == 31
+    assert most_workers(2**20) == 30
     assert most_workers(0) > 10**6
 
     def start():
         with read_ahead(Numbers(), batches(), 4, CPU, shared=batch):
             raise AssertionError
 
-    assert "has 64 MiB free, and a mini-batch takes 36; use --workers 0" in refusal(start)
+    message = refusal(start)
+    assert "4 workers need 368 MiB of shared memory for their mini-batches of 37 MiB" in message
+    assert f"{tmp_path} has 63 MiB free; enlarge it (docker run --shm-size=369m), use --workers 0, or" in message
+
+
+def test_workers_that_nobody_has_chosen_are_as_many_as_shared_memory_is_enough_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(reading, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(reading.shutil, "disk_usage", lambda path: Usage(2**26, 0, 2**26))
+    assert fitting_workers(3, 2**23) == (3, "")
+    found, line = fitting_workers(15, 2**23)
+    assert found == 3
+    assert "15 workers need 256 MiB" in line
+    assert "--shm-size=256m); going on with 3" in line
+    assert fitting_workers(15, 0) == (15, "")

@@ -43,10 +43,14 @@ class Computing:
                 f"precision is {self.precision!r}; choose one of {', '.join(get_args(TestingPrecision))}"
             )
 
+    @property
+    def half(self) -> torch.dtype | None:
+        """The type that autocast computes in; None in float32."""
+        return _HALF.get(self.precision)
+
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the context that a net is called in."""
-        half = _HALF.get(self.precision)
-        return torch.autocast(device.type, half) if half else nullcontext()
+        return torch.autocast(device.type, self.half) if self.half else nullcontext()
 
     def check(self, device: torch.device) -> None:
         """Refuse a device that cannot compute in this way.
@@ -60,8 +64,14 @@ class Computing:
             raise UserError(f"deterministic is for CPUs and CUDA GPUs, and the device is {device.type}")
 
     @contextmanager
-    def settings(self, device: torch.device) -> Iterator[None]:
+    def settings(self, device: torch.device, fixed_shapes: bool = False) -> Iterator[None]:
         """Set torch's switches for this computation while inside, and restore them; on a CPU, change nothing.
+
+        Args:
+            device: where to compute.
+            fixed_shapes: whether nearly all mini-batches have one shape. Then cuDNN tries several algorithms for
+                each layer and keeps the fastest, unless results must be deterministic. That takes long, and for
+                each shape again.
 
         Raises:
             UserError: as `check` does.
@@ -70,22 +80,36 @@ class Computing:
         with ExitStack() as stack:
             if device.type == "cuda":
                 stack.enter_context(float32_on_gpus(self.precision == "tf32"))
+                stack.enter_context(_benchmark(fixed_shapes and not self.deterministic))
                 if self.deterministic:
                     stack.enter_context(_deterministic())
             yield
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
-    """Let torch use only algorithms that give the same bits every time, and restore its switches afterwards."""
+def _benchmark(on: bool) -> Iterator[None]:
+    """Let cuDNN time its algorithms on each new shape, or not, and restore its switch afterwards."""
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
+    before, cudnn.benchmark = cudnn.benchmark, on
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Let torch use only algorithms that give the same bits every time, and restore its switches afterwards.
+
+    cuDNN's benchmark must be off: which algorithm is fastest may differ from start to start.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic
     mode = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    # Which algorithm is fastest may differ from start to start.
-    cudnn.benchmark, cudnn.deterministic = False, True
+    cudnn.deterministic = True
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        cudnn.benchmark, cudnn.deterministic = before
+        cudnn.deterministic = before
         torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])

@@ -16,7 +16,7 @@ from verydeep import weights
 from verydeep.card import PREPROCESSING, Card
 from verydeep.configurations import STRIDE, configuration
 from verydeep.errors import UserError, reason
-from verydeep.evaluation.posteriors import test_scale
+from verydeep.evaluation.protocols import test_scale
 from verydeep.files import digest
 from verydeep.interop.loading import OWN, located, net_at, reader_of
 from verydeep.printable import decoded, printable

@@ -14,17 +14,18 @@ from jaxtyping import Float32, Int64
 from verydeep.computing import Computing, TestingPrecision
 from verydeep.configurations import STRIDE, whole_number
 from verydeep.datasets.dataset import Dataset
-from verydeep.distributed import device_of
+from verydeep.distributed import Ranks, device_of
 from verydeep.errors import UserError
+from verydeep.evaluation.batches import TestImages, batches_of, read_batches
 from verydeep.evaluation.images import Given, opened
-from verydeep.evaluation.posteriors import Method, Pass, TestImages, batches_of, in_testing, test_scale
+from verydeep.evaluation.posteriors import in_testing
+from verydeep.evaluation.protocols import Method, Pass, test_scale
 from verydeep.files import written_aside
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
 from verydeep.printable import decoded
 from verydeep.procedures import Net, loaded
 from verydeep.progress import Meter
-from verydeep.reading import read_ahead
 from verydeep.sealed import write_arrays
 from verydeep.workers import workers_for
 
@@ -112,7 +113,7 @@ def extract(
     found = {
         name: np.zeros((len(given), *(shape if maps else shape[:1])), np.float32) for name, shape in shapes.items()
     }
-    computing = Computing(precision, workers_for(len(given), workers))
+    computing = Computing(precision, workers_for(len(given), workers, target))
     dataset = given.dataset(inner.card.names)
     batches = batches_of(dataset, one, inner.crop, given.sizes)
     reader = TestImages(dataset, one, inner.crop, inner.card.rescaling)
@@ -120,7 +121,7 @@ def extract(
     with (
         in_testing(inner, target),
         computing.settings(target),
-        read_ahead(reader, batches, computing.workers, target) as reading,
+        read_batches(reader, batches, computing.workers, Ranks(device=target), given.sizes) as reading,
         Meter(f"features of {inner.configuration.name}, Q = {one.scale}", len(given)) as meter,
     ):
         for batch in reading:
@@ -128,7 +129,7 @@ def extract(
                 raise next(iter(batch.unreadable.values()))
             unreadable |= batch.unreadable
             if batch.rows:
-                pixels = torch.from_numpy(batch.pixels).to(target)[:, 0].permute(0, 3, 1, 2)
+                pixels = batch.together(target)
                 with torch.no_grad(), computing.autocast(target):
                     outputs = inner.features(pixels, layers)
                 for name, output in outputs.items():

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float, Int64
@@ -24,6 +24,7 @@ from verydeep.linear import LinearClassifier
 from verydeep.normalisation import LocalResponseNormalisation
 from verydeep.overflow import HalfWatch, in_half
 from verydeep.torch_internals import (
+    allow_recompilation,
     exporting,
     observed,
     own_parameter,
@@ -144,6 +145,7 @@ class ConvNet(nn.Module):
         self._card = Card(made, names)
         self.recompute = False
         self.classifier: LinearClassifier | None = None
+        self._compiled: Callable[[Tensor, Sequence[Layer], Tensor | None], Tensor] | None = None
         self._range_seen = False
         self._half = HalfWatch()
         for position, layer in enumerate(made.layers):
@@ -248,17 +250,30 @@ class ConvNet(nn.Module):
         x = self._centred(images, self.crop, shift)
         if keys is None:
             keys = self._drawn(x)
-        if not (self.recompute and torch.is_grad_enabled()):
-            x = self._run(x, self.layers, keys)
-            self._half.end()
-            return x.contiguous()
-        for block in self._blocks():
-            if block[0].name.startswith("conv"):
-                x = checkpoint(self._run, x, block, keys, use_reentrant=False)
+        recompute = self.recompute and torch.is_grad_enabled()
+        compiled = self._compiled if self.training else None
+        run = compiled or self._run
+        for block in self._blocks() if recompute or compiled else (self.layers,):
+            if recompute and block[0].name.startswith("conv"):
+                x = checkpoint(run, x, block, keys, use_reentrant=False)
             else:
-                x = self._run(x, block, keys)
+                x = run(x, block, keys)
         self._half.end()
         return x.contiguous()
+
+    def compile_blocks(self) -> None:
+        """Compile the layers up to each pooling, and those after the last, each by itself, for training.
+
+        If the whole net is compiled (`net.compile()`), its backward pass is one step, at whose end all gradients
+        are ready. So ranks could not exchange any of them during that pass.
+        """
+        allow_recompilation(4 * sum(1 for _ in self._blocks()))
+        self._compiled = torch.compile(self._run)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out compiled code, which can be neither copied nor stored."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state | {"_compiled": None}
 
     def features(self, images: Tensor, layers: Collection[str]) -> dict[str, Float[Tensor, "N _ _ _"]]:
         """Return the outputs of the named layers: conv3_3, relu5_1, lrn1_1, pool4, fc7, drop7, ...
@@ -425,6 +440,9 @@ class ConvNet(nn.Module):
         wide = torch.promote_types(kind, torch.float32)
         mean = self.mean.to(wide)
         colour = mean if shift is None else mean - shift
+        if engine.centres(images, kind):
+            seen = observed() or not engine.plain(self._modules.get(self.layers[0].name))
+            return engine.centred(images, colour.view(-1, 3), kind if seen else engine.computed_in(kind))
         x = (images.to(wide) - colour.view(-1, 3, 1, 1)).to(kind)
         if looks_at_values(x) and in_half(x):
             self._half.begin(x)

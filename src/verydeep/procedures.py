@@ -16,30 +16,22 @@ from verydeep.configurations import whole_number
 from verydeep.datasets.dataset import Dataset, Split, compare_classes, images_below, open_dataset
 from verydeep.datasets.duplicates import same_content
 from verydeep.datasets.survey import Survey, leave_out_unreadable, principal_components, survey, unreadable_at
-from verydeep.distributed import Ranks, device_of, ranks
+from verydeep.distributed import Ranks, device_of, local_ranks, ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import testing
+from verydeep.evaluation.batches import batch_bytes, batch_pixels, batches_of
 from verydeep.evaluation.dense import left_out
 from verydeep.evaluation.images import Given, opened
 from verydeep.evaluation.metrics import mean_loss, top_error
-from verydeep.evaluation.posteriors import (
-    PROTOCOLS,
-    Pass,
-    average,
-    check_scales,
-    middle,
-    one_pass,
-    passes,
-    protocol,
-    test_scale,
-)
+from verydeep.evaluation.posteriors import average, one_pass
+from verydeep.evaluation.protocols import PROTOCOLS, Pass, check_scales, middle, passes, protocol, test_scale
 from verydeep.evaluation.testing import Result
 from verydeep.interop.loading import load
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
 from verydeep.printable import decoded, printable
 from verydeep.progress import say
-from verydeep.reading import most_workers
+from verydeep.reading import check_shared_memory, fitting_workers
 from verydeep.recipe import Recipe
 from verydeep.training import loop
 from verydeep.training.augmentation import Colours, shared_bytes
@@ -119,23 +111,25 @@ def train(
         )
     if isinstance(data, Dataset) and validation is None:
         raise UserError(f"{data.name} is only a training set; pass a validation set, too")
-    computing = Computing(precision, reading_workers(workers), deterministic=deterministic)
-    execution = Execution(computing, micro_batch, compile, recompute)
     run = Path(out)
     with ranks(device, deterministic) as here:
+        computing = Computing(precision, reading_workers(workers, here.device), deterministic=deterministic)
+        execution = Execution(computing, micro_batch, compile, recompute)
         computing.check(here.device)
         training_set, found = surveyed(data, "train", skip_unreadable, here)
         conditions = conditions_of(training_set, found, here)
         recipe = filled(run, recipe, preset, conditions)
         if preset is not None and here.first:
             say(preset_line(preset, recipe, conditions))
-        if workers is None:  # the user has not chosen, so there may be fewer if shared memory is small
-            execution = execution.with_workers(most_workers(shared_bytes(recipe, len(training_set), here.world)))
         centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
         validation_set, sizes = surveyed(
             data if validation is None else validation, "val", skip_unreadable, here, centre_crop.scale
         )
         compare_classes(validation_set.classes, training_set.classes, validation_set.name, training_set.name)
+        prefetched = _prefetched(recipe, training_set, validation_set, centre_crop, computing, here)
+        if workers is None:
+            execution = _fitted(execution, prefetched, here)
+        check_shared_memory(execution.computing.workers, prefetched)
         colours = colours_of(found)
         described = description(place_of(data), training_set, validation_set, colours)
         quiet = replace(execution.computing, progress=False)
@@ -151,6 +145,24 @@ def train(
             loop.train(recipe, entered, training_set, colours, validation_step, here, execution)
         here.wait()  # until the first rank has written everything
         return read_run(run)
+
+
+def _prefetched(
+    recipe: Recipe, training_set: Dataset, validation_set: Dataset, one: Pass, computing: Computing, here: Ranks
+) -> int:
+    """Return the bytes of shared memory that a mini-batch of training and one of validation take together."""
+    made = recipe.architecture(len(training_set.classes))
+    pixels = batch_pixels(made, here.device, computing.half is not None)
+    validation = batch_bytes(batches_of(validation_set, one, recipe.crop, pixels=pixels), one, recipe.crop, None)
+    return shared_bytes(recipe, len(training_set), here.world) + local_ranks() * validation
+
+
+def _fitted(execution: Execution, shared: int, here: Ranks) -> Execution:
+    """Return the execution with no more workers than shared memory is enough for; a line says so if it lacks."""
+    most, line = fitting_workers(execution.computing.workers, shared)
+    if line and here.local_rank == 0:
+        say(line)
+    return execution.with_workers(most)
 
 
 def resume(
@@ -241,7 +253,7 @@ def test(
     Args:
         nets: a `ConvNet`, a run, or the path of a run or weight file; or several of these.
         data: as for `train`.
-        scales: test scales Q in pixels; if None, the default of each net (`evaluation.posteriors.test_scale`): its
+        scales: test scales Q in pixels; if None, the default of each net (`evaluation.protocols.test_scale`): its
             training scale S, or the middle of its range; for dense score maps, the nearest multiple of 32.
         method: dense; multi-crop (5 x 5 crops); both (the mean of these two); centre-crop; or windows (crops that
             the cells of a dense score map see, each by itself).
@@ -264,9 +276,9 @@ def test(
     if scales is not None:
         passes(method, scales)
     candidates = [_marked(testing.tested(net)) for net in several]
-    computing = Computing(precision, reading_workers(workers))
     largest = max(scales or (test_scale(net.card, method) for net in candidates))
     with ranks(device) as here:
+        computing = Computing(precision, reading_workers(workers, here.device))
         computing.check(here.device)
         dataset, found = surveyed(data, "val", skip_unreadable, here, largest)
         setup = testing.Setup(dataset, found.sizes, here, computing, say)
@@ -349,8 +361,8 @@ def predict(
     planned = passes(method, scales, card.flip)
     check_scales(scales, card.architecture.crop)
     given = opened(images, skip_unreadable)
-    computing = Computing(precision, workers_for(len(given), workers))
     here = Ranks(device=inner.mean.device if device == "auto" else device_of(device))
+    computing = Computing(precision, workers_for(len(given), workers, here.device))
     for line in filter(None, map(left_out, scales if "dense" in PROTOCOLS[method] else ())):
         say(line)
     unreadable: dict[int, ImageError] = {}
@@ -379,7 +391,7 @@ def _classified(
     given = opened(images, skip_unreadable)
     unreadable: dict[int, ImageError] = {}
     target = net.mean.device if device == "auto" else device_of(device)
-    computing = Computing(precision, workers_for(len(given), workers))
+    computing = Computing(precision, workers_for(len(given), workers, target))
     scores = linear_scores(net, given, target, computing, unreadable if skip_unreadable else None)
     names = net.classifier.classes
     found = []

@@ -25,6 +25,9 @@ T = TypeVar("T")
 PREFETCHED = 2
 """Mini-batches that each worker prefetches; torch's default."""
 
+MORE = 2
+"""Mini-batches in memory besides those: one is being computed, and one has arrived."""
+
 SHARED_MEMORY = Path("/dev/shm")
 
 LOST = "DataLoader worker (pid"
@@ -53,12 +56,7 @@ def read_ahead(
     Raises:
         UserError: if there is not enough shared memory, a worker cannot be started, or one ends by itself.
     """
-    if workers > (most := most_workers(shared)):
-        free = shutil.disk_usage(SHARED_MEMORY).free
-        raise UserError(
-            f"{workers} workers would fill the shared memory: {SHARED_MEMORY} has {free >> 20} MiB free, and a "
-            f"mini-batch takes {shared >> 20}; use --workers {most}, or give more memory (docker run --shm-size)"
-        )
+    check_shared_memory(workers, shared)
     started = _Started()
     iterator: Iterator[T] | None = None
     try:
@@ -82,8 +80,48 @@ def most_workers(shared: int) -> int:
     """
     if not shared or not SHARED_MEMORY.is_dir():  # without that file system it is not limited
         return 2**31
-    # Besides the prefetched mini-batches, one is being computed, and one has arrived.
-    return max(0, (shutil.disk_usage(SHARED_MEMORY).free // shared - 2) // PREFETCHED)
+    return max(0, (shutil.disk_usage(SHARED_MEMORY).free // shared - MORE) // PREFETCHED)
+
+
+def check_shared_memory(workers: int, shared: int) -> None:
+    """Refuse more workers than the free shared memory is enough for; otherwise they end with a bus error later.
+
+    Args:
+        workers: processes that prefetch.
+        shared: bytes that a mini-batch takes, over all ranks of this machine.
+
+    Raises:
+        UserError: if it is not enough.
+    """
+    if workers > (most := most_workers(shared)):
+        raise UserError(f"{_lacking(workers, shared)}, use --workers {most}, or use a smaller mini-batch")
+
+
+def fitting_workers(workers: int, shared: int) -> tuple[int, str]:
+    """Return how many of the workers the free shared memory is enough for, and a line that says so if it lacks.
+
+    Args:
+        workers: processes that prefetch.
+        shared: bytes that a mini-batch takes, over all ranks of this machine.
+    """
+    if workers <= (most := most_workers(shared)):
+        return workers, ""
+    return most, f"{_lacking(workers, shared)}; going on with {most}"
+
+
+def _lacking(workers: int, shared: int) -> str:
+    """Return that shared memory is too small for the mini-batches of some workers, and how much would do."""
+    usage, needed = shutil.disk_usage(SHARED_MEMORY), (PREFETCHED * workers + MORE) * shared
+    whole = usage.total - usage.free + needed
+    return (
+        f"{workers} workers need {_mebibytes(needed)} MiB of shared memory for their mini-batches of "
+        f"{_mebibytes(shared)} MiB, and {SHARED_MEMORY} has {usage.free >> 20} MiB free; enlarge it (docker run "
+        f"--shm-size={_mebibytes(whole)}m)"
+    )
+
+
+def _mebibytes(size: int) -> int:
+    return -(-size // 2**20)
 
 
 def _begun(

@@ -107,6 +107,13 @@ def any_size() -> Iterator[None]:
         yield
 
 
+def allow_recompilation(count: int) -> None:
+    """Let torch.compile compile one function at least that often, for different arguments, before it gives up."""
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, name, max(count, getattr(config, name)))
+
+
 def transformed() -> bool:
     """Return whether vmap, grad or another transform of torch.func is active."""
     active: bool = torch._C._are_functorch_transforms_active()

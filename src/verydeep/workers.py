@@ -1,5 +1,7 @@
 """How many workers prefetch photographs."""
 
+import torch
+
 from verydeep.configurations import whole_number
 from verydeep.distributed import local_cores
 from verydeep.errors import UserError
@@ -11,20 +13,27 @@ MANY = 64
 """For at least this many photographs it pays to start workers."""
 
 
-def workers_for(photographs: int, given: int | None) -> int:
+def workers_for(photographs: int, given: int | None, device: torch.device) -> int:
     """Return the number of workers for this many photographs: that of `reading_workers`, but 0 for few."""
-    return 0 if given is None and photographs < MANY else reading_workers(given)
+    return 0 if given is None and photographs < MANY else reading_workers(given, device)
 
 
-def reading_workers(given: int | None) -> int:
-    """Return the number of workers of a rank: the given one, or half of its cores, up to 8.
+def reading_workers(given: int | None, device: torch.device) -> int:
+    """Return the number of workers of a rank: the given one, or one that suits its cores and its device.
 
-    With fewer than 4 cores it is 0: the rank would wait for its workers.
+    A CUDA GPU leaves all cores but one to the workers. Otherwise half of the cores are for workers, up to 8, and
+    none with fewer than 4 cores: the rank would wait for its workers.
+
+    Args:
+        given: the number, or None.
+        device: where nets are computed.
 
     Raises:
         UserError: if the given number is negative or too large.
     """
     cores = local_cores()
+    if given is None and device.type == "cuda":
+        return cores - 1
     if given is None:
         return min(8, cores // 2) if cores >= 4 else 0
     if whole_number("workers", given) < 0:

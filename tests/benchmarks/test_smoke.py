@@ -143,6 +143,16 @@ def test_engine(tmp_path):
     ]
 
 
+def test_gpu_testing(tmp_path):
+    found = smoke("gpu_testing", tmp_path)
+    assert [seen.observation.split(", ")[1] for seen in found.observations] == [
+        "dense",
+        "multi-crop",
+        "centre-crop",
+    ]
+    assert all(len(seen.peers) == 5 for seen in found.observations)
+
+
 def test_every_benchmark_is_run_here():
     texts = {file.stem: file.read_text(encoding="utf-8") for file in (ROOT / "benchmarks").glob("*.py")}
     scripts = {name for name, text in texts.items() if "options(__doc__" in text}

@@ -24,7 +24,7 @@ LARGEST = np.stack([*np.mgrid[:256, :256], np.full((256, 256), 7)], -1).astype(n
 
 def coordinates(height, width):
     """Return an image whose pixel (y, x) has the colour (y, x, 7)."""
-    return LARGEST[:height, :width]
+    return torch.from_numpy(LARGEST)[:height, :width]
 
 
 def places(crops):
@@ -46,7 +46,7 @@ def test_25_crops_lie_on_a_regular_grid_from_border_to_border(sizes):
     crop, height, width = sizes
     crops = grid_crops(coordinates(height, width), crop, 5)
     assert crops.shape == (25, crop, crop, 3)
-    assert crops.dtype == np.uint8
+    assert crops.dtype == torch.uint8
 
     def offsets(side):
         return [floor(Fraction(i * (side - crop), 4) + Fraction(1, 2)) for i in range(5)]
@@ -83,18 +83,19 @@ def test_posteriors_are_the_mean_over_50_crops_after_the_soft_max(net, scene, so
     images = [scene(1, 50, 90), scene(2, 64, 33)]
     found = crops_of(net, images, flip)
     for image, posteriors in zip(images, found, strict=True):
-        views = [view for crop in grid_crops(image, 32, 5) for view in ([crop, crop[:, ::-1]] if flip else [crop])]
+        crops = grid_crops(torch.from_numpy(image), 32, 5)
+        views = [view for crop in crops for view in ([crop, crop.flip(1)] if flip else [crop])]
         assert len(views) == (50 if flip else 25)
         with torch.no_grad():
-            scores = net(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)).numpy()
+            scores = net(torch.stack(views).permute(0, 3, 1, 2)).numpy()
         np.testing.assert_allclose(posteriors, softmax(scores).mean(0), rtol=1e-4, atol=1e-6)
         assert np.abs(softmax(scores.mean(0)) - posteriors).max() > 0.01, "the wrong order would go unnoticed"
 
 
 def crops_of(net, images, flip):
-    crops = np.stack([grid_crops(image, 32, 5) for image in images])
+    crops = torch.stack([grid_crops(torch.from_numpy(image), 32, 5) for image in images])
     with torch.no_grad():
-        return crop_posteriors(net, torch.from_numpy(crops).permute(0, 1, 4, 2, 3), flip).numpy()
+        return crop_posteriors(net, crops.permute(0, 1, 4, 2, 3), flip).numpy()
 
 
 # The windows of a dense score map
@@ -109,7 +110,7 @@ def test_windows_lie_32_pixels_apart_in_the_image_and_in_its_mirror_image(sizes,
     count = window_count(width, height, crop)
     assert len(found) == count * (2 if flip else 1)
     assert list(places(found[:count])) == expected
-    mirrored = image[:, ::-1]
+    mirrored = image.flip(1)
     for (top, left), piece in zip(expected, found[count:], strict=False):
         np.testing.assert_array_equal(piece, mirrored[top : top + crop, left : left + crop])
 
@@ -127,7 +128,7 @@ def test_windows_give_the_dense_posteriors_where_padding_cannot_matter(new_net, 
     images = (
         np.random.default_rng(0).integers(0, 256, (2, 4, 7, 3), np.uint8).repeat(16, 1).repeat(16, 2)[:, :, :107]
     )
-    crops = torch.from_numpy(np.stack([windows(image, 32, flip) for image in images])).permute(0, 1, 4, 2, 3)
+    crops = torch.stack([windows(torch.from_numpy(image), 32, flip) for image in images]).permute(0, 1, 4, 2, 3)
     assert crops.shape[1] == 2 * 3 * (2 if flip else 1)
     with torch.no_grad():
         scores = net(crops.flatten(0, 1))
@@ -141,7 +142,7 @@ def test_windows_give_the_dense_posteriors_where_padding_cannot_matter(new_net, 
 
 def test_windows_of_an_image_are_averaged_as_scores_before_the_soft_max(net):
     image = np.random.default_rng(1).integers(0, 256, (70, 101, 3), np.uint8)
-    crops = torch.from_numpy(windows(image, 32, True)).permute(0, 3, 1, 2)
+    crops = windows(torch.from_numpy(image), 32, True).permute(0, 3, 1, 2)
     with torch.no_grad():
         scores = net(crops).double().numpy().reshape(2, 2 * 3, -1).mean(1)
         found = window_posteriors(net, crops[None], True)[0].numpy()

@@ -24,17 +24,12 @@ from verydeep.computing import Computing
 from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
+from verydeep.evaluation import batches as reading
 from verydeep.evaluation import posteriors as module
+from verydeep.evaluation.batches import batches_of
 from verydeep.evaluation.multicrop import grid_crops
-from verydeep.evaluation.posteriors import (
-    Pass,
-    average,
-    batches_of,
-    one_pass,
-    passes,
-    posteriors,
-    protocol,
-)
+from verydeep.evaluation.posteriors import average, one_pass, posteriors
+from verydeep.evaluation.protocols import Pass, passes, protocol
 from verydeep.photographs.photograph import ImageError, decode
 from verydeep.photographs.rescaling import rescale, rescaled_size
 
@@ -50,7 +45,8 @@ def in_numpy(net, photograph, one, softmax):
     """Compute the posteriors of one photograph by itself."""
     image = rescale(photograph, one.scale, net.card.rescaling)
     crops = {"dense": lambda: image[None]}.get(
-        one.method, lambda: grid_crops(image, net.crop, 5 if one.method == "multi-crop" else 1)
+        one.method,
+        lambda: grid_crops(torch.from_numpy(image), net.crop, 5 if one.method == "multi-crop" else 1).numpy(),
     )()
     views = [crops, crops[:, :, ::-1]] if one.flip else [crops]
     with torch.no_grad():
@@ -67,7 +63,7 @@ def read(monkeypatch):
         counts[str(photograph)] += 1
         return rescale(photograph, scale, rescaling)
 
-    monkeypatch.setattr(module, "rescale", counted)
+    monkeypatch.setattr(reading, "rescale", counted)
     return counts
 
 
@@ -235,7 +231,7 @@ def test_a_data_set_without_images_gives_a_matrix_without_rows(net):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_named_also_from_another_process(net, photographs, workers):
-    sizes = module.sizes_of(photographs)
+    sizes = reading.sizes_of(photographs)
     damaged = photographs.photographs[5]
     damaged.write_bytes(damaged.read_bytes()[:-200])
     with pytest.raises(ImageError) as refused:
@@ -247,11 +243,11 @@ def test_an_unreadable_image_is_named_also_from_another_process(net, photographs
 def test_sizes_are_looked_up_once_for_all_scales(net, photographs, monkeypatch):
     looked = Counter()
 
-    def size_of(photograph, original=module.photograph_size):
+    def size_of(photograph, original=reading.photograph_size):
         looked[str(photograph)] += 1
         return original(photograph)
 
-    monkeypatch.setattr(module, "photograph_size", size_of)
+    monkeypatch.setattr(reading, "photograph_size", size_of)
     posteriors(net, photographs, [32, 40, 48], "both")
     assert looked == once(photographs)
 
@@ -273,7 +269,7 @@ def test_batches_partition_the_images_by_rescaled_size_within_the_budget(sizes, 
     sizes = np.array(sizes * repeats, np.int64).reshape(-1, 2)
     count = len(sizes)
     dataset = Dataset("any", ("a",), (np.zeros((1, 1, 3), np.uint8),) * count, np.zeros(count, np.int64))
-    with mock.patch.object(module, "BATCH_PIXELS", budget):
+    with mock.patch.object(reading, "BATCH_PIXELS", budget):
         batches = batches_of(dataset, Pass(method, scale), 32, sizes)
     assert sorted(row for rows in batches for row in rows) == list(range(count))
     # The pixels that pass through the net for each image: the image itself, or its crops.
@@ -308,7 +304,7 @@ def test_any_number_of_ranks_gives_the_matrix_of_one_and_reads_every_image_once(
     net, photographs, read, world, one, monkeypatch, on_ranks
 ):
     """With eleven ranks there are more ranks than batches, and some have nothing to do."""
-    monkeypatch.setattr(module, "BATCH_PIXELS", 3 * 32 * 32)
+    monkeypatch.setattr(reading, "BATCH_PIXELS", 3 * 32 * 32)
     expected = one_pass(net, photographs, one, Ranks(), QUIET)
     assert 3 < len(batches_of(photographs, one, 32)) < 11
     read.clear()
@@ -326,18 +322,18 @@ import numpy as np
 from verydeep import open_dataset
 from verydeep.computing import Computing
 from verydeep.distributed import ranks
-from verydeep.evaluation import posteriors, testing
+from verydeep.evaluation import batches, posteriors, testing
 
-read, rescale = Counter(), posteriors.rescale
+read, rescale = Counter(), batches.rescale
 def counted(photograph, scale, rescaling):
     read[photograph.name] += 1
     return rescale(photograph, scale, rescaling)
-posteriors.rescale = counted
+batches.rescale = counted
 
 out, run, data = sys.argv[1:]
 with ranks("cpu") as here:
     dataset = open_dataset(data, "val")
-    sizes = posteriors.sizes_of(dataset)
+    sizes = batches.sizes_of(dataset)
     first = posteriors.posteriors(testing.weights.load(run), dataset, [40, 48], "both", ranks=here)
     once = dict(read)
     lines = []
@@ -398,8 +394,8 @@ def test_two_processes_give_the_matrix_of_one(new_net, scene, folder, tmp_path):
 def interrupted(net, photographs, one, unfinished, monkeypatch):
     """Interrupt a pass by a damaged image in its fourth batch. Return the photographs that are left to read."""
     monkeypatch.setattr(module, "SAVE_SECONDS", -1.0)
-    monkeypatch.setattr(module, "BATCH_PIXELS", 3 * 32 * 32)
-    sizes = module.sizes_of(photographs)
+    monkeypatch.setattr(reading, "BATCH_PIXELS", 3 * 32 * 32)
+    sizes = reading.sizes_of(photographs)
     batches = batches_of(photographs, one, net.crop, sizes)
     path = photographs.photographs[batches[3][0]]
     whole = path.read_bytes()
@@ -433,7 +429,7 @@ def test_an_interrupted_pass_goes_on_though_its_batches_are_cut_otherwise(
     one = PASSES[3]
     expected = one_pass(net, photographs, one, Ranks(), QUIET)
     left = interrupted(net, photographs, one, tmp_path / "pass.unfinished", monkeypatch)
-    monkeypatch.setattr(module, "BATCH_PIXELS", 4 * 32 * 32)
+    monkeypatch.setattr(reading, "BATCH_PIXELS", 4 * 32 * 32)
     read.clear()
     found = one_pass(net, photographs, one, Ranks(), QUIET, unfinished=tmp_path / "pass.unfinished")
     assert read == left

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from synthetic import refusal
 from verydeep.evaluation import store
-from verydeep.evaluation.posteriors import Pass
+from verydeep.evaluation.protocols import Pass
 
 MATRIX = np.random.default_rng(0).random((6, 4), np.float32)
 POSTERIORS = MATRIX / MATRIX.sum(1, keepdims=True)

@@ -18,10 +18,13 @@ from verydeep.card import Card
 from verydeep.computing import Computing
 from verydeep.configurations import Architecture
 from verydeep.distributed import Ranks
+from verydeep.evaluation import batches as reading
 from verydeep.evaluation import posteriors as passes_module
 from verydeep.evaluation import store, testing
-from verydeep.evaluation.posteriors import Pass, one_pass, posteriors, sizes_of
-from verydeep.evaluation.posteriors import test_scale as scale_of
+from verydeep.evaluation.batches import batches_of, sizes_of
+from verydeep.evaluation.posteriors import one_pass, posteriors
+from verydeep.evaluation.protocols import Pass, passes
+from verydeep.evaluation.protocols import test_scale as scale_of
 from verydeep.sealed import SEAL
 
 QUIET = Computing(progress=False)
@@ -111,7 +114,7 @@ def test_what_is_not_stored_is_told_without_a_pass(net, run, photographs, comput
         setup = testing.Setup(photographs, sizes_of(photographs), Ranks(), computing)
         return testing.missing_passes(setup, testing.tested(source), planned)
 
-    planned = passes_module.passes("dense", [32, 40, 48])
+    planned = passes("dense", [32, 40, 48])
     assert missing(run) == planned
     results_of([run], photographs, (32, 48))
     computed.clear()
@@ -191,8 +194,8 @@ def test_a_weight_file_by_itself_stores_in_the_cache_folder(net, tmp_path, photo
 def test_an_interrupted_test_goes_on_and_cleans_up(net, run, photographs, monkeypatch):
     monkeypatch.setattr(passes_module, "SAVE_SECONDS", -1.0)
     sizes = sizes_of(photographs)
-    last = photographs.photographs[passes_module.batches_of(photographs, Pass("dense", 40), 32)[-1][-1]]
-    read, rescale = [], passes_module.rescale
+    last = photographs.photographs[batches_of(photographs, Pass("dense", 40), 32)[-1][-1]]
+    read, rescale = [], reading.rescale
 
     def break_down(photograph, scale, rescaling):
         read.append(photograph)
@@ -200,7 +203,7 @@ def test_an_interrupted_test_goes_on_and_cleans_up(net, run, photographs, monkey
             raise KeyboardInterrupt
         return rescale(photograph, scale, rescaling)
 
-    monkeypatch.setattr(passes_module, "rescale", break_down)
+    monkeypatch.setattr(reading, "rescale", break_down)
     arguments = (testing.Setup(photographs, sizes, Ranks(), QUIET), [testing.tested(run)], (40,), "dense")
     with pytest.raises(KeyboardInterrupt):
         testing.test(*arguments)

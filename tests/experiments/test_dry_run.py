@@ -11,7 +11,7 @@ from synthetic import memory, refusal, touch, write
 from verydeep.computing import Computing
 from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import device_of
-from verydeep.evaluation.posteriors import Pass
+from verydeep.evaluation.protocols import Pass
 from verydeep.experiments import dry_run as module
 from verydeep.experiments import rates
 from verydeep.experiments.dry_run import Work, dry_run

@@ -159,7 +159,7 @@ def nowhere():
 
 
 def passes_of(grid):
-    from verydeep.evaluation.posteriors import passes
+    from verydeep.evaluation.protocols import passes
 
     return passes("multi-crop", [33, 36, 38], True, grid)
 

@@ -13,7 +13,8 @@ from verydeep.computing import Computing
 from verydeep.datasets.survey import principal_components, survey
 from verydeep.distributed import Ranks
 from verydeep.errors import Interrupted
-from verydeep.evaluation.posteriors import Pass, one_pass
+from verydeep.evaluation.posteriors import one_pass
+from verydeep.evaluation.protocols import Pass
 from verydeep.network import ConvNet
 from verydeep.recipe import Recipe
 from verydeep.training import checkpoint, loop

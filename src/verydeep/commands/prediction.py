@@ -62,7 +62,7 @@ def predict(
         top: number of classes per photograph.
         csv: print the result as CSV, one line per image and class.
     """
-    from verydeep.evaluation.posteriors import protocol, test_scale
+    from verydeep.evaluation.protocols import protocol, test_scale
     from verydeep.procedures import predict as predict_classes
     from verydeep.training.run import unfinished
 

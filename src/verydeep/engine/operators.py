@@ -13,11 +13,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verydeep.engine import interface
+from verydeep.engine import gpu, interface
 from verydeep.engine.choice import ROWS, blocks, direct, faster, gradient_block
+from verydeep.engine.layout import channels_last, empty, empty_output, pooled_sides
 from verydeep.engine.native import address, available, library
 from verydeep.engine.schedule import Convolution, program
 from verydeep.torch_internals import exporting, forward_mode, transformed, untouched_convolution
+from verydeep.torch_internals import plain as plain_tensor
 
 NAMESPACE = "verydeep_2"
 """Namespace of the operators. Increase its number when an operator returns tensors of another shape or layout:
@@ -56,6 +58,8 @@ def served(steps: Sequence[Step], x: Tensor) -> int:
     """
     if not (steps and here(x)):
         return 0
+    if x.is_cuda:
+        return _served_on_gpu(steps, x)
     channels, height, width = x.shape[1:]
     with_gradients = torch.is_grad_enabled()
     for number, step in enumerate(steps):
@@ -77,11 +81,55 @@ def served(steps: Sequence[Step], x: Tensor) -> int:
     return len(steps)
 
 
+def _served_on_gpu(steps: Sequence[Step], x: Tensor) -> int:
+    """Return how many of these steps the engine computes in one call on a GPU.
+
+    They have odd square kernels and keep the size of the map. If gradients are needed it takes one at a time.
+    """
+    channels, (height, width), kind = x.shape[1], x.shape[2:], computed_in(x.dtype)
+    for number, step in enumerate(steps):
+        layer, weight = step.layer, step.layer.weight
+        outputs, inputs, *kernel = weight.shape
+        side = kernel[0]
+        fits = (
+            inputs == channels and kernel == [side, side] and side % 2 and layer.padding == (side // 2, side // 2)
+        )
+        if not fits or not (weight.dtype == kind or torch.is_autocast_enabled("cuda")):
+            return number
+        if step.pool:
+            height, width = height // 2, width // 2
+        if not (outputs and min(height, width)):
+            return number
+        if torch.is_grad_enabled() and _differentiated(layer, x):
+            return max(1, number)
+        channels = outputs
+    return len(steps)
+
+
+def computed_in(kind: torch.dtype) -> torch.dtype:
+    """Return the type in which a GPU convolves an input of this type, which autocast may change."""
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else kind
+
+
+def centres(images: Tensor, kind: torch.dtype) -> bool:
+    """Return whether the engine subtracts the mean colour of a net of this type: on a GPU, without gradients."""
+    return (
+        images.is_cuda
+        and plain_tensor(images)
+        and images.numel() > 0
+        and kind in gpu.KINDS
+        and not images.requires_grad
+        and not (torch.compiler.is_compiling() or exporting() or transformed() or forward_mode())
+        and gpu.available(images.device)
+    )
+
+
 def serves_testing(layer: nn.Conv2d, x: Tensor) -> bool:
     """Return whether the engine computes this fully connected layer: in float32 on a CPU, without a gradient."""
     weight = layer.weight
     return (
         layer.padding == (0, 0)
+        and x.device.type == "cpu"
         and weight.shape[1] == x.shape[1]
         and weight.shape[2] == weight.shape[3] <= min(x.shape[2:])
         and not _differentiated(layer, x)
@@ -95,14 +143,20 @@ def _differentiated(layer: nn.Conv2d, x: Tensor) -> bool:
 
 
 def here(x: Tensor) -> bool:
-    """Return whether the engine computes with such a tensor: float32 on a CPU, and nothing else is recorded."""
+    """Return whether the engine computes with such a tensor, and nothing else is recorded.
+
+    That is float32 on a CPU, and float32 or bfloat16, by itself or by autocast, on a GPU.
+    """
+    kind = x.device.type
+    if kind == "cpu":
+        found = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    else:
+        found = kind == "cuda" and computed_in(x.dtype) in gpu.KINDS and x.numel() > 0
     return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
+        found
         and not exporting()
         and (torch.compiler.is_compiling() or not (transformed() or forward_mode()))
-        and available()
+        and (available() if kind == "cpu" else gpu.available(x.device))
     )
 
 
@@ -115,13 +169,18 @@ def convolutions(steps: Sequence[Step], x: Float[Tensor, "N C H W"]) -> Float[Te
     """
     first = steps[0]
     assert all(step.rectify >= step.pool for step in steps)
+    weights, biases = [step.layer.weight for step in steps], [step.layer.bias for step in steps]
+    if x.is_cuda:
+        kind = computed_in(x.dtype)  # autocast does not convert for operators that are not torch's own
+        x, biases = x.to(kind), [bias.to(kind) for bias in biases if bias is not None]  # see `plain`
+        weights = [weight.to(kind, memory_format=torch.channels_last) for weight in weights]
     if _differentiated(first.layer, x):
-        y: Tensor = convolution_for_training(x, first.layer.weight, first.layer.bias, first.rectify, first.pool)[0]
+        y: Tensor = convolution_for_training(x, weights[0], biases[0], first.rectify, first.pool)[0]
         return y
     z: Tensor = convolutions_for_testing(
         x,
-        [step.layer.weight for step in steps],
-        [step.layer.bias for step in steps],
+        weights,
+        biases,
         [step.rectify for step in steps],
         [step.pool for step in steps],
         [step.layer.padding == (0, 0) for step in steps],
@@ -148,10 +207,10 @@ def fully_connected_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify
     native = library()
     if native is None or not _native_tensors(x, weight, bias):
         y = F.conv2d(x, weight, bias)
-        return _last(F.relu(y) if rectify else y)
+        return channels_last(F.relu(y) if rectify else y)
     (images, channels, height, width), (outputs, _, *kernel) = x.shape, weight.shape
     _fit(channels, weight, bias, (kernel[0], kernel[0]))
-    x, weight, bias = _last(x), weight.contiguous(), bias.contiguous()
+    x, weight, bias = channels_last(x), weight.contiguous(), bias.contiguous()
     down, across = height - kernel[0] + 1, width - kernel[1] + 1
     if min(down, across) < 1:
         raise ValueError(f"a map of {height} x {width} is smaller than a kernel of {kernel[0]} x {kernel[1]}")
@@ -180,7 +239,7 @@ def fully_connected_for_testing(x: Tensor, weight: Tensor, bias: Tensor, rectify
 @fully_connected_for_testing.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:
     side = weight.shape[2]
-    return _empty(x, len(x), len(weight), x.shape[2] - side + 1, x.shape[3] - side + 1)
+    return empty(x, len(x), len(weight), x.shape[2] - side + 1, x.shape[3] - side + 1)
 
 
 # Not custom_op: its checks of each call would take longer than everything else done here before the native code.
@@ -209,13 +268,27 @@ def _(
             x = _forward_by_torch(x, weight, bias, rectified, pooled, winners=False, padding=padding)[0]
         return x
     layers = _layers(x, weights, biases, rectify, pool, whole)
-    x, weights = _last(x), [weight.contiguous() for weight in weights]
+    x, weights = channels_last(x), [weight.contiguous() for weight in weights]
     y = _empty_chain(x, weights, pool, whole)
     parameters = [
         each for weight, bias in zip(weights, biases, strict=True) for each in (weight, bias.contiguous())
     ]
     native.run(program(layers, len(x), *x.shape[2:], torch.get_num_threads()), parameters, x, y)
     return y
+
+
+@torch.library.impl(f"{NAMESPACE}::convolutions_for_testing", "cuda")
+def _(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    rectify: list[bool],
+    pool: list[bool],
+    whole: list[bool],
+) -> Tensor:
+    for weight, bias, rectified, pooled in zip(weights, biases, rectify, pool, strict=True):
+        x = gpu.forward(x, weight, bias, rectified, pooled, winners=False)[0]
+    return x
 
 
 @torch.library.register_fake(f"{NAMESPACE}::convolutions_for_testing")  # type: ignore[untyped-decorator]
@@ -252,7 +325,7 @@ def _layers(
         if unpadded:
             height, width = 1, 1
         elif pooled:
-            height, width = _pooled(height, width)
+            height, width = pooled_sides(height, width)
     return tuple(found)
 
 
@@ -265,17 +338,11 @@ def _fit(channels: int, weight: Tensor, bias: Tensor, kernel: tuple[int, int]) -
         )
 
 
-def _pooled(height: int, width: int) -> tuple[int, int]:
-    if min(height, width) < 2:
-        raise ValueError(f"a map of {height} x {width} has no 2 x 2 pixels to pool")
-    return height // 2, width // 2
-
-
 def _empty_chain(x: Tensor, weights: Sequence[Tensor], pool: Sequence[bool], whole: Sequence[bool]) -> Tensor:
     n, _, h, w = x.shape
     poolings = sum(pool)
     sides = (1, 1) if whole[-1] else (h >> poolings, w >> poolings)
-    return _empty(x, n, len(weights[-1]), *sides)
+    return empty(x, n, len(weights[-1]), *sides)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::convolution_for_training", mutates_args=(), device_types="cpu")
@@ -288,8 +355,8 @@ def convolution_for_training(
         return _forward_by_torch(x, weight, bias, rectify, pool, winners=pool)
     (images, channels, height, width), outputs = x.shape, weight.shape[0]
     _fit(channels, weight, bias, (3, 3))
-    x, weight, bias = _last(x), weight.contiguous(), bias.contiguous()
-    y = _empty_output(x, outputs, pool)
+    x, weight, bias = channels_last(x), weight.contiguous(), bias.contiguous()
+    y = empty_output(x, outputs, pool)
     won = torch.empty_like(y, dtype=torch.uint8) if pool else x.new_empty(0, dtype=torch.uint8)
     cut = blocks(channels, outputs, images, height, width, torch.get_num_threads())
     layer = interface.Convolution(
@@ -312,6 +379,11 @@ def convolution_for_training(
     return y, won
 
 
+@convolution_for_training.register_kernel("cuda")
+def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool) -> tuple[Tensor, Tensor]:
+    return gpu.forward(x, weight, bias, rectify, pool, winners=pool)
+
+
 @torch.library.custom_op(f"{NAMESPACE}::convolution_backward", mutates_args=(), device_types="cpu")
 def convolution_backward(
     gradient: Tensor,
@@ -332,9 +404,9 @@ def convolution_backward(
     if native is None or not _native_tensors(gradient, x, weight):
         return _backward_by_torch(gradient, x, weight, y, winners, rectify, pool, inputs, parameters)
     (images, channels, height, width), outputs = x.shape, weight.shape[0]
-    gradient, x, weight = _last(gradient), _last(x), weight.contiguous()
-    output = _last(y) if rectify and not pool else None
-    won = _last(winners) if pool else None
+    gradient, x, weight = channels_last(gradient), channels_last(x), weight.contiguous()
+    output = channels_last(y) if rectify and not pool else None
+    won = channels_last(winners) if pool else None
     gradients = interface.Gradients(
         gradient=gradient.data_ptr(),
         output=address(output),
@@ -375,24 +447,6 @@ def _native_tensors(*tensors: Tensor) -> bool:
     return True
 
 
-def _last(x: Tensor) -> Tensor:
-    """Return x with channels last in memory, as the native code reads it.
-
-    This compares strides, since torch's own check ignores those of dimensions of size 1.
-    """
-    n, c, h, w = x.shape
-    return x if x.stride() == (h * w * c, 1, w * c, c) else _empty(x, n, c, h, w).copy_(x)
-
-
-def _empty_output(x: Tensor, outputs: int, pool: bool) -> Tensor:
-    n, _, h, w = x.shape
-    return _empty(x, n, outputs, *(_pooled(h, w) if pool else (h, w)))
-
-
-def _empty(like: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
-    return like.new_empty_strided((n, c, h, w), (h * w * c, 1, w * c, c))
-
-
 def _forward_by_torch(
     x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool, winners: bool, padding: int = 1
 ) -> tuple[Tensor, Tensor]:
@@ -407,7 +461,7 @@ def _forward_by_torch(
         if winners:
             four = _windows(before)
             won = torch.where(y > 0, (four == y[..., None]).to(torch.uint8).argmax(-1), 4).to(torch.uint8)
-    return _last(y), _last(won) if winners else won
+    return channels_last(y), channels_last(won) if winners else won
 
 
 def _windows(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w 4"]:
@@ -431,25 +485,39 @@ def _backward_by_torch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if pool:
         n, k, h, w = gradient.shape
-        four = gradient[..., None] * (winners[..., None] == torch.arange(4))
+        four = gradient[..., None] * (winners[..., None] == torch.arange(4, device=winners.device))
         rows = four.reshape(n, k, h, w, 2, 2).permute(0, 1, 2, 4, 3, 5).reshape(n, k, 2 * h, 2 * w)
         height, width = x.shape[2:]
         gradient = F.pad(rows, (0, width - 2 * w, 0, height - 2 * h))
     elif rectify:
         gradient = gradient * (y > 0)
+    padding = [weight.shape[2] // 2] * 2
     of_inputs, of_weights, of_bias = torch.ops.aten.convolution_backward(
-        gradient, x, weight, [len(weight)], *[[1, 1]] * 3, False, [0, 0], 1, [inputs, parameters, parameters]
+        gradient,
+        x,
+        weight,
+        [len(weight)],
+        [1, 1],
+        padding,
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        [inputs, parameters, parameters],
     )
     return (
-        _last(of_inputs) if inputs else x.new_empty(0),
+        channels_last(of_inputs) if inputs else x.new_empty(0),
         of_weights.contiguous() if parameters else x.new_empty(0),
         of_bias if parameters else x.new_empty(0),
     )
 
 
+convolution_backward.register_kernel("cuda")(gpu.backward)
+
+
 @convolution_for_training.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, rectify: bool, pool: bool) -> tuple[Tensor, Tensor]:
-    y = _empty_output(x, weight.shape[0], pool)
+    y = empty_output(x, weight.shape[0], pool)
     return y, torch.empty_like(y, dtype=torch.uint8) if pool else x.new_empty(0, dtype=torch.uint8)
 
 
@@ -466,7 +534,7 @@ def _(
     parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        _empty(x, *x.shape) if inputs else x.new_empty(0),
+        empty(x, *x.shape) if inputs else x.new_empty(0),
         weight.new_empty(weight.shape) if parameters else x.new_empty(0),
         x.new_empty(len(weight) if parameters else 0),
     )
@@ -475,12 +543,15 @@ def _(
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, _, ctx.rectify, ctx.pool = inputs
     y, winners = output
+    ctx.set_materialize_grads(False)  # winners have no gradient, and zeros would be written for it
     ctx.mark_non_differentiable(winners)
     # After a pooling the winners are enough; only the next layer needs the output itself.
     ctx.save_for_backward(x, weight, y if ctx.rectify and not ctx.pool else None, winners)
 
 
-def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return (None,) * 5
     x, weight, y, winners = ctx.saved_tensors
     inputs, parameters = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
     kept = winners if y is None else y  # the operator takes no None here, and does not read what it does not need

@@ -15,7 +15,8 @@ from verydeep.configurations import STRIDE, whole_number
 from verydeep.errors import UserError
 from verydeep.evaluation.dense import nearest_covered
 from verydeep.evaluation.images import Given, photograph_of
-from verydeep.evaluation.posteriors import check_scales, in_testing, passes, test_scale
+from verydeep.evaluation.posteriors import in_testing
+from verydeep.evaluation.protocols import check_scales, passes, test_scale
 from verydeep.files import written_aside
 from verydeep.network import ConvNet
 from verydeep.photographs.rescaling import rescale

@@ -1,6 +1,7 @@
 """Sect. 3.2: multi-crop testing, on a regular grid of crops."""
 
-import numpy as np
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -13,16 +14,21 @@ GRID = 5
 """5 x 5 crops and their mirror images: 50 per image and scale, 150 per image over three scales."""
 
 
-def grid_crops(image: UInt8[np.ndarray, "H W 3"], crop: int, grid: int) -> UInt8[np.ndarray, "M crop crop 3"]:
-    """Cut grid x grid square crops, equally spaced from border to border, row by row; for 1, the centre crop."""
-    height, width = image.shape[:2]
-    return np.stack(
-        [
-            image[top : top + crop, left : left + crop]
-            for top in grid_offsets(height, crop, grid)
-            for left in grid_offsets(width, crop, grid)
-        ]
-    )
+def grid_places(height: int, width: int, crop: int, grid: int) -> list[tuple[int, int]]:
+    """Return (top, left) of grid x grid crops, equally spaced from border to border, row by row; 1: the centre."""
+    return [(top, left) for top in grid_offsets(height, crop, grid) for left in grid_offsets(width, crop, grid)]
+
+
+def grid_crops(image: UInt8[Tensor, "H W 3"], crop: int, grid: int) -> UInt8[Tensor, "M crop crop 3"]:
+    """Cut the square crops of `grid_places`, on the device of the image."""
+    return cut(image, grid_places(image.shape[0], image.shape[1], crop, grid), crop)
+
+
+def cut(
+    image: UInt8[Tensor, "H W 3"], places: Sequence[tuple[int, int]], crop: int
+) -> UInt8[Tensor, "M crop crop 3"]:
+    """Cut square crops at some places (top, left), on the device of the image."""
+    return torch.stack([image[top : top + crop, left : left + crop] for top, left in places])
 
 
 def crop_posteriors(
@@ -37,22 +43,18 @@ def crop_posteriors(
     return torch.unflatten(posteriors, 0, (count, each)).mean(1)
 
 
-def windows(image: UInt8[np.ndarray, "H W 3"], crop: int, flip: bool) -> UInt8[np.ndarray, "M crop crop 3"]:
+def windows(image: UInt8[Tensor, "H W 3"], crop: int, flip: bool) -> UInt8[Tensor, "M crop crop 3"]:
     """Cut the crops that the cells of a dense score map see: one every 32 pixels from the upper left, row by row.
 
     With `flip`, the crops of the mirror image follow. There is one difference from a score map: a crop is padded
     with zeros at its borders, as in training, whereas the image continues beyond what a cell sees.
     """
-    whole = [image, image[:, ::-1]] if flip else [image]
     height, width = image.shape[:2]
-    return np.stack(
-        [
-            each[top : top + crop, left : left + crop]
-            for each in whole
-            for top in range(0, height - crop + 1, STRIDE)
-            for left in range(0, width - crop + 1, STRIDE)
-        ]
-    )
+    places = [
+        (top, left) for top in range(0, height - crop + 1, STRIDE) for left in range(0, width - crop + 1, STRIDE)
+    ]
+    whole = [image, image.flip(1)] if flip else [image]
+    return torch.cat([cut(each, places, crop) for each in whole])
 
 
 def window_count(width: int, height: int, crop: int) -> int:

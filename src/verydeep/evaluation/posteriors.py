@@ -5,141 +5,36 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Integer, UInt8
-from torch import nn
+from jaxtyping import Float, Float32, Integer
+from torch import Tensor, nn
 
-from verydeep.card import Card, Rescaling
 from verydeep.computing import Computing
-from verydeep.configurations import whole_number
 from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import store
-from verydeep.evaluation.dense import dense_posteriors, nearest_covered
-from verydeep.evaluation.multicrop import (
-    GRID,
-    crop_posteriors,
-    grid_crops,
-    window_count,
-    window_posteriors,
-    windows,
+from verydeep.evaluation.batches import (
+    Batch,
+    TestImages,
+    batch_pixels,
+    batches_of,
+    read_batches,
+    sizes_of,
 )
+from verydeep.evaluation.dense import dense_posteriors
+from verydeep.evaluation.half import half_weights
+from verydeep.evaluation.multicrop import crop_posteriors, grid_crops, window_posteriors, windows
+from verydeep.evaluation.protocols import Pass, check_scales, passes, test_scale
 from verydeep.network import ConvNet
-from verydeep.photographs.photograph import ImageError, photograph_size
-from verydeep.photographs.rescaling import rescale, rescaled_size
+from verydeep.photographs.photograph import ImageError
 from verydeep.progress import Meter
-from verydeep.reading import read_ahead
-from verydeep.recipe import paper_scale
 from verydeep.weights import convolutional_net
-
-Method = Literal["dense", "multi-crop", "centre-crop", "windows"]
-
-PROTOCOLS: dict[str, tuple[Method, ...]] = {
-    "dense": ("dense",),
-    "multi-crop": ("multi-crop",),
-    "both": ("dense", "multi-crop"),
-    "centre-crop": ("centre-crop",),
-    "windows": ("windows",),
-}
-"""The kinds of pass that each method averages. "both" is dense and multi-crop (Sect. 4.3). "centre-crop" is one
-crop per image. "windows" cuts out the crops that the cells of a score map see, and tests each by itself."""
-
-BATCH_PIXELS = 2**21
-"""Pixels per mini-batch in testing: 41 crops of 224. The largest map of D then takes 512 MiB."""
 
 SAVE_SECONDS = 60.0
 """How often, in seconds, an unfinished pass is saved, so that it can be resumed after an interruption."""
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One testing pass over a data set."""
-
-    method: Method
-    scale: int
-    """Test scale Q: the smallest side of the rescaled image, in pixels."""
-    flip: bool = True
-    """Whether the posteriors of an image and its mirror image are averaged."""
-    grid: int = field(default=GRID, repr=False)
-    """Crops along each side in multi-crop testing; 5 in the paper."""
-
-    def __repr__(self) -> str:
-        """Return a text that stored matrices are found by. For the paper's grid it is that of earlier versions."""
-        grid = f", grid={self.grid}" if self.grid != GRID else ""
-        return f"Pass(method={self.method!r}, scale={self.scale!r}, flip={self.flip!r}{grid})"
-
-
-def passes(method: str, scales: Sequence[int], flip: bool = True, grid: int = GRID) -> tuple[Pass, ...]:
-    """Return the passes that a protocol averages.
-
-    Args:
-        method: dense, multi-crop, both, centre-crop, or windows.
-        scales: test scales Q in pixels.
-        flip: whether to average each image with its mirror image.
-        grid: crops along each side in multi-crop testing.
-
-    Raises:
-        UserError: if the method is unknown, there is no scale, a scale is given twice, or `scales` is not a list.
-    """
-    kinds = kinds_of(method)
-    if not isinstance(scales, Sequence) or isinstance(scales, str):
-        raise UserError(f"scales is {scales!r}; pass a list of test scales Q in pixels, such as [256, 384, 512]")
-    scales = [whole_number("a test scale Q", scale) for scale in scales]
-    if not scales or len(set(scales)) < len(scales):
-        raise UserError(f"scales are {scales}; pass at least one test scale Q, each once")
-    return tuple(
-        Pass(kind, scale, flip, grid if kind == "multi-crop" else GRID) for kind in kinds for scale in scales
-    )
-
-
-def kinds_of(method: str) -> tuple[Method, ...]:
-    """Return the kinds of pass that a protocol averages.
-
-    Raises:
-        UserError: if the method is unknown.
-    """
-    if not isinstance(method, str) or method not in PROTOCOLS:
-        raise UserError(f"method is {method!r}; choose one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[method]
-
-
-def check_scales(scales: Sequence[int], crop: int) -> None:
-    """Refuse test scales below a net's crop, before any work is done.
-
-    Raises:
-        UserError: if there is one; names the smallest.
-    """
-    if min(scales) < crop:
-        raise UserError(f"test scale Q is {min(scales)} pixels, below the net's crop; use at least {crop}")
-
-
-def protocol(method: str, scales: Sequence[int], flip: bool) -> str:
-    """Return the protocol that is printed with every error: method, test scales and mirror images."""
-    mirror = "with mirror images" if flip else "no mirror images"
-    return f"{'dense & multi-crop' if method == 'both' else method}, Q = {', '.join(map(str, scales))}, {mirror}"
-
-
-def test_scale(card: Card, method: str = "dense") -> int:
-    """Return the default test scale Q of a net, in pixels: S, or 0.5 (Smin + Smax) (Sect. 4.1).
-
-    If the method uses score maps, Q is the nearest multiple of 32, so that no pixel of the smallest side is left
-    out. All values of Q in the paper are multiples of 32. A net of unknown training scale is assumed to be trained
-    at S = crop + 32.
-
-    Raises:
-        UserError: if the method is unknown.
-    """
-    scale = middle(*(card.training_scale or (paper_scale(card.architecture.crop),) * 2))
-    return nearest_covered(scale) if {"dense", "windows"} & set(kinds_of(method)) else scale
-
-
-def middle(low: int, high: int) -> int:
-    """Return 0.5 (Smin + Smax), in whole pixels."""
-    return (low + high) // 2
 
 
 def posteriors(
@@ -212,50 +107,37 @@ def average(matrices: Iterable[Float32[np.ndarray, "N K"]]) -> Float32[np.ndarra
     return (total / count).astype(np.float32)
 
 
-class Batch(NamedTuple):
-    """The images of a mini-batch, which have the same rescaled size."""
+FIXED_SHAPES = ("multi-crop", "centre-crop")
+"""Methods in which all mini-batches but the last have one shape."""
 
-    rows: list[int]
-    pixels: UInt8[np.ndarray, "n M h w 3"]
-    """M crops per image; in dense testing M = 1, the whole image."""
-    unreadable: dict[int, ImageError]
-    """Errors of the images of the mini-batch that cannot be read, by row."""
+MANY_BATCHES = 32
+"""From this many mini-batches of one shape on, cuDNN may look for its fastest algorithms."""
 
 
-@dataclass(frozen=True)
-class TestImages(torch.utils.data.Dataset[Batch]):
-    """Images rescaled to Q, whole or cut into crops, which workers read."""
+@dataclass
+class Rows:
+    """The rows of a matrix of posteriors that are known, some of them still on the device that computes them."""
 
-    __test__ = False  # it is not a test class for pytest
+    matrix: Float32[np.ndarray, "N K"]
+    done: Integer[np.ndarray, " N"]
+    """How many times each row was computed."""
+    late: bool
+    """Whether rows stay on the device until they are needed, so that the program does not wait for it."""
+    _there: list[tuple[list[int], Tensor]] = field(default_factory=list)
 
-    dataset: Dataset
-    one: Pass
-    crop: int
-    rescaling: Rescaling
+    def add(self, rows: list[int], found: Float[Tensor, "n K"]) -> None:
+        """Add rows, which the device may still be computing."""
+        self.done[rows] += 1
+        self._there.append((rows, found))
+        if not self.late:
+            self.fetch()
 
-    def __getitems__(self, rows: list[int]) -> Batch:
-        """Return the images of some rows. Errors are returned as values, since they have to leave the worker."""
-        found: dict[int, np.ndarray] = {}
-        unreadable: dict[int, ImageError] = {}
-        for row in rows:
-            try:
-                found[row] = self._pixels(row)
-            except ImageError as error:
-                unreadable[row] = error
-        pixels = np.stack(list(found.values())) if found else np.zeros((0, 1, 1, 1, 3), np.uint8)
-        return Batch(list(found), pixels, unreadable)
-
-    def _pixels(self, row: int) -> UInt8[np.ndarray, "M h w 3"]:
-        image = rescale(self.dataset.photographs[row], self.one.scale, self.rescaling)
-        match self.one.method:
-            case "dense":
-                return image[None]
-            case "windows":
-                return windows(image, self.crop, self.one.flip)
-            case "multi-crop":
-                return grid_crops(image, self.crop, self.one.grid)
-            case "centre-crop":
-                return grid_crops(image, self.crop, 1)
+    def fetch(self) -> None:
+        """Wait for the device, and copy its rows into the matrix."""
+        if self._there:
+            rows = [row for rows, _ in self._there for row in rows]
+            self.matrix[rows] = torch.cat([found for _, found in self._there]).cpu().numpy()
+            self._there.clear()
 
 
 def one_pass(
@@ -294,22 +176,27 @@ def one_pass(
         ImageError: if an image cannot be read and `unreadable` is None.
     """
     check_scales([one.scale], net.crop)
-    batches = batches_of(dataset, one, net.crop, sizes)[ranks.rank :: ranks.world]
+    device, classes = ranks.device, net.classes
+    # Ranks divide the same mini-batches, even if their GPUs have different memories.
+    pixels = int(min(ranks.of_all(float(batch_pixels(net.architecture, device, computing.half is not None)))))
+    batches = batches_of(dataset, one, net.crop, sizes, pixels)[ranks.rank :: ranks.world]
     ours = [row for batch in batches for row in batch]
-    classes = net.classes
-    matrix, done = np.zeros((len(dataset), classes), np.float32), np.zeros(len(dataset), np.int32)
+    known = Rows(
+        np.zeros((len(dataset), classes), np.float32), np.zeros(len(dataset), np.int32), device.type == "cuda"
+    )
     if unfinished is not None and (kept := store.part(unfinished, ours, classes)) is not None:
         rows, found_before = kept
-        matrix[rows], done[rows] = found_before, 1
-    left = ([row for row in batch if not done[row]] for batch in batches)
+        known.matrix[rows], known.done[rows] = found_before, 1
+    left = ([row for row in batch if not known.done[row]] for batch in batches)
     rows_left = [rows for rows in left if rows]
     images = TestImages(dataset, one, net.crop, net.card.rescaling)
     name = f"testing {net.configuration.name}, {one.method}, Q = {one.scale}"
     with (
-        in_testing(net, ranks.device),
-        computing.settings(ranks.device),
-        read_ahead(images, rows_left, computing.workers, ranks.device) as reading,
-        Meter(name, len(ours), computing.progress and ranks.first, int(done.sum()), unit="images") as meter,
+        in_testing(net, device),
+        half_weights(net, computing.half if device.type == "cuda" else None),
+        computing.settings(device, one.method in FIXED_SHAPES and len(rows_left) >= MANY_BATCHES),
+        read_batches(images, rows_left, computing.workers, ranks, sizes) as reading,
+        Meter(name, len(ours), computing.progress and ranks.first, int(known.done.sum()), unit="images") as meter,
     ):
         saved = time.monotonic()
         for batch in reading:
@@ -317,69 +204,45 @@ def one_pass(
                 if unreadable is None:
                     raise next(iter(batch.unreadable.values()))
                 unreadable |= batch.unreadable
-                done[list(batch.unreadable)] += 1
+                known.done[list(batch.unreadable)] += 1
                 meter.advance(len(batch.unreadable))
             if not batch.rows:
                 continue
-            pixels = torch.from_numpy(batch.pixels).to(ranks.device).permute(0, 1, 4, 2, 3)
-            with torch.no_grad(), computing.autocast(ranks.device):
-                match one.method:
-                    case "dense":
-                        found = dense_posteriors(net, pixels[:, 0], one.flip)
-                    case "windows":
-                        found = window_posteriors(net, pixels, one.flip)
-                    case _:
-                        found = crop_posteriors(net, pixels, one.flip)
+            with torch.no_grad(), computing.autocast(device):
+                found = _computed(net, batch, one, device)
             if found.shape[1] != classes:
                 raise UserError(
                     f"the net gives {found.shape[1]} scores per image; its card says {classes} classes"
                 )
-            matrix[batch.rows] = found.cpu().numpy()
-            done[batch.rows] += 1
+            known.add(batch.rows, found)
             meter.advance(len(batch.rows))
             if unfinished is not None and time.monotonic() - saved > SAVE_SECONDS:
-                rows = np.flatnonzero(done)
+                known.fetch()
+                rows = np.flatnonzero(known.done)
                 try:
-                    store.save(unfinished, {"rows": rows, "posteriors": matrix[rows]}, within)
+                    store.save(unfinished, {"rows": rows, "posteriors": known.matrix[rows]}, within)
                 except UserError as error:
                     meter.say(f"{name}: {error}; if interrupted, this pass will start over")
                     unfinished = None
                 saved = time.monotonic()
-    matrix = ranks.total(torch.from_numpy(matrix)).cpu().numpy()
-    counts = ranks.total(torch.from_numpy(done)).cpu().numpy()
+        known.fetch()
+    matrix = ranks.total(torch.from_numpy(known.matrix)).cpu().numpy()
+    counts = ranks.total(torch.from_numpy(known.done)).cpu().numpy()
     if not (counts == 1).all():
         raise RuntimeError(f"{(counts != 1).sum()} of {len(counts)} images were not counted exactly once")
     return matrix
 
 
-def sizes_of(dataset: Dataset) -> Integer[np.ndarray, "N 2"]:
-    """Return width and height of the photographs of a data set. Each of them is opened.
-
-    Raises:
-        ImageError: if an image cannot be read.
-    """
-    return np.array([photograph_size(photograph) for photograph in dataset.photographs], np.int64).reshape(-1, 2)
-
-
-def batches_of(
-    dataset: Dataset, one: Pass, crop: int, sizes: Integer[np.ndarray, "N 2"] | None = None
-) -> list[list[int]]:
-    """Return the rows of each mini-batch: images of equal rescaled size, up to `BATCH_PIXELS` pixels, in order."""
-    if one.method in ("dense", "windows"):
-        known = sizes_of(dataset) if sizes is None else sizes
-        rescaled = [rescaled_size(width, height, one.scale) for width, height in known.tolist()]
-    else:
-        rescaled = [(crop, crop * (one.grid**2 if one.method == "multi-crop" else 1))] * len(dataset)
-    groups: dict[tuple[int, int], list[int]] = {}
-    for row, size in enumerate(rescaled):
-        groups.setdefault(size, []).append(row)
-    counts = {size: max(1, BATCH_PIXELS // (size[0] * size[1])) for size in groups}
-    if one.method == "windows":
-        counts = {
-            size: max(1, BATCH_PIXELS // (window_count(*size, crop) * crop**2 * (1 + one.flip))) for size in groups
-        }
-    return [
-        rows[start : start + counts[size]]
-        for size, rows in sorted(groups.items())
-        for start in range(0, len(rows), counts[size])
-    ]
+def _computed(net: ConvNet, batch: Batch, one: Pass, device: torch.device) -> Float[Tensor, "n K"]:
+    """Return the posteriors of a mini-batch. Crops that overlap are cut on the device."""
+    match one.method:
+        case "dense":
+            return dense_posteriors(net, batch.together(device), one.flip)
+        case "centre-crop":
+            return crop_posteriors(net, batch.together(device)[:, None], one.flip)
+        case "multi-crop":
+            crops = torch.stack([grid_crops(image, net.crop, one.grid) for image in batch.images(device)])
+            return crop_posteriors(net, crops.permute(0, 1, 4, 2, 3), one.flip)
+        case "windows":
+            crops = torch.stack([windows(image, net.crop, one.flip) for image in batch.images(device)])
+            return window_posteriors(net, crops.permute(0, 1, 4, 2, 3), one.flip)

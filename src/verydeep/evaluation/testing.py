@@ -21,16 +21,8 @@ from verydeep.errors import UserError
 from verydeep.evaluation import store
 from verydeep.evaluation.dense import left_out
 from verydeep.evaluation.metrics import Error, top_error
-from verydeep.evaluation.posteriors import (
-    PROTOCOLS,
-    Pass,
-    average,
-    check_scales,
-    one_pass,
-    passes,
-    protocol,
-    test_scale,
-)
+from verydeep.evaluation.posteriors import average, one_pass
+from verydeep.evaluation.protocols import PROTOCOLS, Pass, check_scales, passes, protocol, test_scale
 from verydeep.files import cache_folder, digest
 from verydeep.interop.loading import load, located, read_card
 from verydeep.network import ConvNet

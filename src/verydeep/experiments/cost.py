@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from verydeep.configurations import Architecture
 from verydeep.evaluation.multicrop import window_count
-from verydeep.evaluation.posteriors import Pass
+from verydeep.evaluation.protocols import Pass
 from verydeep.photographs.rescaling import rescaled_size
 
 

@@ -11,7 +11,7 @@ from verydeep import weights
 from verydeep.computing import Precision
 from verydeep.distributed import ranks
 from verydeep.evaluation import testing
-from verydeep.evaluation.posteriors import Pass, middle
+from verydeep.evaluation.protocols import Pass, middle
 from verydeep.experiments.cost import pass_images, pass_multiply_adds
 from verydeep.experiments.experiment import Experiment, Options, prepare
 from verydeep.experiments.gpus import GpuEstimate, gpu_estimates
@@ -123,7 +123,7 @@ def dry_run(
         UserError: as for `reproduce`.
     """
     options = Options(device, precision, workers, micro_batch, deterministic)
-    with ranks(device, deterministic) as here, options.computing.settings(here.device):
+    with ranks(device, deterministic) as here, options.computing(here.device).settings(here.device):
         experiment = prepare(data, size, tables, seeds, out, options, here, skip_unreadable)
         stands = [stand for seed in experiment.seeds for stand in _stands(experiment, seed)]
         machine = _Machine(experiment)

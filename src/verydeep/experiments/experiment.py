@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from verydeep import procedures
 from verydeep.computing import Computing, Precision
@@ -16,7 +17,7 @@ from verydeep.datasets.survey import Survey
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import testing
-from verydeep.evaluation.posteriors import Pass, passes
+from verydeep.evaluation.protocols import Pass, passes
 from verydeep.experiments.plan import (
     TABLES,
     Row,
@@ -68,10 +69,9 @@ class Options:
     micro_batch: int = 0
     deterministic: bool = False
 
-    @property
-    def computing(self) -> Computing:
-        """How nets are computed."""
-        workers = reading_workers(self.workers)
+    def computing(self, device: torch.device) -> Computing:
+        """Return how nets are computed on a device."""
+        workers = reading_workers(self.workers, device)
         return Computing(self.precision, workers, deterministic=self.deterministic)
 
 
@@ -134,7 +134,7 @@ class Experiment:
     @cached_property
     def setup(self) -> testing.Setup:
         """Settings shared by all passes."""
-        computing = self.options.computing
+        computing = self.options.computing(self.here.device)
         return testing.Setup(self.data.tested, self.data.sizes, self.here, computing, say, say_found=False)
 
 

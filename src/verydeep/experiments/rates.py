@@ -14,8 +14,10 @@ from verydeep.card import Rescaling
 from verydeep.computing import Computing
 from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
+from verydeep.evaluation.batches import TestImages, batch_pixels
 from verydeep.evaluation.dense import dense_posteriors
-from verydeep.evaluation.posteriors import BATCH_PIXELS, Pass, TestImages, in_testing
+from verydeep.evaluation.posteriors import in_testing
+from verydeep.evaluation.protocols import Pass
 from verydeep.experiments.cost import dense_multiply_adds
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
@@ -101,7 +103,8 @@ def _step_seconds(step: Step, count: int, device: torch.device) -> float:
 def _testing_rate(net: ConvNet, scale: int, computing: Computing, device: torch.device, training: float) -> float:
     """Return the multiply-adds per second of dense testing, on enough images for `ENOUGH_SECONDS`."""
     each = 2 * dense_multiply_adds(net.architecture, scale, scale)  # with mirror images
-    count = max(1, min(BATCH_PIXELS // scale**2, math.ceil(ENOUGH_SECONDS * training / each)))
+    most = batch_pixels(net.architecture, device, computing.half is not None) // scale**2
+    count = max(1, min(most, math.ceil(ENOUGH_SECONDS * training / each)))
     images = made_up(count, scale).to(device)
     with in_testing(net, device), torch.no_grad(), computing.autocast(device):
         for _ in range(2):  # the first is not counted

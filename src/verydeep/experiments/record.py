@@ -11,7 +11,8 @@ from jaxtyping import Float32, Int64
 
 from verydeep.evaluation import testing
 from verydeep.evaluation.metrics import class_ranks
-from verydeep.evaluation.posteriors import PROTOCOLS, Pass, average, protocol
+from verydeep.evaluation.posteriors import average
+from verydeep.evaluation.protocols import PROTOCOLS, Pass, protocol
 from verydeep.experiments.experiment import Experiment
 from verydeep.experiments.plan import PAPER_TABLES, Row, Training, needed_trainings
 from verydeep.experiments.presets import Preset

@@ -56,7 +56,7 @@ def reproduce(
     """
     options = Options(device, precision, workers, micro_batch, deterministic)
     with ranks(device, deterministic) as here:
-        options.computing.check(here.device)
+        options.computing(here.device).check(here.device)
         if here.first:
             remove_abandoned(Path(out))
         experiment = prepare(data, size, tables, seeds, out, options, here, skip_unreadable)

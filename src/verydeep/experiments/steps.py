@@ -9,7 +9,7 @@ from pathlib import Path
 from verydeep import procedures, weights
 from verydeep.configurations import Architecture
 from verydeep.evaluation import testing
-from verydeep.evaluation.posteriors import Pass
+from verydeep.evaluation.protocols import Pass
 from verydeep.experiments.cost import pass_images, pass_multiply_adds
 from verydeep.experiments.experiment import Experiment
 from verydeep.experiments.plan import Table, Training, needed_trainings

@@ -11,7 +11,7 @@ from typing import Any
 
 from verydeep.configurations import STRIDE, Layer
 from verydeep.errors import UserError
-from verydeep.evaluation.posteriors import test_scale
+from verydeep.evaluation.protocols import test_scale
 from verydeep.exports.missing import needed
 from verydeep.network import ConvNet
 from verydeep.normalisation import ALPHA, BETA, K, N

@@ -18,16 +18,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from verydeep.distributed import Ranks
 from verydeep.errors import UserError
+from verydeep.evaluation.batches import TestImages, read_batches
 from verydeep.evaluation.images import Given, opened
 from verydeep.evaluation.metrics import wilson
-from verydeep.evaluation.posteriors import Pass, TestImages, test_scale
+from verydeep.evaluation.protocols import Pass, test_scale
 from verydeep.exports import onnx, runtime
 from verydeep.exports.checking import Outputs
 from verydeep.exports.missing import needed
 from verydeep.network import ConvNet
 from verydeep.progress import Meter
-from verydeep.reading import read_ahead
 from verydeep.workers import workers_for
 
 T = TypeVar("T")
@@ -101,16 +102,17 @@ class Crops:
             doing: what is done with them, to show progress.
         """
         batches = [list(self.rows[start : start + BATCH]) for start in range(0, len(self.rows), BATCH)]
-        workers = workers_for(len(self.rows), None)
+        cpu = torch.device("cpu")
+        workers = workers_for(len(self.rows), None, cpu)
         with (
-            read_ahead(self.images, batches, workers, torch.device("cpu")) as reading,
+            read_batches(self.images, batches, workers, Ranks(device=cpu)) as reading,
             Meter(doing, len(self.rows), unit="images") as meter,
         ):
             for batch in reading:
                 for error in batch.unreadable.values():
                     meter.say(f"left out: {error}")
                 if batch.rows:
-                    yield torch.from_numpy(batch.pixels[:, 0]).permute(0, 3, 1, 2).float().contiguous()
+                    yield batch.together(cpu).float().contiguous()
                 meter.advance(len(batch.rows) + len(batch.unreadable))
 
 

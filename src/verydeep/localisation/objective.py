@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from verydeep.datasets.dataset import Dataset
-from verydeep.evaluation.posteriors import sizes_of
+from verydeep.evaluation.batches import sizes_of
 from verydeep.localisation.annotations import Annotated
 from verydeep.localisation.boxes import area, clipped, cropped, mirrored, regression_targets, rescaled
 from verydeep.localisation.metrics import HIT

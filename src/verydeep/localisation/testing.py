@@ -11,8 +11,10 @@ from verydeep.computing import Computing
 from verydeep.datasets.dataset import Dataset
 from verydeep.distributed import Ranks
 from verydeep.errors import UserError
+from verydeep.evaluation.batches import Batch, TestImages, batches_of, read_batches, sizes_of
 from verydeep.evaluation.metrics import Error
-from verydeep.evaluation.posteriors import Batch, Pass, TestImages, batches_of, check_scales, in_testing, sizes_of
+from verydeep.evaluation.posteriors import in_testing
+from verydeep.evaluation.protocols import Pass, check_scales
 from verydeep.localisation.annotations import Annotated
 from verydeep.localisation.boxes import boxes_of, clipped, rescaled
 from verydeep.localisation.merging import THRESHOLD
@@ -22,7 +24,6 @@ from verydeep.localisation.regressor import outputs_named
 from verydeep.network import ConvNet
 from verydeep.photographs.rescaling import grid_offsets, rescaled_size
 from verydeep.progress import Meter
-from verydeep.reading import read_ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ def centre_crop_boxes(
     found = np.zeros((len(dataset), 4))
     for batch in _batches(net, dataset, Pass("centre-crop", scale, flip=False), ranks, computing):
         with torch.no_grad(), computing.autocast(ranks.device):
-            outputs = net(_pixels(batch, ranks)).float().cpu().numpy().astype(np.float64)
+            outputs = net(batch.together(ranks.device)).float().cpu().numpy().astype(np.float64)
         for row, output in zip(batch.rows, outputs, strict=True):
             at_scale = rescaled_size(*sizes[row], scale)
             left, top = (grid_offsets(side, net.crop, 1)[0] for side in at_scale)
@@ -151,7 +152,7 @@ def _add_maps(
     ranks = Ranks(device=net.mean.device)
     with in_testing(classifier, ranks.device):
         for batch in _batches(net, dataset, Pass("dense", scale, flip=False), ranks, computing, sizes):
-            pixels = _pixels(batch, ranks)
+            pixels = batch.together(ranks.device)
             with torch.no_grad(), computing.autocast(ranks.device):
                 outputs = net.score_map(pixels).float().cpu().numpy()
                 cells = classifier.score_map(pixels).float().softmax(1).cpu().numpy()
@@ -163,7 +164,7 @@ def _add_maps(
                     flat = output.reshape(len(output), -1).T
                     parts = [named.of_class(flat, name).T for name in names]
                     kept, few = np.concatenate(parts).reshape(-1, *output.shape[1:]), type(named)(names)
-                height, width = batch.pixels.shape[2:4]
+                height, width = batch.sizes[0]
                 maps[row].append(Maps((width, height), net.crop, kept.copy(), few, cell[chosen]))
 
 
@@ -182,7 +183,8 @@ def _batches(
     name = f"boxes of {net.configuration.name}, {one.method}, Q = {one.scale}"
     with (
         in_testing(net, ranks.device),
-        read_ahead(images, rows, computing.workers, ranks.device) as reading,
+        computing.settings(ranks.device),
+        read_batches(images, rows, computing.workers, ranks, sizes) as reading,
         Meter(name, sum(map(len, rows)), computing.progress and ranks.first, unit="images") as meter,
     ):
         for batch in reading:
@@ -190,7 +192,3 @@ def _batches(
                 raise next(iter(batch.unreadable.values()))
             yield batch
             meter.advance(len(batch.rows))
-
-
-def _pixels(batch: Batch, ranks: Ranks) -> torch.Tensor:
-    return torch.from_numpy(batch.pixels).to(ranks.device)[:, 0].permute(0, 3, 1, 2)

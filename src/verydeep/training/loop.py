@@ -112,7 +112,7 @@ def train(
         for line in summary(recipe, dataset, validation, net, ranks, execution, rate or current_rate(optimiser)):
             say(line)
     with ExitStack() as stack:
-        stack.enter_context(execution.computing.settings(ranks.device))
+        stack.enter_context(execution.computing.settings(ranks.device, fixed_shapes=True))
         meter = stack.enter_context(
             Meter(f"training {recipe.net}", end, ranks.first, progress.iteration, unit="mini-batches")
         )

@@ -157,7 +157,7 @@ class Step:
             compiler = os.environ.get("CXX", "c++")
             if ranks.device.type == "cpu" and not (shutil.which(compiler) or shutil.which("g++")):
                 raise UserError(f"--compile needs a C++ compiler, and there is no {compiler}; leave it out")
-            net.compile()
+            net.compile_blocks()
 
     def __call__(self, share: MiniBatch, images: int, signal: int = 0, save: bool = False) -> Outcome:
         """Learn from a mini-batch, and wait for the outcome; see `begin`."""
@@ -181,7 +181,8 @@ class Step:
             3 + self.ranks.world, dtype=torch.float64, device=self.ranks.device if self.late else "cpu"
         )
         if save or signal:
-            sums[2], sums[3 + self.ranks.rank] = float(save), signal
+            sums[2].fill_(float(save))  # an assignment would copy the number, and wait for the GPU
+            sums[3 + self.ranks.rank].fill_(signal)
         self.optimiser.zero_grad()
         for start in starts:
             # Gradients are sent once per mini-batch: with its last micro-batch.

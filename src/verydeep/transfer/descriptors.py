@@ -19,7 +19,8 @@ from verydeep.card import Card, Rescaling
 from verydeep.computing import Computing
 from verydeep.configurations import STRIDE
 from verydeep.errors import UserError
-from verydeep.evaluation.posteriors import BATCH_PIXELS, in_testing
+from verydeep.evaluation.batches import BATCH_PIXELS
+from verydeep.evaluation.posteriors import in_testing
 from verydeep.linear import Description
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError, Photograph, decode, photograph_size
@@ -132,6 +133,7 @@ def compute(
     with ExitStack() as stack:
         for net in nets:
             stack.enter_context(in_testing(net, device))
+        stack.enter_context(computing.settings(device))
         reading = stack.enter_context(read_ahead(reader, batches, computing.workers, device))
         meter = stack.enter_context(Meter(f"descriptors by {names}", total, computing.progress, unit="images"))
         for batch in reading:

@@ -165,14 +165,15 @@ def described(
     Descriptors are stored, each once, so that other aggregations, splits and numbers of training images need no
     further pass, and a call that was interrupted resumes.
     """
+    target = device_of(device)
     return describe(
         nets,
         data,
         scales=scales,
         aggregation=aggregation,
         boxes=boxes,
-        device=device_of(device),
-        computing=Computing(precision, workers_for(len(data), workers)),
+        device=target,
+        computing=Computing(precision, workers_for(len(data), workers, target)),
         skip_unreadable=skip_unreadable,
     )
 
