@@ -63,7 +63,7 @@ def main() -> int:
             precision=precision,  # type: ignore[arg-type]
         )
         lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
-        workers = json.loads((run.path / "environment.json").read_text())
+        environment = json.loads((run.path / "environment.json").read_text())
     epoch = [line for line in lines if "images_per_second" in line][-1]
     net = (small() if arguments.smoke else verydeep.ConvNet("D", 10)).to(device)
     verydeep.initialise(net, "glorot", seed=0)
@@ -75,7 +75,13 @@ def main() -> int:
         Observation(f"{what}: share of the time spent waiting for images", round(epoch["waiting_share"], 4), ""),
         Observation("the same with images in the memory of the GPU", round(batch / step * 1e3, 1), "images/s"),
     ]
-    return record(destination(arguments), [], seen, versions=versions(), details={"environment": workers})
+    return record(
+        destination(arguments),
+        [],
+        seen,
+        versions=versions(),
+        details={"workers": environment[-1]["computing"]["workers"]},
+    )
 
 
 if __name__ == "__main__":

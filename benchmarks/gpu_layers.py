@@ -21,6 +21,8 @@ from gpu_machine import ceilings, device_for, milliseconds, versions
 from verydeep.configurations import Architecture, output_sides
 from verydeep.engine.operators import convolution_backward, convolution_for_training
 
+COLUMNS = ("verydeep", "floor", "eager torch")
+
 SIZE = 2
 """Bytes of a number in bfloat16."""
 
@@ -115,22 +117,23 @@ def main() -> int:
         Observation("ceiling: matrix product in bfloat16", round(flops, 1), "TFLOP/s"),
         Observation("ceiling: copy, read and written", round(bandwidth, 3), "TB/s"),
     ]
-    totals = dict.fromkeys(("forward", "backward"), (0.0, 0.0, 0.0))
+    rows = []
+    totals = {way: [0.0, 0.0, 0.0] for way in ("forward", "backward")}
     for shape in shapes(Architecture("D", **small)):  # type: ignore[arg-type]
         floors = shape.floors(images, flops, bandwidth)
         times, others = ours(shape, images, device), eager(shape, images, device)
-        for way, floor, time, other in zip(totals, floors, times, others, strict=True):
-            peers = {"milliseconds": round(time, 4), "floor": round(floor, 4), "eager torch": round(other, 4)}
-            what = f"{shape.name}, {way}: time relative to its floor"
-            seen.append(Observation(what, round(time / floor, 3), "times", peers))
-            print(f"{what}: {time / floor:.2f} ({time:.3f} ms; eager torch {other:.3f} ms)", flush=True)
-            totals[way] = tuple(a + b for a, b in zip(totals[way], (time, floor, other), strict=True))  # type: ignore[assignment]
-    for way, (time, floor, other) in totals.items():
-        peers = {"milliseconds": round(time, 3), "floor": round(floor, 3), "eager torch": round(other, 3)}
-        seen.append(
-            Observation(f"all layers, {way}: time relative to the floors", round(time / floor, 3), "times", peers)
-        )
-    return record(destination(arguments), [], seen, versions=versions(), details={"images": images})
+        for way, *three in zip(totals, times, floors, others, strict=True):
+            time, floor, other = three
+            what = f"{shape.name}, {way}"
+            print(f"{what}: {time:.3f} ms, floor {floor:.3f}, eager torch {other:.3f}", flush=True)
+            rows.append({"layer": what, **dict(zip(COLUMNS, (round(each, 4) for each in three), strict=True))})
+            seen.append(Observation(f"{what}: time relative to its floor", round(time / floor, 3), "times"))
+            totals[way] = [a + b for a, b in zip(totals[way], three, strict=True)]
+    for way, three in totals.items():
+        peers = dict(zip(COLUMNS, (round(each, 3) for each in three), strict=True))
+        seen.append(Observation(f"all convolutional layers, {way}", peers["verydeep"], "ms", peers))
+    details = {"images": images, "milliseconds": rows}
+    return record(destination(arguments), [], seen, versions=versions(), details=details)
 
 
 if __name__ == "__main__":

@@ -101,13 +101,13 @@ def our_training(net: verydeep.ConvNet, case: Case, device: torch.device) -> Tur
     return lambda: step.begin(share, case.images)
 
 
-def their_training(net: nn.Module, case: Case, device: torch.device, compiled: bool) -> Turn:
+def their_training(net: nn.Module, case: Case, device: torch.device, compiled: str | None) -> Turn:
     """Return a step of training as most people would write it."""
     net = net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
     images = torch.randn(case.images, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (case.images,), device=device)
-    called = torch.compile(net) if compiled else net
+    called = torch.compile(net, backend=compiled) if compiled else net
 
     def turn() -> None:
         optimiser.zero_grad()
@@ -119,9 +119,9 @@ def their_training(net: nn.Module, case: Case, device: torch.device, compiled: b
     return turn
 
 
-def testing(net: nn.Module, images: Tensor, compiled: bool) -> Turn:
+def testing(net: nn.Module, images: Tensor, compiled: str | None) -> Turn:
     """Return a pass without gradients."""
-    called = torch.compile(net) if compiled else net
+    called = torch.compile(net, backend=compiled) if compiled else net
 
     def turn() -> Tensor:
         with torch.inference_mode():
@@ -134,36 +134,40 @@ def testing(net: nn.Module, images: Tensor, compiled: bool) -> Turn:
 def sides(case: Case, device: torch.device, smoke: bool) -> Iterator[tuple[str, Turn]]:
     """Yield the sides of a comparison: ours first, then each peer, eager and compiled."""
     half = torch.bfloat16 if case.precision == "bf16" else torch.float32
+    compiler = "eager" if smoke else "inductor"  # torch's backend: the first compiles nothing
     ours = (small() if smoke else verydeep.ConvNet("D")).to(device)
     verydeep.initialise(ours, "glorot", seed=0)
     if case.what == "training":
         yield OURS, our_training(ours, case, device)
         for name, make in peers(smoke).items():
-            yield f"{name}, eager", their_training(make(), case, device, compiled=False)
-            yield f"{name}, compiled", their_training(make(), case, device, compiled=True)
+            yield f"{name}, eager", their_training(make(), case, device, compiled=None)
+            yield f"{name}, compiled", their_training(make(), case, device, compiled=compiler)
         return
     size = WHOLE if case.what == "whole images" else (224, 224)
     raw = torch.randint(0, 256, (case.images, 3, *size), dtype=torch.uint8, device=device)
     weights = ours.state_dict()
-    yield OURS, testing(ours.to(half, memory_format=torch.channels_last).eval(), raw, compiled=False)  # type: ignore[call-overload]
+    yield OURS, testing(ours.to(half, memory_format=torch.channels_last).eval(), raw, compiled=None)  # type: ignore[call-overload]
     if case.what == "whole images":
         dense = plain_torch(weights, dense=True, layout=torch.channels_last).to(device, half).eval()
-        yield "plain torch, eager", testing(dense, raw, compiled=False)
-        yield "plain torch, compiled", testing(dense, raw, compiled=True)
+        yield "plain torch, eager", testing(dense, raw, compiled=None)
+        yield "plain torch, compiled", testing(dense, raw, compiled=compiler)
         return
     images = torch.randn(case.images, 3, *size, device=device, dtype=half)
     images = images.contiguous(memory_format=torch.channels_last)
     for name, make in peers(smoke).items():
         net = make().to(device, half, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        yield f"{name}, eager", testing(net, images, compiled=False)
-        yield f"{name}, compiled", testing(net, images, compiled=True)
+        yield f"{name}, eager", testing(net, images, compiled=None)
+        yield f"{name}, compiled", testing(net, images, compiled=compiler)
 
 
 def compare(case: Case, device: torch.device, rounds: int, smoke: bool) -> dict[str, float]:
     """Return the seconds per call of each side, as medians over the rounds."""
-    with Computing("tf32" if case.precision == "tf32" and device.type == "cuda" else "fp32").settings(device):
+    computing = Computing("tf32" if case.precision == "tf32" and device.type == "cuda" else "fp32")
+    with computing.settings(device, fixed_shapes=True):  # cuDNN's benchmark, for all sides
         taking = dict(sides(case, device, smoke))
         for name, turn in list(taking.items()):
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # cuDNN chooses slower algorithms if there is little room
             started = time.perf_counter()
             try:
                 for _ in range(3):
@@ -231,7 +235,6 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     given = arguments()
     device = device_for(given.smoke)
-    torch.backends.cudnn.benchmark = True
     claims: list[Claim] = []
     seen: list[Observation] = []
     status = 0

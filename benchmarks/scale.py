@@ -253,7 +253,11 @@ def computed(rate: float | None = None) -> str:
     if rate is not None:
         return tables(rate, "as given")
     found = measured()
-    return tables(found, "measured; see results") if found else tables(RATE, "an assumption: not measured yet")
+    return (
+        tables(found, "measured: [results/gpu_throughput.json](../results/gpu_throughput.json)")
+        if found
+        else tables(RATE, "an assumption: not measured yet")
+    )
 
 
 def main() -> int:

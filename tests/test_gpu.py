@@ -77,7 +77,7 @@ def test_a_training_in_float32_is_that_of_the_cpu(tmp_path, device):
         lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines if "epoch" not in line and "loss" in line])
     assert len(losses[0]) == 46
-    np.testing.assert_allclose(losses[1][:2], losses[0][:2], rtol=1e-5)
+    np.testing.assert_allclose(losses[1][:2], losses[0][:2], rtol=1e-4)
     np.testing.assert_allclose(losses[1][:20], losses[0][:20], rtol=1e-2)
     np.testing.assert_allclose(losses[1][-3:], losses[0][-3:], rtol=2e-2)
 

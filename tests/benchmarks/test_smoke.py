@@ -143,6 +143,32 @@ def test_engine(tmp_path):
     ]
 
 
+def test_gpu_throughput(tmp_path):
+    found = smoke("gpu_throughput", tmp_path)
+    assert [claim.claim.split(": ")[1] for claim in found.claims] == [
+        "speed relative to the faster compiled peer",
+        "speed",
+    ] * 2
+    assert set(found.claims[0].peers) == {"plain torch, eager", "plain torch, compiled"}
+
+
+def test_gpu_layers(tmp_path):
+    found = smoke("gpu_layers", tmp_path)
+    assert len(found.details["milliseconds"]) == 26
+    assert all(row["verydeep"] > 0 and row["floor"] > 0 for row in found.details["milliseconds"])
+
+
+def test_gpu_files(tmp_path):
+    speed, waiting, _ = smoke("gpu_files", tmp_path).observations
+    assert speed.measured > 0
+    assert 0 <= waiting.measured <= 1
+
+
+def test_gpu_profile(tmp_path):
+    *_, longest = smoke("gpu_profile", tmp_path).observations
+    assert len(longest.peers) == 25
+
+
 def test_gpu_testing(tmp_path):
     found = smoke("gpu_testing", tmp_path)
     assert [seen.observation.split(", ")[1] for seen in found.observations] == [

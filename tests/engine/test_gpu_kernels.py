@@ -1,17 +1,15 @@
-"""The GPU's kernels against torch: on a GPU, or where Triton is installed without one in its interpreter."""
+"""The engine on GPUs against torch: on a GPU; without one in Triton's interpreter; without Triton emulated."""
 
-import os
+from importlib.util import find_spec
 
 import pytest
 import torch
 
-ON_GPU = torch.cuda.is_available()
-if not ON_GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
-pytest.importorskip("triton", reason="Triton is not installed, and comes with torch for GPUs")
+import emulated
+from verydeep.computing import Computing
+from verydeep.engine import gpu, operators
 
-from verydeep.computing import Computing  # noqa: E402
-from verydeep.engine import gpu, operators  # noqa: E402
+ON_GPU, TRITON = torch.cuda.is_available(), find_spec("triton") is not None
 
 # The interpreter does so, with numpy from 1.25 on.
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
@@ -37,6 +35,8 @@ def machine(monkeypatch):
     if not ON_GPU:
         monkeypatch.setattr(gpu, "programs", lambda device: 3)
         monkeypatch.setattr(gpu, "HALF", HALF)
+    if not TRITON:
+        monkeypatch.setattr(gpu, "_kernels", lambda: emulated.KERNELS)
     with Computing("fp32").settings(DEVICE):
         yield
 

@@ -120,9 +120,13 @@ def backward(
 
 
 def rectified(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
-    """Convolve, add the bias and rectify: by cuDNN in one, if it has a kernel for it."""
+    """Convolve, add the bias and rectify: by cuDNN in one, if it has a kernel for it.
+
+    Torch does not ask cuDNN for a deterministic one.
+    """
     outputs, channels, *_ = weight.shape
-    if x.dtype == HALF and outputs % EVEN == channels % EVEN == 0:
+    even = outputs % EVEN == channels % EVEN == 0
+    if x.dtype == HALF and even and not torch.are_deterministic_algorithms_enabled():
         try:
             y = torch.cudnn_convolution_relu(x, weight, bias, (1, 1), (padding, padding), (1, 1), 1)
             return channels_last(y)
