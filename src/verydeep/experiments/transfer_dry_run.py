@@ -61,7 +61,7 @@ def plan_transfer(
     found = earlier(request)
     if not nets and data is None:
         raise UserError(NO_NETS)
-    names: Mapping[str, str | Path] = given_nets(nets) if nets else NETS
+    names: Mapping[str, str | Path] = given_nets(nets, request) if nets else NETS
     numbers: Sequence[int | None] = [None] if nets else range(seeds) if isinstance(seeds, int) else seeds
     opened = {name: opened_data(name, folder) for name, folder in request.folders.items()}
     return tuple(

@@ -114,7 +114,7 @@ def _lead(tables: Iterable[Table], found: TransferTables) -> Items:
     ]
     if missing:
         flags = (f"{name} (--{PROTOCOLS[name].flag})" for name in missing)
-        items.append(f"Not measured, since the folder was not passed: {', '.join(flags)}.")
+        items.append(f"Nothing measured yet: {', '.join(flags)}.")
     return Items(tuple(items))
 
 
@@ -138,11 +138,12 @@ def _column(table: Table, name: str, found: TransferTables) -> Grid:
         Column("paper"),
     )
     rows = [cells for row in table.rows if name in row.printed for cells in _rows(row, name, found)]
-    return Grid(f"{name}: {here.data}" if here else f"{name}: not measured", columns, tuple(rows))
+    title = f"{name}, measured on {here.data}: {len(here.classes)} classes" if here else f"{name}, not measured"
+    return _without_seed(Grid(title, columns, tuple(rows)))
 
 
 def _rows(row: Row, name: str, found: TransferTables) -> Iterator[tuple[str | Cell, ...]]:
-    method, paper = row.method + (f" ({row.note})" if row.note else ""), str(row.printed[name])
+    method, paper = row.method + (f", {row.note}" if row.note else ""), str(row.printed[name])
     if not row.nets:
         yield method, "", "", "", "", paper
         return
@@ -183,7 +184,7 @@ def _compared(tables: Iterable[Table], found: TransferTables) -> Grid:
         for pair in comparisons_of(table, name)
         for cells in _comparison(pair, name, found)
     ]
-    return Grid("", columns, tuple(rows))
+    return _without_seed(Grid("", columns, tuple(rows)))
 
 
 def _comparison(pair: Comparison, name: str, found: TransferTables) -> Iterator[tuple[str | Cell, ...]]:
@@ -244,4 +245,13 @@ def _settings(tables: Iterable[Table], found: TransferTables) -> Grid:
                     _value(each),
                 )
             )
-    return Grid("", columns, tuple(rows))
+    return _without_seed(Grid("", columns, tuple(rows)))
+
+
+def _without_seed(grid: Grid) -> Grid:
+    """Return a table without the column of seeds if the nets were given, and have none."""
+    at = [column.name for column in grid.columns].index("seed")
+    if any(row[at] for row in grid.rows):
+        return grid
+    rows = tuple((*row[:at], *row[at + 1 :]) for row in grid.rows)
+    return Grid(grid.caption, (*grid.columns[:at], *grid.columns[at + 1 :]), rows)

@@ -101,7 +101,7 @@ def reproduce_transfer(
     with ranks(device, deterministic) as here:
         opened = {name: opened_data(name, folder) for name, folder in request.folders.items()}
         if nets:
-            several: dict[int | None, dict[str, str | Path]] = {None: given_nets(nets)}
+            several: dict[int | None, dict[str, str | Path]] = {None: given_nets(nets, request)}
         elif data is None:
             raise UserError(NO_NETS)
         else:
@@ -190,11 +190,11 @@ def splits_for(name: str, data: TransferData) -> tuple[Split, ...]:
     return splits_of(data, None, protocol.training_images, protocol.test_images)
 
 
-def given_nets(nets: Sequence[str | Path]) -> dict[str, str | Path]:
+def given_nets(nets: Sequence[str | Path], request: Request) -> dict[str, str | Path]:
     """Return the given nets by configuration.
 
     Raises:
-        UserError: for another configuration than D and E, or two nets of one.
+        UserError: for another configuration than D and E, two nets of one, or a table that needs both.
     """
     found: dict[str, str | Path] = {}
     for net in nets:
@@ -204,6 +204,10 @@ def given_nets(nets: Sequence[str | Path]) -> dict[str, str | Path]:
         if name in found:
             raise UserError(f"{found[name]} and {net} are both nets {name}; pass one of each configuration")
         found[name] = net
+    for table in request.tables:
+        settings = [each for name in table.columns for each in settings_of(table, name)]
+        if not any(set(each.nets) <= set(found) for each in settings):
+            raise UserError(f"{table.name} is of nets {' and '.join(NETS)} together; pass both with --nets")
     return found
 
 
