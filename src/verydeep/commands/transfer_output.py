@@ -37,7 +37,10 @@ def transfer_tables(arguments: Any, options: dict[str, Any], dry_run: bool, json
             _write_grid(grid)
             write("\n")
         write_line(f"report: {Path(arguments[-1]) / PAGES[1]}")
-    return asdict(found)
+    shown = asdict(found)
+    for each in shown["measured"]:
+        del each["draws"]  # a thousand numbers, which only the report needs
+    return shown
 
 
 def _write_grid(grid: "Grid") -> None:
