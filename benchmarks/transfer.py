@@ -76,6 +76,7 @@ class Evidence:
     """Fine-tuning against the linear classifier on the same descriptors' net, on the first split."""
     values: dict[str, float] = field(default_factory=dict)
     """Mean class recall of each fine-tuned net on the first split."""
+    notes: tuple[str, ...] = ()
 
 
 def settings(arguments: argparse.Namespace, data: TransferData) -> Iterator[tuple[str, Described]]:
@@ -185,7 +186,7 @@ def evidence(arguments: argparse.Namespace) -> Evidence:
         values[label] = own
         print(f"{label}: {own:.2%} {interval('class-recall', [judged])}", flush=True)
     return Evidence(
-        command(sys.argv),
+        command(sys.argv[: sys.argv.index("--notes")] if arguments.notes else sys.argv),
         machine(),
         {name: version(name) for name in ("verydeep", "torch", "scikit-learn")},
         datetime.now(UTC).date().isoformat(),
@@ -194,6 +195,7 @@ def evidence(arguments: argparse.Namespace) -> Evidence:
         curves,
         tuple(tuned),
         values,
+        tuple(arguments.notes),
     )
 
 
@@ -211,6 +213,7 @@ def page(found: Evidence) -> Document:
                 "length 1; a linear SVM per class, with C chosen on a held-out fifth of the training images.",
                 "± is the standard deviation over splits. Intervals are 95% bootstrap intervals about the choice "
                 "of test photographs. A difference is significant if its interval does not contain 0.",
+                *found.notes,
                 f"Command: {found.command}",
                 f"Machine: {found.machine.processor}, {found.machine.cores} cores. Date: {found.date}. Versions: "
                 + ", ".join(f"{name} {number}" for name, number in found.versions.items()),
@@ -219,6 +222,7 @@ def page(found: Evidence) -> Document:
     )
     columns = (
         Column("descriptors", False),
+        Column("made by", False),
         Column("mean class recall, %"),
         Column("95% interval"),
         Column("C", False),
@@ -251,7 +255,13 @@ def _row(row: Row) -> tuple[str, ...]:
     low, high = result.interval
     spread = f" ± {100 * result.deviation:.1f}" if result.deviation is not None else ""
     costs = ", ".join(dict.fromkeys(f"{split.cost:g}" for split in result.splits))
-    return row.name, f"{100 * result.value:.1f}{spread}", f"{100 * low:.1f} to {100 * high:.1f}", costs
+    return (
+        row.name,
+        result.protocol,
+        f"{100 * result.value:.1f}{spread}",
+        f"{100 * low:.1f} to {100 * high:.1f}",
+        costs,
+    )
 
 
 def _differences(comparisons: Sequence[Comparison]) -> Grid:
@@ -301,6 +311,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--runs", type=Path, default=Path("runs/transfer"), help="where rows and trainings are stored"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "transfer")
+    parser.add_argument("--notes", nargs="*", default=[], help="sentences for the page; must come last")
     parser.add_argument("--page", action="store_true", help="only make the page again")
     arguments = parser.parse_args(words)
     if not arguments.page and (arguments.folder is None or not (arguments.full or arguments.miniatures)):
