@@ -246,7 +246,7 @@ def _column(
         scales = tuple(request.preset.scale(each) for each in setting.scales)
         precision, several = request.options.precision, [weights[net] for net in setting.nets]
         key = store.key("transfer", FORMAT, several, setting, PROTOCOLS[name], scales, precision, content)
-        if any(each.key == key for each in found.of(setting)):
+        if any((each.key, each.seed) == (key, seed) for each in found.of(setting)):
             continue
         own = "" if seed is None else f", seed {seed}"
         say(f"{setting}{own}")
