@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verydeep.errors import UserError
-from verydeep.experiments.report import check_report
-from verydeep.experiments.results import RESULTS
+from verydeep.experiments.report import CHECKS, check_report
+from verydeep.files import is_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,7 +16,8 @@ def main(folders: Sequence[Path]) -> str | None:
     lines = []
     for folder in folders:
         try:
-            stale = check_report(folder)
+            checks = [check for name, check in CHECKS.items() if is_file(folder / name)] or [check_report]
+            stale = [path for check in checks for path in check(folder)]
         except UserError as error:
             lines.append(f"pages: {error}")
         else:
@@ -27,4 +28,5 @@ def main(folders: Sequence[Path]) -> str | None:
 
 if __name__ == "__main__":
     given = [Path(name) for name in sys.argv[1:]]
-    sys.exit(main(given or sorted(file.parent for file in (ROOT / "results").glob(f"*/{RESULTS}"))))
+    made = {file.parent for name in CHECKS for file in (ROOT / "results").glob(f"*/{name}")}
+    sys.exit(main(given or sorted(made)))

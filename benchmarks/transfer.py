@@ -1,12 +1,11 @@
 """Evidence for transfer (Appendix B): results/transfer/, from a folder of class folders such as Caltech-101.
 
 It measures the mean class recall of linear classifiers, all on the same splits: of a full-size net at one scale
-or at three, averaged and stacked; of miniatures alone and together; of random nets, and of raw pixels. It
-compares them in pairs, draws a learning curve and the nearest neighbours, and optionally fine-tunes the
-miniatures on the training images of the first split. An interrupted run resumes: descriptors are stored, and so
-are trainings.
+or at several, averaged and stacked; of miniatures alone and together; of random nets, and of raw pixels. It
+compares them in pairs, draws a learning curve and the nearest neighbours, and optionally fine-tunes the nets on
+the training images of the first split. An interrupted run resumes: descriptors, rows and trainings are stored.
 
-    python benchmarks/transfer.py CALTECH --full vgg16.h5 --miniatures runs/a runs/d --fine-tune 30
+    python benchmarks/transfer.py CALTECH --full vgg16.h5 --scales 384 512 --miniatures a d --fine-tune 60
 
 `--page` makes the page again from transfer.json.
 """
@@ -21,12 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter
 
 import verydeep
 from claims import RESULTS, Machine, command, machine
-from verydeep.datasets.dataset import selected
+from transfer_rows import CROP, fine_tuned, row
 from verydeep.experiments.pages.document import Block, Column, Document, Figure, Grid, Items, Paragraph, Section
 from verydeep.experiments.pages.written import page_files, write_files
 from verydeep.experiments.transfer_pages import curve_panel
@@ -35,11 +33,13 @@ from verydeep.transfer import Described, TransferData, TransferResult, described
 from verydeep.transfer.baselines import raw_pixels
 from verydeep.transfer.measures import Judged, by_class, difference_interval, interval, mean
 from verydeep.transfer.neighbours import draw_neighbours
-from verydeep.transfer.procedure import judged_on, learning_curve
-from verydeep.transfer.splits import Split, random_splits
+from verydeep.transfer.splits import random_splits
 
 DATA, PAGE, NEAR = "transfer.json", "README.md", "neighbours.png"
 CURVE = (1, 2, 5, 10, 20, 30)
+FULL_SCALE = 256
+"""Q of a full-size net at one scale."""
+
 BOTH: tuple[Aggregation, ...] = ("average", "stack")
 
 
@@ -76,6 +76,7 @@ class Evidence:
     """Fine-tuning against the linear classifier on the same descriptors' net, on the first split."""
     values: dict[str, float] = field(default_factory=dict)
     """Mean class recall of each fine-tuned net on the first split."""
+    notes: tuple[str, ...] = ()
 
 
 def settings(arguments: argparse.Namespace, data: TransferData) -> Iterator[tuple[str, Described]]:
@@ -83,17 +84,15 @@ def settings(arguments: argparse.Namespace, data: TransferData) -> Iterator[tupl
     miniatures = [verydeep.load(path) for path in arguments.miniatures]
     if arguments.full:
         full = verydeep.load(arguments.full)
-        name = full.configuration.name
-        for scales in ([256], [384], [512])[: 3 if arguments.three else 1]:
-            yield f"{name}, Q = {scales[0]}", described(arguments.full, data, scales=scales)
-        for how in BOTH if arguments.three else ():
-            yield (
-                f"{name}, three scales, {how}",
-                described(arguments.full, data, scales=[256, 384, 512], aggregation=how),
-            )
+        name, scales = f"full-size {full.configuration.name}", sorted({FULL_SCALE, *arguments.scales})
+        for scale in sorted(scales, key=lambda each: (each != FULL_SCALE, each)):
+            yield f"{name}, Q = {scale}", described(arguments.full, data, scales=[scale])
+        for how in BOTH if len(scales) > 1 else ():
+            several = f"{name}, Q = {', '.join(map(str, scales))}, {how}"
+            yield several, described(arguments.full, data, scales=scales, aggregation=how)
         chance = verydeep.ConvNet(full.architecture)
         verydeep.initialise(chance, "he", seed=0)
-        yield f"{name} with random weights, Q = 256", described(chance, data, scales=[256])
+        yield f"{name} with random weights, Q = {FULL_SCALE}", described(chance, data, scales=[FULL_SCALE])
     for path, net in zip(arguments.miniatures, miniatures, strict=True):
         name, crop = f"miniature {net.configuration.name}", net.crop
         yield f"{name}, one scale", described(path, data, scales=[crop])
@@ -118,7 +117,9 @@ def pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Return which rows to compare: three scales with one, stack with average, two nets with one, baselines."""
     for name in names:
         base = name.split(",")[0]
-        single = next((each for each in (f"{base}, Q = 256", f"{base}, one scale") if each in names), None)
+        single = next(
+            (each for each in (f"{base}, Q = {FULL_SCALE}", f"{base}, one scale") if each in names), None
+        )
         if name.endswith(("average", "stack")) and single:
             yield name, single
         if name.endswith("stack") and (average := name.replace("stack", "average")) in names:
@@ -136,24 +137,12 @@ def pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
             )
 
 
-def fine_tuned(path: str, data: TransferData, split: Split, epochs: int, runs: Path) -> Judged:
-    """Fine-tune a net on the training images of a split, and judge its test images."""
-    own = data.labels.argmax(1).astype(np.int64)
-    parts = [
-        verydeep.Dataset(f"{data.name}/{name}", data.classes, selected(data.photographs, rows), own[rows])
-        for name, rows in (("train", np.sort(split.train)), ("test", split.test))
-    ]
-    net = verydeep.load(path)
-    recipe = verydeep.Recipe(
-        net=net.configuration.name,
-        start_from=path,
-        batch=64,
-        epochs=epochs,
-        drop_after=tuple(sorted({max(1, round(share * epochs)) for share in (0.6, 0.85)})),
-    )
-    run = verydeep.train(parts[0], recipe, runs / net.configuration.name, validation=parts[1])
-    scores = verydeep.posteriors(verydeep.load(run), parts[1])
-    return Judged(split.test, scores, data.labels[split.test])
+def trainings(arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Yield the nets to fine-tune, with the number of epochs."""
+    if arguments.fine_tune:
+        yield from ((path, arguments.fine_tune) for path in arguments.miniatures)
+    if arguments.fine_tune_full:
+        yield arguments.full, arguments.fine_tune_full
 
 
 def compared(
@@ -170,28 +159,34 @@ def evidence(arguments: argparse.Namespace) -> Evidence:
     splits = random_splits(data, arguments.splits, arguments.training_images, arguments.test_images)
     measured: dict[str, tuple[TransferResult, tuple[Judged, ...]]] = {}
     curves: dict[str, tuple[TransferResult, ...]] = {}
+    drawn = [f"miniature {verydeep.load(path).configuration.name}, one scale" for path in arguments.miniatures]
     numbers = [number for number in CURVE if number <= arguments.training_images]
     for at, (name, found) in enumerate(settings(arguments, data)):
-        measured[name] = judged_on(found, splits, arguments.training_images)
+        measured[name] = row(found, splits, arguments.training_images, arguments.runs)
         print(f"{name}: {measured[name][0]}", flush=True)
-        if at == 0 or name.endswith("one scale") or name == "raw pixels":
+        if at == 0 or name in drawn:
             curves[name] = tuple(
-                learning_curve(found, numbers, splits=arguments.splits, test_images=arguments.test_images)
+                row(found, [split.fewer(data, number) for split in splits], number, arguments.runs)[0]
+                for number in numbers
             )
         if at == 0:
             draw_neighbours(found, splits[0], arguments.out / NEAR)
     tuned, values = [], {}
-    for path in arguments.miniatures if arguments.fine_tune else ():
-        name = f"miniature {verydeep.load(path).configuration.name}"
-        judged = fine_tuned(path, data, splits[0], arguments.fine_tune, arguments.runs)
-        linear = measured[f"{name}, one scale"][1][0]
-        own, other = (mean(by_class("class-recall", each.scores, each.labels)) for each in (judged, linear))
-        limits = difference_interval("class-recall", [judged], [linear])
-        tuned.append(Comparison(f"{name}, fine-tuned", f"{name}, one scale", own - other, limits))
-        values[f"{name}, fine-tuned"] = own
-        print(f"{name}, fine-tuned: {own:.2%} {interval('class-recall', [judged])}", flush=True)
+    for path, epochs in trainings(arguments):
+        architecture = verydeep.load(path).architecture
+        size, linear = ("miniature", "one scale") if architecture.classes else ("full-size", f"Q = {FULL_SCALE}")
+        name = f"{size} {architecture.configuration}"
+        judged = fine_tuned(path, data, splits[0], epochs, arguments.runs)
+        other = measured[f"{name}, {linear}"][1][0]
+        own, base = (mean(by_class("class-recall", each.scores, each.labels)) for each in (judged, other))
+        limits = difference_interval("class-recall", [judged], [other])
+        crop = "" if architecture.classes else f" at crop {CROP}"
+        label = f"{name}, fine-tuned{crop}, {epochs} epochs"
+        tuned.append(Comparison(label, f"{name}, {linear}", own - base, limits))
+        values[label] = own
+        print(f"{label}: {own:.2%} {interval('class-recall', [judged])}", flush=True)
     return Evidence(
-        command(sys.argv),
+        command(sys.argv[: sys.argv.index("--notes")] if arguments.notes else sys.argv),
         machine(),
         {name: version(name) for name in ("verydeep", "torch", "scikit-learn")},
         datetime.now(UTC).date().isoformat(),
@@ -200,6 +195,7 @@ def evidence(arguments: argparse.Namespace) -> Evidence:
         curves,
         tuple(tuned),
         values,
+        tuple(arguments.notes),
     )
 
 
@@ -217,6 +213,7 @@ def page(found: Evidence) -> Document:
                 "length 1; a linear SVM per class, with C chosen on a held-out fifth of the training images.",
                 "± is the standard deviation over splits. Intervals are 95% bootstrap intervals about the choice "
                 "of test photographs. A difference is significant if its interval does not contain 0.",
+                *found.notes,
                 f"Command: {found.command}",
                 f"Machine: {found.machine.processor}, {found.machine.cores} cores. Date: {found.date}. Versions: "
                 + ", ".join(f"{name} {number}" for name, number in found.versions.items()),
@@ -225,6 +222,7 @@ def page(found: Evidence) -> Document:
     )
     columns = (
         Column("descriptors", False),
+        Column("made by", False),
         Column("mean class recall, %"),
         Column("95% interval"),
         Column("C", False),
@@ -236,7 +234,12 @@ def page(found: Evidence) -> Document:
     ]
     if found.fine_tuned:
         text = "; ".join(f"{name}: {100 * value:.1f}%" for name, value in found.values.items())
-        note = f"On the first split, all layers fine-tuned on the same training images. {text}."
+        note = (
+            "On the first split, nets fine-tuned on the same training images, by the recipe of `verydeep train "
+            "--start-from` with two drops of the rate. The miniatures train all layers. The full-size net gets "
+            "new fully connected layers, which are trained alone; then all layers are, for half as many epochs. "
+            f"{text}."
+        )
         sections.append(
             Section("Fine-tuning and the linear classifier", (Paragraph(note), _differences(found.fine_tuned)))
         )
@@ -252,7 +255,13 @@ def _row(row: Row) -> tuple[str, ...]:
     low, high = result.interval
     spread = f" ± {100 * result.deviation:.1f}" if result.deviation is not None else ""
     costs = ", ".join(dict.fromkeys(f"{split.cost:g}" for split in result.splits))
-    return row.name, f"{100 * result.value:.1f}{spread}", f"{100 * low:.1f} to {100 * high:.1f}", costs
+    return (
+        row.name,
+        result.protocol,
+        f"{100 * result.value:.1f}{spread}",
+        f"{100 * low:.1f} to {100 * high:.1f}",
+        costs,
+    )
 
 
 def _differences(comparisons: Sequence[Comparison]) -> Grid:
@@ -283,16 +292,26 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="a folder of class folders")
     parser.add_argument("--full", help="a run or weight file of a full-size net, such as the authors' D")
-    parser.add_argument("--three", action="store_true", help="the full-size net also at Q = 384 and 512")
+    parser.add_argument("--scales", type=int, nargs="*", default=[], help="other Q of the full-size net")
     parser.add_argument("--miniatures", nargs="*", default=[], help="runs or weight files of the same crop")
     parser.add_argument(
         "--fine-tune", type=int, default=0, help="epochs of fine-tuning each miniature [default: 0]"
     )
+    parser.add_argument(
+        "--fine-tune-full",
+        type=int,
+        default=0,
+        help="epochs of training new layers on the full-size net's convolutions; all layers get half as many "
+        "[default: 0]",
+    )
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--training-images", type=int, default=30)
     parser.add_argument("--test-images", type=int, default=50)
-    parser.add_argument("--runs", type=Path, default=Path("runs/transfer"), help="where to fine-tune")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/transfer"), help="where rows and trainings are stored"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "transfer")
+    parser.add_argument("--notes", nargs="*", default=[], help="sentences for the page; must come last")
     parser.add_argument("--page", action="store_true", help="only make the page again")
     arguments = parser.parse_args(words)
     if not arguments.page and (arguments.folder is None or not (arguments.full or arguments.miniatures)):

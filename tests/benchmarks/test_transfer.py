@@ -5,6 +5,8 @@ import json
 import pytest
 
 import transfer
+import transfer_rows
+import verydeep
 from transfer_sets import caltech, net_of
 from verydeep import weights
 from verydeep.transfer import TransferResult
@@ -37,8 +39,10 @@ def test_everything_is_measured_compared_and_laid_out(folder, tmp_path, capsys):
     assert ("miniatures together, one scale", "miniature D, one scale") in compared
     assert ("miniature A, one scale", "raw pixels") in compared
     assert ("miniature A, one scale", "miniature A with random weights, one scale") in compared
-    assert [each.first for each in found.fine_tuned] == ["miniature A, fine-tuned", "miniature D, fine-tuned"]
-    assert list(found.curves["raw pixels"][0].splits[0].by_class)
+    assert [each.first for each in found.fine_tuned] == [
+        f"miniature {name}, fine-tuned, 1 epochs" for name in "AD"
+    ]
+    assert list(found.curves["miniature D, one scale"][0].splits[0].by_class)
     page = (tmp_path / "out" / "README.md").read_text()
     assert "| raw pixels |" in page
     assert "Fine-tuning" in page
@@ -47,6 +51,35 @@ def test_everything_is_measured_compared_and_laid_out(folder, tmp_path, capsys):
     assert transfer.main(["--page", "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "README.md").read_text() == page
     assert "miniature A, one scale: caltech, net A: relu7, Q = 32" in capsys.readouterr().out
+
+
+def test_a_net_of_convolutions_is_measured_at_several_scales_and_gets_new_layers(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "FULL_SCALE", 32)
+    monkeypatch.setattr(transfer_rows, "CROP", 32)
+    monkeypatch.setattr(transfer_rows, "FULLY_CONNECTED", 8)
+    weights.save(net_of("D", 2, classes=0), tmp_path / "f.safetensors")
+    words = [str(folder), "--full", str(tmp_path / "f.safetensors"), "--scales", "64", "--fine-tune-full", "2"]
+    words += ["--training-images", "4", "--splits", "2"]
+    words += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert transfer.main(words) == 0
+    found = transfer.read(tmp_path / "out")
+    assert [row.name for row in found.rows] == [
+        "full-size D, Q = 32",
+        "full-size D, Q = 64",
+        "full-size D, Q = 32, 64, average",
+        "full-size D, Q = 32, 64, stack",
+        "full-size D with random weights, Q = 32",
+        "raw pixels",
+    ]
+    compared = [(each.first, each.second) for each in found.comparisons]
+    assert ("full-size D, Q = 32, 64, stack", "full-size D, Q = 32, 64, average") in compared
+    assert ("full-size D, Q = 32, 64, stack", "full-size D, Q = 32") in compared
+    assert [each.second for each in found.fine_tuned] == ["full-size D, Q = 32"]
+    trained = [verydeep.read_run(tmp_path / "runs" / "f" / name) for name in ("new-layers", "all-layers")]
+    assert [len(run.epochs) for run in trained] == [2, 1]
+    monkeypatch.setattr(transfer_rows, "judged_on", None)  # what is stored is not measured again
+    assert transfer.main(words) == 0
+    assert transfer.read(tmp_path / "out").rows == found.rows
 
 
 def test_the_page_of_results_is_what_the_data_say():

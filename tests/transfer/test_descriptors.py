@@ -1,5 +1,9 @@
 """Descriptors: what they are, that each is computed and stored once, and that a killed run resumes."""
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -263,3 +267,38 @@ def test_parts_of_a_run_become_one_file(tmp_path):
     with pytest.raises(KeyError, match="has lost 1 descriptors"):
         store.read(tmp_path, [b"?" * store.IDENTITY], 2)
     assert store.stored(tmp_path / "none") == set()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from verydeep.computing import Computing
+from verydeep.transfer import describing, open_transfer_data, store
+
+describing.SAVE_SECONDS = 0.0
+add, added = store.add, []
+
+def killing(folder, names, vectors):
+    if len(added) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    added.append(names)
+    return add(folder, names, vectors)
+
+store.add = killing
+describing.describe(
+    sys.argv[1], open_transfer_data(sys.argv[2]), scales=[32, 64], device=torch.device("cpu"),
+    computing=Computing(progress=False),
+)
+"""
+
+
+def test_a_run_that_was_killed_keeps_what_it_had_stored(tmp_path, counted, monkeypatch):
+    net, data = net_of(), files(tmp_path)
+    save(net, tmp_path / "net.safetensors")
+    words = [sys.executable, "-c", KILLED, tmp_path / "net.safetensors", tmp_path / "caltech"]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    found = describe(tmp_path / "net.safetensors", data, scales=[32, 64], **HERE)
+    assert 0 < len(counted["decoded"]) < len(data)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "fresh"))
+    np.testing.assert_array_equal(describe(net, data, scales=[32, 64], **HERE).vectors, found.vectors)

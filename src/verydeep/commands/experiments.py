@@ -1,5 +1,6 @@
 """`verydeep reproduce` and `verydeep report` (Sect. 4)."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,16 +8,22 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from verydeep.commands.arguments import Deterministic, Device, Json, Precision, Skip, Whole, Workers
+from verydeep.errors import UserError
 from verydeep.terminal import first_rank, write_json, write_line
 
 
 def reproduce(
-    *tables: Literal["table3", "table4", "table5", "table6", "table7"],
-    data: str,
+    *tables: Literal["table3", "table4", "table5", "table6", "table7", "table11", "table12"],
+    data: str | None = None,
     preset: Literal["ilsvrc", "imagenette", "imagenette-gpu", "digits"],
     seeds: Whole = 1,
     out: Path | None = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
+    nets: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
+    voc2007: str | None = None,
+    voc2012: str | None = None,
+    caltech101: str | None = None,
+    caltech256: str | None = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     micro_batch: Whole = 0,
@@ -34,21 +41,29 @@ def reproduce(
 
     - `verydeep reproduce --data digits --preset digits` takes minutes.
     - `verydeep reproduce table3 table4 --data ILSVRC --preset ilsvrc --dry-run` says what it would take.
+    - `verydeep reproduce table11 --preset ilsvrc --nets torchvision/vgg16 torchvision/vgg19 --caltech101 CALTECH`
+      transfers published nets to another data set (Appendix B).
     - `torchrun --nproc-per-node 8 -m verydeep reproduce --data ILSVRC --preset ilsvrc --out runs/paper`
 
     Args:
-        tables: tables to make [default: all].
-        data: a folder of photographs as for `verydeep train`, or "digits".
+        tables: tables to make [default: table3 to table7].
+        data: a folder of photographs as for `verydeep train`, or "digits". Not needed for tables 11 and 12 with
+            --nets.
         preset: the sizes of nets, scales and schedules: ilsvrc is the paper; imagenette is for small photographs
             on two CPU cores; imagenette-gpu is the same at crop 224 on a GPU; digits is for trying things out.
         seeds: number of repetitions, each with different random numbers.
         out: the folder to create or resume: runs, results.json, report.html [default: runs/PRESET].
         dry_run: print the plan and its cost, and run nothing.
+        nets: for tables 11 and 12: runs or weight files of nets D and E [default: the plan's D-jitter and
+            E-jitter, trained on the data].
+        voc2007: for table 11: the folder of PASCAL VOC 2007.
+        voc2012: for tables 11 and 12: the folder of PASCAL VOC 2012.
+        caltech101: for table 11: the folder of Caltech-101.
+        caltech256: for table 11: the folder of Caltech-256.
         micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
     """
-    from verydeep.commands import experiment_output
-    from verydeep.experiments.dry_run import dry_run as plan
-    from verydeep.experiments.reproduction import reproduce as run_plan
+    from verydeep.commands.transfer_output import transfer_tables
+    from verydeep.experiments.transfer_plan import TABLES as TRANSFERRED
 
     folder = out or Path("runs") / preset
     options: dict[str, Any] = {
@@ -59,18 +74,45 @@ def reproduce(
         "deterministic": deterministic,
         "skip_unreadable": skip_unreadable,
     }
+    others = [name for name in tables if name not in TRANSFERRED]
+    found: dict[str, Any] = {}
+    if others or not tables:
+        found |= _classification(others, data, preset, seeds, folder, options, dry_run, json_)
+    if transferred := [name for name in tables if name in TRANSFERRED]:
+        given = {"voc2007": voc2007, "voc2012": voc2012, "caltech101": caltech101, "caltech256": caltech256}
+        folders = {name: place for name, place in given.items() if place is not None}
+        arguments = (folders, preset, transferred, nets, data, seeds, folder)
+        found["transfer"] = transfer_tables(arguments, options, dry_run, json_)
+    if json_ and first_rank():
+        write_json(found)
+
+
+def _classification(
+    tables: Sequence[str],
+    data: str | None,
+    preset: str,
+    seeds: int,
+    folder: Path,
+    options: dict[str, Any],
+    dry_run: bool,
+    json_: bool,
+) -> dict[str, Any]:
+    """Make Tables 3 to 7, print them unless they will be printed as JSON, and return that."""
+    from verydeep.commands import experiment_output
+    from verydeep.experiments.dry_run import dry_run as plan
+    from verydeep.experiments.reproduction import reproduce as run_plan
+
+    if data is None:
+        raise UserError("reproduce needs --data, a folder of photographs or digits")
     if dry_run:
         planned = plan(data, preset, tables, seeds, folder, **options)
         if first_rank() and not json_:
             experiment_output.write_plan(planned)
-        elif first_rank():
-            write_json(asdict(planned))
-        return
+        return asdict(planned)
     found = run_plan(data, preset, tables, seeds, folder, **options)
     if first_rank() and not json_:
         experiment_output.write_experiment(found, folder)
-    elif first_rank():
-        write_json(asdict(found.results))
+    return asdict(found.results)
 
 
 def report(

@@ -62,15 +62,18 @@ def transfer(
         weights: run directories or weight files, whose descriptors are stacked, followed by the data set: a folder
             of PASCAL VOC, a folder of class folders, a data set of `verydeep train`, or a CSV table with the
             columns file, classes (separated by semicolons) and, optionally, split (train, val or test).
-        scales: test scales Q in pixels [default: the paper's for a crop of 224, and in proportion for other crops:
-            256 384 512 if each photograph has one class, otherwise 256 384 512 640 768].
+        scales: test scales Q in pixels [default: the paper's, 256 384 512 if each photograph has one class and
+            otherwise 256 384 512 640 768; for a crop other than 224, the multiples of 32 nearest to the same
+            proportion].
         aggregation: over scales [default: stack if each photograph has one class, otherwise average].
-        splits: number of random splits [default: 3; 1 if the data set has an official split].
-        training_images: per class; several numbers make a learning curve [default: 30, or all those of an official
-            split].
+        splits: number of random splits; with an official split and --training-images, of draws of its training
+            images [default: 3; an official split as it is counts once].
+        training_images: per class, if each photograph has one class; several numbers make a learning curve
+            [default: 30; all those of an official split]. Without a split, data with several classes per
+            photograph are trained on four fifths.
         test_images: the most test images per class of a random split; 0 for all the others.
         actions: classify the actions of people in a VOC folder.
-        boxes: for actions: also describe the person's box.
+        boxes: for actions: stack the descriptors of the person's box with those of the whole photograph.
         save: write the net with the classifier of the first split to this weight file, for `predict`.
         neighbours: draw test photographs and their nearest training photographs; a .png file.
         curve: draw the learning curve; an .svg file.

@@ -162,8 +162,8 @@ _RESULTS, _TIMES = TypeAdapter(Results), TypeAdapter(Times)
 AGAIN = "move it away and run verydeep reproduce again"
 
 
-def write_json(value: Results | Times, path: Path) -> None:
-    """Write results or times as JSON with a digest of their content, atomically."""
+def write_json(value: Any, path: Path) -> None:
+    """Write results or times, a dataclass, as JSON with a digest of their content, atomically."""
     fields = asdict(value)
     fields[SEAL] = _digest(fields)
     with written_aside(path) as aside:
@@ -181,7 +181,7 @@ def read_results(folder: Path) -> Results:
     Raises:
         UserError: if it is missing, damaged or of another format.
     """
-    results: Results = _read(_RESULTS, folder / RESULTS)
+    results: Results = read_sealed(_RESULTS, folder / RESULTS)
     if results.format != FORMAT:
         raise UserError(
             f"{folder / RESULTS} has format {results.format}; this version of verydeep reads format {FORMAT}"
@@ -191,11 +191,16 @@ def read_results(folder: Path) -> Results:
 
 def read_times(folder: Path) -> Times:
     """Read times.json; raises like `read_results`."""
-    times: Times = _read(_TIMES, folder / TIMES)
+    times: Times = read_sealed(_TIMES, folder / TIMES)
     return times
 
 
-def _read(kind: TypeAdapter, path: Path) -> Any:
+def read_sealed(kind: TypeAdapter, path: Path) -> Any:
+    """Read what `write_json` has written.
+
+    Raises:
+        UserError: if it is missing, damaged, or not of that kind.
+    """
     if not path.exists():
         raise UserError(f"cannot read {path}: No such file or directory; verydeep reproduce writes it")
     fields = read_json(path)

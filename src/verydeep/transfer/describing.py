@@ -88,10 +88,8 @@ def describe(
         nets: a net, a run, or the path of a run or weight file, also of another system; or several of these, whose
             vectors are stacked.
         data: the data set.
-        scales: test scales Q in pixels, of all nets; if None, those of the paper for this kind of data, and for a
-            net of another crop the nearest multiples of 32 in the same proportion to it.
-        aggregation: over scales; if None, that of the paper: stack if each photograph has one class, and average
-            otherwise.
+        scales: test scales Q in pixels, of all nets; if None, the paper's for such data (`default_scales`).
+        aggregation: over scales; if None, stack if each photograph has one class, otherwise average.
         boxes: whether to stack the vectors of the people's boxes, if the data set has any.
         device: where to compute.
         computing: precision, workers and progress.
@@ -153,7 +151,10 @@ def description_for(
 
 
 def default_scales(architecture: Architecture, single: bool) -> tuple[int, ...]:
-    """Return the paper's Q, in proportion to a net's crop: multiples of 32, each once."""
+    """Return the paper's Q: 256, 384, 512 if each photograph has one class, otherwise also 640, 768.
+
+    For a crop other than 224, they are the multiples of 32 nearest to the same proportion, each once.
+    """
     crop = architecture.crop if architecture.classes else PAPER_CROP
     paper = ONE_CLASS if single else SEVERAL_CLASSES
     return tuple(dict.fromkeys(max(crop, nearest_covered(round(scale * crop / PAPER_CROP))) for scale in paper))

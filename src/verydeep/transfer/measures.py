@@ -87,7 +87,7 @@ def interval(measure: Measure, judged: Sequence[Judged], seed: int = 0) -> tuple
         judged: one entry per split.
         seed: of the draws.
     """
-    return _limits(_resampled(measure, judged, seed))
+    return limits(resampled(measure, judged, seed))
 
 
 def difference_interval(
@@ -107,15 +107,16 @@ def difference_interval(
     pairs = zip(first, second, strict=False)
     if len(first) != len(second) or not all(np.array_equal(one.rows, other.rows) for one, other in pairs):
         raise UserError("only results on the same test photographs can be compared")
-    return _limits(_resampled(measure, first, seed) - _resampled(measure, second, seed))
+    return limits(resampled(measure, first, seed) - resampled(measure, second, seed))
 
 
-def _limits(drawn: Float64[np.ndarray, " R"]) -> tuple[float, float]:
+def limits(drawn: Float64[np.ndarray, " R"]) -> tuple[float, float]:
+    """Return the 95% interval of what was measured on bootstrap samples; NaN does not count."""
     low, high = np.nanpercentile(drawn, (2.5, 97.5))
     return float(low), float(high)
 
 
-def _resampled(measure: Measure, judged: Sequence[Judged], seed: int) -> Float64[np.ndarray, " R"]:
+def resampled(measure: Measure, judged: Sequence[Judged], seed: int = 0) -> Float64[np.ndarray, " R"]:
     """Return the mean over classes and splits for each bootstrap sample; NaN if a split loses all photographs."""
     numbers, labels = _photographs(judged)
     random = np.random.Generator(np.random.Philox(key=seed))

@@ -113,12 +113,16 @@ def transfer(
         nets: a `ConvNet`, a run, or the path of a run or weight file, also of another system; or several of these,
             whose descriptors are stacked.
         data: what `open_transfer_data` takes or returns.
-        scales: test scales Q in pixels; if None, those of the paper in proportion to the net's crop.
-        aggregation: average or stack, over scales; if None, stack if each photograph has one class, else average.
-        boxes: whether to stack the descriptors of the people's boxes, if the data set has any.
-        splits: random splits; if None, 3, or the official split once.
-        training_images: per class, of data with one class per photograph; if None, 30, or all those of an official
-            split.
+        scales: test scales Q in pixels; if None, the paper's: 256, 384 and 512 if each photograph has one class,
+            and otherwise also 640 and 768; for a crop other than 224, the multiples of 32 nearest to the same
+            proportion.
+        aggregation: over scales; if None, stack if each photograph has one class, otherwise average.
+        boxes: whether to stack the descriptors of the people's boxes, if the data set has any, with those of the
+            whole photographs.
+        splits: number of random splits; with an official split and `training_images`, of draws of its training
+            images. If None, 3; an official split as it is counts once.
+        training_images: per class, if each photograph has one class. If None, 30; all those of an official split.
+            Without a split, data with several classes per photograph are trained on four fifths.
         test_images: the most test images per class of a random split; None for all the others.
         device: cpu, cuda, mps, or auto for the fastest available.
         precision: bf16 and fp16 use half precision wherever torch's autocast does; fp16 may overflow.
