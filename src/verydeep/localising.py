@@ -36,15 +36,27 @@ from verydeep.localisation.errors import (
 )
 from verydeep.localisation.objective import BoxTargets, EuclideanLoss, box_regression
 from verydeep.localisation.prediction import Located
-from verydeep.localisation.regressor import outputs_for, outputs_named
+from verydeep.localisation.regressor import are_boxes, outputs_for, outputs_named
 from verydeep.localisation.testing import Regressor, box_error, centre_crop_boxes, locate
 from verydeep.network import ConvNet
-from verydeep.procedures import Launch, Net, Task, ValidationSet, loaded, surveyed, trained
+from verydeep.procedures import (
+    Launch,
+    Net,
+    Task,
+    ValidationSet,
+    colours_of,
+    conditions_of,
+    description,
+    loaded,
+    surveyed,
+    trained,
+)
 from verydeep.progress import say
 from verydeep.recipe import FINE_TUNING_RATE, Recipe
 from verydeep.training.augmentation import Draw
 from verydeep.training.objective import Objective
-from verydeep.training.run import RECIPE, Run, begun
+from verydeep.training.open_fields import filled
+from verydeep.training.run import RECIPE, Run, begun, changes
 from verydeep.training.step import Execution
 from verydeep.training.validation import Validated, Validation
 from verydeep.workers import reading_workers, workers_for
@@ -101,6 +113,16 @@ def train_boxes(
     outputs_for((), regression)
     splits = _opened(data, photographs)
 
+    computing = Computing(precision, reading_workers(workers), deterministic=deterministic)
+    execution = Execution(computing, micro_batch)
+    launch = Launch(device, None, skip_unreadable, new_limits=True, fewer_workers=workers is None)
+    task = _task(splits, regression)
+    return trained(task, box_recipe(recipe, Path(os.fspath(out))), out, execution, launch)
+
+
+def _task(splits: Splits, regression: str) -> Task:
+    """Return the training of a box regressor, for the steps that it shares with classification."""
+
     def objective(dataset: Dataset, chosen: Recipe) -> Objective:
         named = outputs_for(dataset.classes, regression)
         return box_regression(of_photographs(splits.train, dataset), named, chosen.crop)
@@ -111,11 +133,24 @@ def train_boxes(
         return box_validation(splits.val, images)
 
     identity = {"regression": regression, "boxes": digest_of(splits.train)}
-    task = Task(splits.train.dataset, splits.val.dataset, splits.place, objective, measured, identity)
-    computing = Computing(precision, reading_workers(workers), deterministic=deterministic)
-    execution = Execution(computing, micro_batch)
-    launch = Launch(device, None, skip_unreadable, new_limits=True, fewer_workers=workers is None)
-    return trained(task, box_recipe(recipe, Path(os.fspath(out))), out, execution, launch)
+    return Task(splits.train.dataset, splits.val.dataset, splits.place, objective, measured, identity)
+
+
+def box_changes(splits: Splits, recipe: Recipe, run: Path, regression: str, here: Ranks) -> list[str]:
+    """Return what has changed since the run of a box regressor began; see `training.run.changes`.
+
+    Args:
+        splits: photographs with boxes.
+        recipe: as passed to `train_boxes`.
+        run: the run directory, whether it exists or not.
+        regression: SCR or PCR.
+        here: the ranks.
+    """
+    task = _task(splits, regression)
+    training_set, found = surveyed(task.data, "train", False, here)
+    whole = filled(run, box_recipe(recipe, run), None, conditions_of(training_set, found, here))
+    described = description(task.place, training_set, splits.val.dataset, colours_of(found)) | dict(task.identity)
+    return changes(run, whole, described)
 
 
 def _opened(data: Source, photographs: str | Path | None) -> Splits:
@@ -322,12 +357,8 @@ def check_classifier(net: ConvNet, source: str) -> None:
     Raises:
         UserError: if it is a feature net or a box regressor.
     """
-    try:
-        outputs_named(net.card.names)
-    except UserError:
-        if net.classes:
-            return
-    raise UserError(f"{source} gives no class scores; pass a classifier, as verydeep train makes it")
+    if not net.classes or are_boxes(net.card.names):
+        raise UserError(f"{source} gives no class scores; pass a classifier, as verydeep train makes it")
 
 
 def _scales_of(net: ConvNet, scales: Sequence[int] | None, dense: bool) -> tuple[int, ...]:
@@ -505,7 +536,7 @@ def draw_predictions(
         UserError: if `out` is a .png for several photographs, or a file cannot be written.
         ImageError: if a photograph cannot be read.
     """
-    files = _pictures(Path(out), [each.image for each in predictions])
+    files = pictures(Path(out), [each.image for each in predictions])
     net = loaded(classifier, device)
     for prediction, image, file in zip(predictions, images, files, strict=True):
         (one,) = class_maps(net, image, [scale or test_scale(net.card)])
@@ -514,8 +545,12 @@ def draw_predictions(
     return files
 
 
-def _pictures(out: Path, images: Sequence[str]) -> list[Path]:
-    """Return the files to draw in, each with another name."""
+def pictures(out: Path, images: Sequence[str]) -> list[Path]:
+    """Return the files that `draw_predictions` writes for some photographs, each with another name.
+
+    Raises:
+        UserError: if `out` is a .png for several photographs.
+    """
     if out.suffix.lower() == ".png":
         if len(images) > 1:
             raise UserError(f"{out} is one picture for {len(images)} photographs; pass a folder")

@@ -35,6 +35,7 @@ from verydeep.evaluation.posteriors import (
 )
 from verydeep.evaluation.testing import Result
 from verydeep.interop.loading import load
+from verydeep.localisation.regressor import are_boxes
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
 from verydeep.printable import decoded, printable
@@ -425,6 +426,8 @@ def predict(
         raise UserError(f"top is {top}; use at least 1")
     inner = loaded(net, device)
     card = inner.card
+    if are_boxes(card.names):
+        raise UserError("the net predicts boxes, not classes; use it with verydeep localise predict")
     if inner.classifier is not None:
         if scales is not None or method != "dense":
             raise UserError(

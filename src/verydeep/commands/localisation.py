@@ -195,10 +195,12 @@ def predict(
         scales: test scales Q in pixels [default: S of the regressor].
         top: number of classes per photograph.
     """
-    from verydeep.localising import draw_predictions, predict_boxes
+    from verydeep.localising import draw_predictions, pictures, predict_boxes
 
     photographs = listed_photographs(images, "predict needs a run and at least one image; no image was given")
     given = list(photographs)
+    if out is not None:
+        pictures(out, [str(each) for each in given])  # refused before any work
     predictions = predict_boxes(
         run, classifier, given, scales or None, top, device=device, precision=precision, workers=workers
     )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from verydeep.evaluation.maps import INK, OPACITY, PAPER, ClassMap, coloured, over_photograph
 from verydeep.files import written_aside
-from verydeep.localisation.boxes import Boxes
+from verydeep.localisation.boxes import Boxes, overlap
 from verydeep.localisation.prediction import Located
 from verydeep.photographs.photograph import Photograph, decode
 from verydeep.printable import printable
@@ -124,3 +125,45 @@ def _outline(
 ) -> None:
     x0, y0, x1, y1 = (round(edge * ratio) for edge in box)
     draw.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=colour, width=width)
+
+
+COLUMNS = 5
+"""Photographs per row of a sheet."""
+
+RIGHT, WRONG = (0, 120, 0), (190, 0, 0)
+"""Colours of captions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A photograph with a prediction and the truth."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    located: Located
+    """Its most likely class, with the box."""
+    name: str
+    """Its true class."""
+    truth: Boxes
+    right: bool
+    """Whether class and box are right."""
+
+
+def draw_examples(examples: Sequence[Example], path: str | os.PathLike[str]) -> None:
+    """Draw photographs with their predicted box in red and the true ones in white, as a PNG.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    side = SIDE + GAP
+    rows = -(-len(examples) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * side + GAP, rows * (side + 2 * LINE) + GAP), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for place, example in enumerate(examples):
+        x, y = GAP + place % COLUMNS * side, GAP + place // COLUMNS * (side + 2 * LINE)
+        sheet.paste(boxes_panel(example.pixels, [example.located], example.truth), (x, y))
+        best = float(overlap(np.array([example.located.box]), example.truth).max())
+        found = f"{printable(example.located.name)} {example.located.posterior:.0%}, overlap {best:.2f}"
+        draw.text((x, y + SIDE + 2), found, RIGHT if example.right else WRONG, font)
+        draw.text((x, y + SIDE + 2 + LINE), f"true: {printable(example.name)}", INK, font)
+    with written_aside(Path(path)) as aside:
+        sheet.save(aside, format="PNG", optimize=True)
