@@ -56,6 +56,7 @@ from verydeep.recipe import FINE_TUNING_RATE, Recipe
 from verydeep.training.augmentation import Draw
 from verydeep.training.objective import Objective
 from verydeep.training.open_fields import filled
+from verydeep.training.presets import SIZES
 from verydeep.training.run import RECIPE, Run, begun, changes
 from verydeep.training.step import Execution
 from verydeep.training.validation import Validated, Validation
@@ -172,7 +173,7 @@ def box_recipe(recipe: Recipe, out: Path) -> Recipe:
     fields: dict[str, object] = {"learning_rate": FINE_TUNING_RATE}
     if begun(out) and (out / RECIPE).exists():
         there = recipes.read(out / RECIPE)
-        fields |= {"net": there.net, "training_scale": there.training_scale}
+        fields |= {name: getattr(there, name) for name in ("net", "training_scale", *SIZES)}
     elif recipe.start_from is not None:
         card = read_card(recipe.start_from)
         fields["net"] = card.architecture.configuration

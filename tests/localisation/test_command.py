@@ -108,13 +108,15 @@ def test_boxes_are_printed_and_drawn(verydeep, trained, tmp_path):
     assert "odd" in out
     for image in images:
         assert f"drawn/{image.stem}.png" in out
-        drawn = np.asarray(Image.open(Path("drawn") / f"{image.stem}.png"))
+        with Image.open(Path("drawn") / f"{image.stem}.png") as picture:
+            drawn = np.asarray(picture)
         assert (drawn == (214, 39, 40)).all(2).sum() > 20, "there is a red box"
     words = ["localise", "predict", "b", images[0], "--classifier", "c", "--top", "1", "--json", *here]
     (found,) = json.loads(verydeep(*words)[1])
     assert found["image"] == str(images[0])
     (first,) = found["boxes"]
-    width, height = Image.open(images[0]).size
+    with Image.open(images[0]) as photograph:
+        width, height = photograph.size
     x0, y0, x1, y1 = first["box"]
     assert 0 <= x0 <= x1 <= width
     assert 0 <= y0 <= y1 <= height

@@ -10,9 +10,10 @@ import time
 import pytest
 import torch
 
+import verydeep
 from boxed import write_boxed
 from synthetic import refusal
-from verydeep import Recipe, load, procedures, test_boxes, train_boxes, weights
+from verydeep import Recipe, load, procedures, train_boxes, weights
 from verydeep.localisation.data import Splits, open_boxes
 from verydeep.localisation.made_up import digits_with_boxes
 from verydeep.localisation.regressor import outputs_for
@@ -53,7 +54,7 @@ def test_digits_are_found_with_far_fewer_errors_than_by_either_baseline(tmp_path
         },
     )
     run = train_boxes(splits, recipe, tmp_path / "run", **HERE)
-    (found,) = test_boxes(run, splits, device="cpu", workers=0)
+    (found,) = verydeep.test_boxes(run, splits, device="cpu", workers=0)
     whole, mean = found.baselines
     assert (whole.name, mean.name) == ("whole image", "mean training box")
     assert whole.top1.value > 0.9
@@ -113,7 +114,7 @@ def test_dense_results_have_the_errors_of_classes_and_of_several_nets(boxed, cla
         train_boxes(boxed, recipe, tmp_path / regression, regression=regression, **HERE)
         for regression in ("SCR", "PCR")
     ]
-    found = test_boxes(runs, boxed, [32, 64], classifier, device="cpu", workers=0)
+    found = verydeep.test_boxes(runs, boxed, [32, 64], classifier, device="cpu", workers=0)
     assert [each.regressions for each in found] == [("SCR",), ("PCR",), ("SCR", "PCR")]
     for each in found:
         assert each.protocol == "dense, Q = 32, 64, predicted classes"
@@ -130,12 +131,14 @@ def test_what_cannot_be_tested_is_refused(boxed, classifier, tmp_path):
     recipe = Recipe(start_from=os.fspath(classifier), batch=8, epochs=1)
     run = train_boxes(boxed, recipe, tmp_path / "run", **HERE)
     here = {"device": "cpu", "workers": 0}
-    assert "predicts classes, not boxes" in refusal(test_boxes, classifier, boxed, **here)
-    assert "gives no class scores" in refusal(test_boxes, run, boxed, None, run, **here)
-    assert "pass one, or a classifier" in refusal(test_boxes, run, boxed, [32, 64], **here)
-    assert "3 classifiers for 1 box regressors" in refusal(test_boxes, run, boxed, None, [classifier] * 3, **here)
-    assert "below the net's crop" in refusal(test_boxes, run, boxed, [16], **here)
-    assert "pass at least one" in refusal(test_boxes, [], boxed, **here)
+    assert "predicts classes, not boxes" in refusal(verydeep.test_boxes, classifier, boxed, **here)
+    assert "gives no class scores" in refusal(verydeep.test_boxes, run, boxed, None, run, **here)
+    assert "pass one, or a classifier" in refusal(verydeep.test_boxes, run, boxed, [32, 64], **here)
+    assert "3 classifiers for 1 box regressors" in refusal(
+        verydeep.test_boxes, run, boxed, None, [classifier] * 3, **here
+    )
+    assert "below the net's crop" in refusal(verydeep.test_boxes, run, boxed, [16], **here)
+    assert "pass at least one" in refusal(verydeep.test_boxes, [], boxed, **here)
 
 
 TRAIN = [
@@ -145,18 +148,19 @@ TRAIN = [
 ]  # fmt: skip
 
 
-def start(out, ranks=1):
+def command(out, ranks=1):
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone"]
-    return subprocess.Popen(
-        [*launcher, "-m", "verydeep", *TRAIN, "--out", str(out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    return [*launcher, "-m", "verydeep", *TRAIN, "--out", str(out)]
+
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def run(out, ranks=1):
+    done = subprocess.run(command(out, ranks), capture_output=True, text=True, env=ONE_THREAD, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def flat(path):
@@ -165,28 +169,27 @@ def flat(path):
 
 @pytest.mark.slow
 def test_a_killed_training_has_the_same_weights_when_it_is_resumed(tmp_path):
-    whole = start(tmp_path / "whole")
-    assert whole.wait() == 0, whole.stderr.read()
-    killed, log = start(tmp_path / "killed"), tmp_path / "killed" / "log.jsonl"
-    while not (log.exists() and '"iteration": 14,' in log.read_text()):
-        assert killed.poll() is None, killed.stderr.read()
-        time.sleep(0.01)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    resumed = start(tmp_path / "killed")
-    assert resumed.wait() == 0, resumed.stderr.read()
+    run(tmp_path / "whole")
+    log = tmp_path / "killed" / "log.jsonl"
+    with subprocess.Popen(
+        command(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        while not (log.exists() and '"iteration": 14,' in log.read_text()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    run(tmp_path / "killed")
     assert torch.equal(flat(tmp_path / "whole"), flat(tmp_path / "killed"))
     events = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {"event": "resumed", "iteration": 10}.items() <= next(
-        e for e in events if e.get("event") == "resumed"
-    ).items()
+    (resumed,) = (each for each in events if each.get("event") == "resumed")
+    assert resumed["iteration"] == 10
 
 
 @pytest.mark.slow
 def test_two_ranks_train_the_same_regressor_as_one(tmp_path):
-    """The bound is that of classification: rounding grows to less than 1e-4 of the norm of the weights."""
+    """Rounding, another order of summation in each gradient, grows over 30 iterations."""
     for ranks in (1, 2):
-        done = start(tmp_path / str(ranks), ranks)
-        assert done.wait() == 0, done.stderr.read()
+        run(tmp_path / str(ranks), ranks)
     one, two = flat(tmp_path / "1"), flat(tmp_path / "2")
     assert float((one - two).norm() / one.norm()) < 1e-3
