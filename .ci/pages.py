@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verydeep.errors import UserError
+from verydeep.experiments.localisation.report import check_box_report
+from verydeep.experiments.localisation.results import RESULTS as BOX_RESULTS
 from verydeep.experiments.report import check_report
 from verydeep.experiments.results import RESULTS
 
@@ -16,7 +18,8 @@ def main(folders: Sequence[Path]) -> str | None:
     lines = []
     for folder in folders:
         try:
-            stale = check_report(folder)
+            stale = check_report(folder) if (folder / RESULTS).exists() else ()
+            stale += check_box_report(folder)
         except UserError as error:
             lines.append(f"pages: {error}")
         else:
@@ -27,4 +30,5 @@ def main(folders: Sequence[Path]) -> str | None:
 
 if __name__ == "__main__":
     given = [Path(name) for name in sys.argv[1:]]
-    sys.exit(main(given or sorted(file.parent for file in (ROOT / "results").glob(f"*/{RESULTS}"))))
+    found = {file.parent for name in (RESULTS, BOX_RESULTS) for file in (ROOT / "results").glob(f"**/{name}")}
+    sys.exit(main(given or sorted(found)))

@@ -136,7 +136,11 @@ def report(
         sources: run directories, or the folder of an experiment, which contains results.json.
         out: the page to write: .html for one self-contained file, or .md with its charts as .svg files next to it.
     """
+    from verydeep.experiments.localisation.report import make_box_report
     from verydeep.experiments.report import report as make_pages
+    from verydeep.experiments.results import RESULTS
 
-    for path in make_pages(sources, out):
+    boxes = make_box_report(sources[0]) if len(sources) == 1 and out is None else ()
+    others = () if boxes and not (sources[0] / RESULTS).exists() else make_pages(sources, out)
+    for path in (*others, *boxes):
         write_line(str(path))

@@ -12,7 +12,12 @@ from verydeep.experiments.localisation import reproduction
 from verydeep.experiments.localisation.findings import box_findings
 from verydeep.experiments.localisation.plan import CLAIMS, TABLES, measured_box_rows
 from verydeep.experiments.localisation.presets import BoxPreset
-from verydeep.experiments.localisation.report import box_document, write_box_report
+from verydeep.experiments.localisation.report import (
+    box_document,
+    check_box_report,
+    make_box_report,
+    write_box_report,
+)
 from verydeep.experiments.localisation.reproduction import reproduce_boxes
 from verydeep.experiments.localisation.results import BoxMeasurements, BoxResults, read_box_measurements
 from verydeep.experiments.presets import Schedule, parsed
@@ -147,6 +152,8 @@ def test_findings_are_decided_by_paired_tests():
 def test_the_report_is_the_same_for_the_same_results(done, tmp_path):
     out, found = done
     assert box_document(read_box_measurements(out)) == box_document(found)
+    assert check_box_report(out) == ()
+    assert make_box_report(tmp_path) == (), "there are no results"
     write_box_report(found, tmp_path)
     (tmp_path / "localisation.md").write_text("mine")
     assert "move it away" in refusal(write_box_report, found, tmp_path)

@@ -7,9 +7,9 @@ import numpy as np
 from verydeep.evaluation.metrics import wilson
 from verydeep.experiments.localisation.findings import BoxFinding, box_findings
 from verydeep.experiments.localisation.plan import TABLES, TRAININGS, BoxRow, BoxTable
-from verydeep.experiments.localisation.results import BoxMeasurements
+from verydeep.experiments.localisation.results import BoxMeasurements, read_box_measurements
 from verydeep.experiments.pages.document import Cell, Column, Document, Grid, Items, Paragraph, Section, Tone
-from verydeep.experiments.pages.written import page_files, write_files
+from verydeep.experiments.pages.written import page_files, stale, write_files
 from verydeep.experiments.report.facts import duration, flat
 from verydeep.localisation.errors import BASELINES
 
@@ -38,12 +38,37 @@ def write_box_report(found: BoxMeasurements, folder: Path) -> tuple[Path, ...]:
     Raises:
         UserError: if a file that is not a report is in the way.
     """
+    files = _files(found, folder)
+    write_files(files)
+    return tuple(files)
+
+
+def make_box_report(folder: Path) -> tuple[Path, ...]:
+    """Make the pages again from the results in a folder; return the files written, none if it has no such results.
+
+    Raises:
+        UserError: if the results are damaged, or a file that is not a report is in the way.
+    """
+    found = read_box_measurements(folder)
+    return () if found is None else write_box_report(found, folder)
+
+
+def check_box_report(folder: Path) -> tuple[Path, ...]:
+    """Return the pages that are missing or do not match the results in a folder.
+
+    Raises:
+        UserError: if the results are damaged.
+    """
+    found = read_box_measurements(folder)
+    return () if found is None else tuple(stale(_files(found, folder)))
+
+
+def _files(found: BoxMeasurements, folder: Path) -> dict[Path, str]:
     document = box_document(found)
     files: dict[Path, str] = {}
     for name in PAGES:
         files |= page_files(document, folder / name)
-    write_files(files)
-    return tuple(files)
+    return files
 
 
 def box_document(found: BoxMeasurements) -> Document:

@@ -228,11 +228,11 @@ def _measurements(experiment: BoxExperiment) -> BoxMeasurements:
     Raises:
         UserError: if they are of another preset or on other photographs.
     """
-    given = ", ".join(str(path) for path in experiment.given.values())
+    given = ", ".join(f"{path.parent.name}/{path.name}" for path in experiment.given.values())
     splits, preset = experiment.splits, experiment.preset
     results = BoxResults(
         FORMAT,
-        splits.place,
+        Path(splits.place).name,
         _plain(preset),
         given or f"trained on {experiment.classification.name}, preset {preset.classification.name}",
         splits.val.dataset.classes,
