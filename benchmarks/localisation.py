@@ -38,7 +38,7 @@ def classifier(paper: int, splits: Splits, images: Path | None, convolutions: Pa
         start_from=str(convolutions),
         training_scale=(SCALES[paper],),
         epochs=epochs,
-        drop_after=(2 * epochs // 3,),
+        drop_after=(max(1, 2 * epochs // 3),),
     )
     folder = out / f"classifier-{paper}"
     if images:

@@ -351,6 +351,9 @@ def test(
     if scales is not None:
         passes(method, scales)
     candidates = [_marked(testing.tested(net)) for net in several]
+    for candidate in candidates:
+        if are_boxes(candidate.card.names):
+            raise UserError(f"{candidate.source} predicts boxes, not classes; test it with verydeep localise test")
     computing = Computing(precision, reading_workers(workers))
     largest = max(scales or (test_scale(net.card, method) for net in candidates))
     with ranks(device) as here:

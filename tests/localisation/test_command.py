@@ -125,3 +125,4 @@ def test_boxes_are_printed_and_drawn(verydeep, trained, tmp_path):
     )
     assert refused(verydeep("localise", "predict", "c", images[0], "--classifier", "c", *here), "not boxes")
     assert refused(verydeep("predict", "b", images[0], "--device", "cpu"), "verydeep localise predict")
+    assert refused(verydeep("test", "b", "classes", "--device", "cpu"), "verydeep localise test")

@@ -24,10 +24,10 @@ def written(folder, text):
 
 
 def test_a_column_names_the_split_and_both_have_all_classes(folder):
-    rows = "a.jpg,1,2,3,4,cat,train\na.jpg,5,6,7,8,cat,train\nb.jpg,1,2,3,4,dog,val\n"
+    rows = "a.jpg,1,2,3,4,cat,train\na.jpg,5,6,7,8,cat,train\nc.jpg,1,2,3,4,dog,train\nb.jpg,1,2,3,4,dog,val\n"
     found = open_boxes(written(folder, HEAD + rows))
     assert found.train.dataset.classes == found.val.dataset.classes == ("cat", "dog")
-    assert [path.name for path in found.train.dataset.photographs] == ["a.jpg"]
+    assert [path.name for path in found.train.dataset.photographs] == ["a.jpg", "c.jpg"]
     assert found.train.boxes[0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert found.val.dataset.labels.tolist() == [1]
     assert found.place == str(folder / "boxes.csv")
@@ -53,6 +53,7 @@ def test_without_that_column_a_fifth_of_each_class_is_held_out_the_same_every_ti
         ("a.jpg,1,2,3,4,cat,test\n", "line 2: split is 'test'; give train or val"),
         ("a.jpg,1,2,3,4,cat,\n", "line 2: split is ''; give train or val"),
         ("a.jpg,1,2,3,4,cat,train\na.jpg,1,2,3,4,cat,val\n", "line 3: split is 'val', but 'train' at"),
+        ("a.jpg,1,2,3,4,cat,train\nb.jpg,1,2,3,4,cta,val\n", "b.jpg: its class 'cta' has no training photograph"),
         ("a.jpg,1,2,3,4,cat,train\n", "has no photographs of the split val"),
     ],
 )
@@ -84,7 +85,7 @@ def test_folders_train_and_val_of_xml_files_are_the_splits(tmp_path):
     """As in ILSVRC, where some photographs have no box."""
     annotated(tmp_path, "train", "a", "cat")
     annotated(tmp_path, "train", "b")
-    annotated(tmp_path, "val", "c", "dog")
+    annotated(tmp_path, "val", "c", "cat")
     found = open_boxes(tmp_path / "Annotations", tmp_path / "Data")
     assert [path.name for path in found.train.dataset.photographs] == ["a.JPEG"]
     assert [path.name for path in found.val.dataset.photographs] == ["c.JPEG"]

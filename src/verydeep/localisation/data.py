@@ -41,7 +41,8 @@ def open_boxes(source: str | os.PathLike[str], photographs: str | os.PathLike[st
         photographs: the folder that the files are in; see `read_annotations`.
 
     Raises:
-        UserError: as for `read_annotations`; or if a split is empty, or a class too small to hold some out.
+        UserError: as for `read_annotations`; or if a split is empty, a class too small to hold some out, or a
+            class of validation photographs has no training photographs.
     """
     if os.fspath(source) == "digits":
         train = digits_with_boxes(DIGITS[0], DIGITS_SIDE, "train")
@@ -54,8 +55,24 @@ def open_boxes(source: str | os.PathLike[str], photographs: str | os.PathLike[st
         return Splits(
             place, replace(of_photographs(whole, rest), without=whole.without), of_photographs(whole, held)
         )
-    parts = [_part(whole, split) for split in SPLITS]
-    return Splits(place, replace(parts[0], without=whole.without), parts[1])
+    train, val = (_part(whole, split) for split in SPLITS)
+    _refuse_unknown_classes(train, val)
+    return Splits(place, replace(train, without=whole.without), val)
+
+
+def _refuse_unknown_classes(train: Annotated, val: Annotated) -> None:
+    """Refuse validation photographs of a class that no training photograph has.
+
+    Raises:
+        UserError: names the first one.
+    """
+    known = set(train.dataset.labels.tolist())
+    for photograph, label in zip(val.dataset.photographs, val.dataset.labels.tolist(), strict=True):
+        if label not in known:
+            name = val.dataset.classes[label]
+            raise UserError(
+                f"{photograph}: its class {name!r} has no training photograph; correct the name, or add some"
+            )
 
 
 def _part(whole: Annotated, split: str) -> Annotated:

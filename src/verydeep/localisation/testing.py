@@ -195,6 +195,7 @@ def _batches(
     name = f"boxes of {net.configuration.name}, {one.method}, Q = {one.scale}"
     with (
         in_testing(net, ranks.device),
+        computing.settings(ranks.device),
         read_ahead(images, rows, computing.workers, ranks.device) as reading,
         Meter(name, sum(map(len, rows)), computing.progress and ranks.first, unit="images") as meter,
     ):
