@@ -31,6 +31,12 @@ def photographs(root):
     write(root / "val" / "cat" / "tom.jpg", 9, 80, 100)
 
 
+def boxes(root):
+    files = sorted(path.relative_to(root) for path in (root / "photographs").glob("*/*/*.jpg"))
+    lines = [f"{file},10,10,90,70,{file.parent.name}\n" for file in files]
+    touch(root / "boxes.csv", "file,x0,y0,x1,y1,class\n" + "".join(lines))
+
+
 def ilsvrc(root):
     for wnid in ("n01440764", "n01443537"):
         for number in range(4):
@@ -68,6 +74,7 @@ def run(line, folder):
 @pytest.mark.slow
 def test_the_commands_of_the_readme(tmp_path):
     photographs(tmp_path / "photographs")
+    boxes(tmp_path)
     ilsvrc(tmp_path / "ILSVRC")
     caltech(tmp_path / "CALTECH")
     (tmp_path / "results").symlink_to(ROOT / "results")

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from verydeep.features import extract as extract
     from verydeep.interop.loading import convert as convert
     from verydeep.interop.loading import load as load
+    from verydeep.localisation.data import open_boxes as open_boxes
+    from verydeep.localising import draw_predictions as draw_predictions
+    from verydeep.localising import predict_boxes as predict_boxes
+    from verydeep.localising import test_boxes as test_boxes
+    from verydeep.localising import train_boxes as train_boxes
     from verydeep.network import ConvNet as ConvNet
     from verydeep.photographs.photograph import ImageError as ImageError
     from verydeep.procedures import Inspection as Inspection
@@ -76,22 +81,27 @@ _HOMES = {
     "convert": "interop.loading",
     "describe": "description",
     "draw_maps": "evaluation.maps",
+    "draw_predictions": "localising",
     "export": "exports.exporting",
     "extract": "features",
     "feature_net": "weights",
     "inspect": "procedures",
     "initialise": "training.initialisation",
     "load": "interop.loading",
+    "open_boxes": "localisation.data",
     "open_dataset": "datasets.dataset",
     "posteriors": "evaluation.posteriors",
     "predict": "procedures",
+    "predict_boxes": "localising",
     "push": "publishing",
     "read_run": "training.run",
     "registry": "published.registry",
     "resume": "procedures",
     "save": "weights",
     "test": "procedures",
+    "test_boxes": "localising",
     "train": "procedures",
+    "train_boxes": "localising",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604

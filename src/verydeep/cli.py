@@ -16,6 +16,7 @@ from verydeep.commands.experiments import report, reproduce
 from verydeep.commands.export import export
 from verydeep.commands.features import features
 from verydeep.commands.inspection import inspect
+from verydeep.commands.localisation import localise
 from verydeep.commands.maps import map_
 from verydeep.commands.prediction import predict
 from verydeep.commands.publishing import push
@@ -41,6 +42,7 @@ app.command(engine)
 app.command(export)
 app.command(features)
 app.command(inspect)
+app.command(localise)
 app.command(map_, name="map")
 app.command(predict)
 app.command(push)

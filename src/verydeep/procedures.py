@@ -1,13 +1,13 @@
 """Sect. 3 and 4 as functions, for the command line and the experiments: train, resume, test, predict, inspect."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 from torch import nn
 
 from verydeep import weights
@@ -27,6 +27,7 @@ from verydeep.evaluation.posteriors import average, one_pass
 from verydeep.evaluation.protocols import PROTOCOLS, Pass, check_scales, middle, passes, protocol, test_scale
 from verydeep.evaluation.testing import Result
 from verydeep.interop.loading import load
+from verydeep.localisation.regressor import are_boxes
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
 from verydeep.printable import decoded, printable
@@ -35,9 +36,15 @@ from verydeep.reading import check_shared_memory, fitting_workers
 from verydeep.recipe import Recipe
 from verydeep.training import loop
 from verydeep.training.augmentation import Colours, shared_bytes
+from verydeep.training.objective import Objective, classification
 from verydeep.training.open_fields import filled
 from verydeep.training.presets import Conditions, Preset, machine_rate, preset_line
-from verydeep.training.resumption import recorded_data, recorded_execution, resumed_recipe
+from verydeep.training.resumption import (
+    recorded_data,
+    recorded_execution,
+    recorded_regression,
+    resumed_recipe,
+)
 from verydeep.training.run import Run, read_run, run_directory, unfinished
 from verydeep.training.step import Execution
 from verydeep.training.validation import Validated, Validation
@@ -101,6 +108,92 @@ def train(
             or no longer finite.
         Interrupted: after SIGTERM or Ctrl-C, once everything is saved; the same call resumes the training.
     """
+    if isinstance(data, Dataset) and validation is None:
+        raise UserError(f"{data.name} is only a training set; pass a validation set, too")
+    execution = Execution(Computing(precision, deterministic=deterministic), micro_batch, compile, recompute)
+    task = Task(
+        data, data if validation is None else validation, place_of(data), _classification, class_validation
+    )
+    how = Launch(device, preset, workers, skip_unreadable, new_limits)
+    return trained(task, recipe, out, execution, how)
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationSet:
+    """The validation photographs, and how a net is run on them."""
+
+    dataset: Dataset
+    """Without unreadable images."""
+    sizes: Int32[np.ndarray, "N 2"]
+    """Width and height of each in pixels."""
+    centre_crop: Pass
+    """The centre crop, at the middle of the training scale."""
+    ranks: Ranks
+    computing: Computing
+    """Without progress."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a net is trained for: photographs, and what it is to output for them."""
+
+    data: Data
+    """The training set, as for `surveyed`."""
+    validation: Data
+    """The validation set."""
+    place: str
+    """Where the data are, for people to read."""
+    objective: Callable[[Dataset, Recipe], Objective]
+    """Takes the training set without unreadable images, and the recipe with all its sizes."""
+    measured: Callable[[ValidationSet], Validation]
+    """How to validate."""
+    identity: Mapping[str, str] = field(default_factory=dict)
+    """What else tells the data of a run from others."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a training starts on this machine."""
+
+    device: str = "auto"
+    preset: Preset | None = None
+    workers: int | None = None
+    """Processes per rank that prefetch images; if None, chosen for the cores and the shared memory."""
+    skip_unreadable: bool = False
+    new_limits: bool = False
+    """Whether the limits of the recipe replace those of the run that is there."""
+
+
+def _classification(dataset: Dataset, _: Recipe) -> Objective:
+    return classification(dataset)
+
+
+def class_validation(images: ValidationSet) -> Validation:
+    """Return the validation of a classifier: top-1 error and mean log-loss on centre crops."""
+    dataset, crop = images.dataset, images.centre_crop
+
+    def measure(net: ConvNet) -> Validated:
+        matrix = one_pass(net, dataset, crop, images.ranks, images.computing, images.sizes)
+        error = top_error(matrix, dataset.labels, 1)
+        return Validated(error.value, mean_loss(matrix, dataset.labels))
+
+    return Validation(protocol(crop.method, [crop.scale], flip=crop.flip), len(dataset), measure)
+
+
+def trained(task: Task, recipe: Recipe, out: str | Path | Run, execution: Execution, how: Launch) -> Run:
+    """Train a net for a task, or resume its training: the steps that classification and localisation share.
+
+    Args:
+        task: what the net is trained for.
+        recipe: as for `train`.
+        out: the run directory to create or resume.
+        execution: how to compute.
+        how: how to start.
+
+    Raises:
+        UserError: as `train` does.
+        Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
+    """
     if not isinstance(recipe, Recipe):
         raise UserError(f"the recipe is of type {type(recipe).__name__}; pass a verydeep.Recipe")
     if not isinstance(out, str | os.PathLike):
@@ -109,40 +202,30 @@ def train(
         raise UserError(
             f"{os.fspath(out)}: weight files cannot be read from a path that is not UTF-8; use another path"
         )
-    if isinstance(data, Dataset) and validation is None:
-        raise UserError(f"{data.name} is only a training set; pass a validation set, too")
     run = Path(out)
-    with ranks(device, deterministic) as here:
-        computing = Computing(precision, reading_workers(workers, here.device), deterministic=deterministic)
-        execution = Execution(computing, micro_batch, compile, recompute)
+    with ranks(how.device, execution.computing.deterministic) as here:
+        execution = execution.with_workers(reading_workers(how.workers, here.device))
+        computing = execution.computing
         computing.check(here.device)
-        training_set, found = surveyed(data, "train", skip_unreadable, here)
+        training_set, found = surveyed(task.data, "train", how.skip_unreadable, here)
         conditions = conditions_of(training_set, found, here)
-        recipe = filled(run, recipe, preset, conditions)
-        if preset is not None and here.first:
-            say(preset_line(preset, recipe, conditions))
+        recipe = filled(run, recipe, how.preset, conditions)
+        if how.preset is not None and here.first:
+            say(preset_line(how.preset, recipe, conditions))
         centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
-        validation_set, sizes = surveyed(
-            data if validation is None else validation, "val", skip_unreadable, here, centre_crop.scale
-        )
+        validation_set, sizes = surveyed(task.validation, "val", how.skip_unreadable, here, centre_crop.scale)
         compare_classes(validation_set.classes, training_set.classes, validation_set.name, training_set.name)
         prefetched = _prefetched(recipe, training_set, validation_set, centre_crop, computing, here)
-        if workers is None:
+        if how.workers is None:
             execution = _fitted(execution, prefetched, here)
         check_shared_memory(execution.computing.workers, prefetched)
         colours = colours_of(found)
-        described = description(place_of(data), training_set, validation_set, colours)
+        described = description(task.place, training_set, validation_set, colours) | dict(task.identity)
         quiet = replace(execution.computing, progress=False)
-
-        def measure(net: ConvNet) -> Validated:
-            matrix = one_pass(net, validation_set, centre_crop, here, quiet, sizes.sizes)
-            error = top_error(matrix, validation_set.labels, 1)
-            return Validated(error.value, mean_loss(matrix, validation_set.labels))
-
-        named = protocol("centre-crop", [centre_crop.scale], flip=False)
-        validation_step = Validation(named, len(validation_set), measure)
-        with run_directory(run, recipe, described, here, new_limits) as entered:
-            loop.train(recipe, entered, training_set, colours, validation_step, here, execution)
+        validation = task.measured(ValidationSet(validation_set, sizes.sizes, centre_crop, here, quiet))
+        objective = task.objective(training_set, recipe)
+        with run_directory(run, recipe, described, here, how.new_limits) as entered:
+            loop.train(recipe, entered, training_set, colours, validation, here, execution, objective)
         here.wait()  # until the first rank has written everything
         return read_run(run)
 
@@ -213,6 +296,11 @@ def resume(
         Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
     """
     found = read_run(run)
+    if regression := recorded_regression(found.path):
+        raise UserError(
+            f"{found.path} is the run of a box regressor ({regression}); resume it with the same command: "
+            "verydeep localise train"
+        )
     recipe = resumed_recipe(found, epochs, iterations)
     before = recorded_execution(found.path)
     if data is None and (data := recorded_data(found.path)) is None:
@@ -276,6 +364,9 @@ def test(
     if scales is not None:
         passes(method, scales)
     candidates = [_marked(testing.tested(net)) for net in several]
+    for candidate in candidates:
+        if are_boxes(candidate.card.names):
+            raise UserError(f"{candidate.source} predicts boxes, not classes; test it with verydeep localise test")
     largest = max(scales or (test_scale(net.card, method) for net in candidates))
     with ranks(device) as here:
         computing = Computing(precision, reading_workers(workers, here.device))
@@ -351,6 +442,8 @@ def predict(
         raise UserError(f"top is {top}; use at least 1")
     inner = loaded(net, device)
     card = inner.card
+    if are_boxes(card.names):
+        raise UserError("the net predicts boxes, not classes; use it with verydeep localise predict")
     if inner.classifier is not None:
         if scales is not None or method != "dense":
             raise UserError(

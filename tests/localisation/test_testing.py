@@ -43,7 +43,7 @@ def test_protocol_1_is_the_box_of_the_true_class_on_the_centre_crop(regression, 
     named = outputs_for(CLASSES, regression)
     regressor = net(named.names, seed=1)
     data = Annotated(dataset(photographs), tuple(boxes([0, 0, 9, 9]) for _ in photographs))
-    found = centre_crop_boxes(regressor, data, 64, Ranks(), QUIET)
+    found = centre_crop_boxes(regressor, data, 64, Ranks(), QUIET).boxes
     for row, pixels in enumerate(photographs):
         size = pixels.shape[1::-1]
         width, height = rescaled_size(*size, 64)
@@ -62,8 +62,8 @@ def test_protocol_2_merges_the_boxes_of_all_cells_scales_and_nets(regression, ph
     named = outputs_for(CLASSES, regression)
     one, two, classifier = net(named.names, 1), net(named.names, 2), net(CLASSES, 3)
     posteriors = np.float32([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.3, 0.4, 0.3]])
-    regressors = [Regressor(one, (64, 96)), Regressor(two, (64,))]
-    found = locate(regressors, classifier, dataset(photographs), posteriors, QUIET, top=2)
+    regressors = [Regressor(one, classifier, (64, 96)), Regressor(two, classifier, (64,))]
+    found = locate(regressors, dataset(photographs), posteriors, QUIET, top=2)
     for row, pixels in enumerate(photographs):
         size = pixels.shape[1::-1]
         order = np.argsort(-posteriors[row], kind="stable")[:2]
@@ -95,10 +95,9 @@ def test_the_error_of_boxes_is_counted_by_hand(photographs):
 def test_what_does_not_fit_is_refused(photographs):
     data = dataset(photographs)
     regressor, posteriors = net(outputs_for((), "SCR").names, 1), np.full((3, 3), 1 / 3, np.float32)
-    arguments = ([Regressor(regressor, (64,))], net(CLASSES, 2, crop=64), data, posteriors, QUIET)
-    assert "windows must be of one size" in refusal(locate, *arguments)
+    assert "windows must be of one size" in refusal(Regressor, regressor, net(CLASSES, 2, crop=64), (64,))
     classifier = net(CLASSES, 2)
-    arguments = ([Regressor(classifier, (64,))], classifier, data, posteriors, QUIET)
+    arguments = ([Regressor(classifier, classifier, (64,))], data, posteriors, QUIET)
     assert "predicts classes, not boxes" in refusal(locate, *arguments)
-    arguments = ([Regressor(regressor, (16,))], classifier, data, posteriors, QUIET)
+    arguments = ([Regressor(regressor, classifier, (16,))], data, posteriors, QUIET)
     assert "below the net's crop" in refusal(locate, *arguments)

@@ -13,12 +13,17 @@ from verydeep.terminal import first_rank, write_json, write_line
 
 
 def reproduce(
-    *tables: Literal["table3", "table4", "table5", "table6", "table7", "table11", "table12"],
+    *tables: Literal[
+        "table3", "table4", "table5", "table6", "table7", "table8", "table9", "table10", "table11", "table12"
+    ],
     data: str | None = None,
     preset: Literal["ilsvrc", "imagenette", "imagenette-gpu", "digits"],
     seeds: Whole = 1,
     out: Path | None = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
+    boxes: str | None = None,
+    photographs: Path | None = None,
+    classifiers: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
     nets: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
     voc2007: str | None = None,
     voc2012: str | None = None,
@@ -32,7 +37,7 @@ def reproduce(
     skip_unreadable: Skip = False,
     json_: Json = False,
 ) -> None:
-    """Run the paper's experiments (Sect. 4): train and test the nets of its tables, and compare the errors.
+    """Run the paper's experiments (Sect. 4, Appendices A and B): train and test its nets, and compare the errors.
 
     Finished steps are not repeated: after Ctrl-C or a power failure the same command resumes. If the recipe, data
     or start of a net has changed, the net is trained again and the earlier run is kept under another name.
@@ -43,10 +48,12 @@ def reproduce(
     - `verydeep reproduce table3 table4 --data ILSVRC --preset ilsvrc --dry-run` says what it would take.
     - `verydeep reproduce table11 --preset ilsvrc --nets torchvision/vgg16 torchvision/vgg19 --caltech101 CALTECH`
       transfers published nets to another data set (Appendix B).
+    - `verydeep reproduce table8 table9 table10 --data digits --preset digits` finds digits on backgrounds.
+    - `verydeep reproduce table8 --data ILSVRC --boxes Annotations --photographs Data --preset ilsvrc`
     - `torchrun --nproc-per-node 8 -m verydeep reproduce --data ILSVRC --preset ilsvrc --out runs/paper`
 
     Args:
-        tables: tables to make [default: table3 to table7].
+        tables: tables to make [default: those of Sect. 4, 3 to 7].
         data: a folder of photographs as for `verydeep train`, or "digits". Not needed for tables 11 and 12 with
             --nets.
         preset: the sizes of nets, scales and schedules: ilsvrc is the paper; imagenette is for small photographs
@@ -54,6 +61,11 @@ def reproduce(
         seeds: number of repetitions, each with different random numbers.
         out: the folder to create or resume: runs, results.json, report.html [default: runs/PRESET].
         dry_run: print the plan and its cost, and run nothing.
+        boxes: for tables 8 to 10: photographs with boxes, as for `verydeep localise train`; with the data digits,
+            they are made.
+        photographs: for tables 8 to 10: the folder of these photographs, as for `verydeep localise train`.
+        classifiers: for tables 8 to 10: classification nets to start from instead of training them, for S = 256
+            and for S = 384.
         nets: for tables 11 and 12: runs or weight files of nets D and E [default: the plan's D-jitter and
             E-jitter, trained on the data].
         voc2007: for table 11: the folder of PASCAL VOC 2007.
@@ -63,6 +75,7 @@ def reproduce(
         micro_batch: images per forward and backward pass on each rank; 0 for the rank's whole share of the batch.
     """
     from verydeep.commands.transfer_output import transfer_tables
+    from verydeep.experiments.localisation.plan import TABLES as BOXED
     from verydeep.experiments.transfer_plan import TABLES as TRANSFERRED
 
     folder = out or Path("runs") / preset
@@ -74,10 +87,17 @@ def reproduce(
         "deterministic": deterministic,
         "skip_unreadable": skip_unreadable,
     }
-    others = [name for name in tables if name not in TRANSFERRED]
+    boxed = [name for name in tables if name in BOXED]
+    others = [name for name in tables if name not in TRANSFERRED and name not in BOXED]
     found: dict[str, Any] = {}
     if others or not tables:
         found |= _classification(others, data, preset, seeds, folder, options, dry_run, json_)
+    if boxed:
+        if dry_run:
+            raise UserError(f"--dry-run does not plan Tables 8 to 10; leave out {boxed[0]}")
+        images = None if data == "digits" else data
+        more: dict[str, Any] = {"photographs": photographs, "classifiers": classifiers, "data": images}
+        found["localisation"] = _localisation(boxes or data, preset, boxed, seeds, folder, options | more, json_)
     if transferred := [name for name in tables if name in TRANSFERRED]:
         given = {"voc2007": voc2007, "voc2012": voc2012, "caltech101": caltech101, "caltech256": caltech256}
         folders = {name: place for name, place in given.items() if place is not None}
@@ -112,6 +132,27 @@ def _classification(
     found = run_plan(data, preset, tables, seeds, folder, **options)
     if first_rank() and not json_:
         experiment_output.write_experiment(found, folder)
+    return asdict(found.results)
+
+
+def _localisation(
+    source: str | None,
+    preset: str,
+    tables: Sequence[str],
+    seeds: int,
+    folder: Path,
+    options: dict[str, Any],
+    json_: bool,
+) -> dict[str, Any]:
+    """Make Tables 8 to 10, print them unless they will be printed as JSON, and return that."""
+    from verydeep.commands import localisation_output
+    from verydeep.experiments.localisation.reproduction import reproduce_boxes
+
+    if source is None or (source == options["data"]):
+        raise UserError(f"{tables[0]} needs photographs with boxes; pass them with --boxes")
+    found = reproduce_boxes(source, preset, tables, seeds, folder, **options)
+    if first_rank() and not json_:
+        localisation_output.write_box_experiment(found, folder)
     return asdict(found.results)
 
 

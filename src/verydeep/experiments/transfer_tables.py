@@ -215,7 +215,7 @@ def _trained(
     request: Request, data: str | Path, seeds: int | Sequence[int], here: Ranks
 ) -> dict[int | None, dict[str, str | Path]]:
     """Train the nets of the plan that are transferred, and those they start from, unless they are trained."""
-    request.options.computing.check(here.device)
+    request.options.computing(here.device).check(here.device)
     experiment = prepare(
         data, request.preset, (), seeds, request.out, request.options, here, request.skip_unreadable
     )

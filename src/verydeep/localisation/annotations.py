@@ -27,6 +27,9 @@ COLUMNS = ("file", "x0", "y0", "x1", "y1", "class")
 OPTIONAL_COLUMNS = ("width", "height")
 """Size of the image that the edges refer to, if the photograph has been rescaled since."""
 
+SPLITS = ("train", "val")
+"""What the optional column `split` of a CSV file may say; and the folders of XML files that are both there."""
+
 SLACK = 1.0
 """Pixels by which a box may reach beyond its photograph; it is clipped. Annotators' tools round differently."""
 
@@ -44,6 +47,8 @@ class Annotated:
     """For each photograph one or several boxes of its class, in pixels."""
     without: tuple[str, ...] = ()
     """Photographs that were left out since they have no box."""
+    splits: tuple[str, ...] = ()
+    """For each photograph train or val, if the annotations say so; else empty."""
 
     def __post_init__(self) -> None:
         if len(self.boxes) != len(self.dataset):
@@ -66,6 +71,8 @@ class Row(NamedTuple):
     edges: tuple[float, float, float, float]
     size: tuple[int, int] | None
     """Width and height that the edges refer to; None for the photograph's own."""
+    split: str = ""
+    """train, val, or empty if the annotations do not say."""
 
 
 def read_annotations(
@@ -75,8 +82,9 @@ def read_annotations(
 
     Args:
         source: a CSV file with the columns file, x0, y0, x1, y1 and class, where a file may have several rows, and
-            optionally width and height of the image that the edges refer to; or a folder of XML files in the
-            format of PASCAL VOC or ILSVRC, next to a folder of photographs.
+            optionally width and height of the image that the edges refer to, and split (train or val); or a folder
+            of XML files in the format of PASCAL VOC or ILSVRC, next to a folder of photographs. Its folders train
+            and val, if it has both, are the splits.
         photographs: the folder that the files are in; by default the folder of the CSV file, or for XML files the
             folder JPEGImages next to theirs.
 
@@ -115,7 +123,21 @@ def _annotated(name: str, rows: Sequence[Row], without: Sequence[str]) -> Annota
         found.append(np.concatenate([_checked(row, own) for row in of if row.category == of[0].category]))
         labels.append(numbers[of[0].category])
     dataset = Dataset(name, classes, tuple(sorted(by_photograph)), np.array(labels, np.int64))
-    return Annotated(dataset, tuple(found), tuple(without))
+    return Annotated(dataset, tuple(found), tuple(without), _splits(by_photograph))
+
+
+def _splits(by_photograph: dict[Path, list[Row]]) -> tuple[str, ...]:
+    """Return the split of each photograph, in the order of the data set; empty if the annotations name none.
+
+    Raises:
+        UserError: if a row differs from the others of its photograph, or from the first one in naming a split.
+    """
+    rows = [of for _, of in sorted(by_photograph.items())]
+    for of in rows:
+        for row in of:
+            if row.split != of[0].split:
+                raise UserError(f"{row.place}: split is {row.split!r}, but {of[0].split!r} at {of[0].place}")
+    return tuple(of[0].split for of in rows) if rows[0][0].split else ()
 
 
 def _size(photograph: Path, row: Row) -> tuple[int, int]:
@@ -172,7 +194,11 @@ def _csv_row(place: str, fields: dict[str, str], folder: Path) -> Row:
         if min(width, height) < 1:
             raise UserError(f"{place}: an image of {width:g} x {height:g} pixels; give sizes of 1 or more")
         size = int(width), int(height)
-    return Row(place, _inside(place, folder, fields["file"]), fields["class"].strip(), (x0, y0, x1, y1), size)
+    split = fields.get("split", "").strip()
+    if "split" in fields and split not in SPLITS:
+        raise UserError(f"{place}: split is {split!r}; give {' or '.join(SPLITS)}")
+    photograph = _inside(place, folder, fields["file"])
+    return Row(place, photograph, fields["class"].strip(), (x0, y0, x1, y1), size, split)
 
 
 def _number(place: str, name: str, text: str) -> float:
@@ -206,8 +232,12 @@ def _xml_rows(folder: Path, photographs: Path) -> tuple[list[Row], list[str]]:
         raise UserError(f"{folder} contains no .xml files; pass the folder of the annotations")
     rows: list[Row] = []
     empty: list[str] = []
+    split_in_two = all(is_folder(folder / split) for split in SPLITS)
     for file in files:
-        found = _xml_file(file, folder, photographs)
+        split = file.relative_to(folder).parts[0] if split_in_two else ""
+        if split_in_two and split not in SPLITS:
+            raise UserError(f"{file} is in neither of the folders {' and '.join(SPLITS)} of {folder}; move it")
+        found = [row._replace(split=split) for row in _xml_file(file, folder, photographs)]
         rows += found
         if not found:
             empty.append(str(file))

@@ -64,6 +64,15 @@ def outputs_for(classes: Sequence[str], regression: str) -> Outputs:
     return Outputs(tuple(classes) if regression == "PCR" else ())
 
 
+def are_boxes(names: Sequence[str]) -> bool:
+    """Return whether these are the names of a box regressor's outputs, and not of classes."""
+    try:
+        outputs_named(names)
+    except UserError:
+        return False
+    return True
+
+
 def outputs_named(names: Sequence[str]) -> Outputs:
     """Return the outputs of a regressor from the names in its card.
 

@@ -28,16 +28,35 @@ from verydeep.progress import Meter
 
 @dataclass(frozen=True, eq=False)
 class Regressor:
-    """A box regressor and its test scales."""
+    """A box regressor, the classifier that rates its windows, and its test scales."""
 
     net: ConvNet
+    classifier: ConvNet
+    """Its crop is that of the regressor."""
     scales: tuple[int, ...]
     """Q in pixels."""
+
+    def __post_init__(self) -> None:
+        if self.net.crop != self.classifier.crop:
+            raise UserError(
+                f"the box regressor has a crop of {self.net.crop}, and the classifier one of "
+                f"{self.classifier.crop}; windows must be of one size, so use nets of the same crop"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class CentreCrops:
+    """What a regressor says of the centre crops of photographs, for their true classes: protocol 1."""
+
+    boxes: Float64[np.ndarray, "N 4"]
+    """In pixels of each photograph, clipped to it."""
+    outputs: Float64[np.ndarray, "N 4"]
+    """The four outputs that they come from."""
 
 
 def centre_crop_boxes(
     net: ConvNet, data: Annotated, scale: int, ranks: Ranks, computing: Computing
-) -> Float64[np.ndarray, "N 4"]:
+) -> CentreCrops:
     """Return the box that a regressor predicts for the true class from the centre crop: protocol 1.
 
     Args:
@@ -48,7 +67,7 @@ def centre_crop_boxes(
         computing: precision, workers and progress.
 
     Returns:
-        One box per photograph, in its pixels, clipped to it.
+        One box per photograph.
 
     Raises:
         UserError: if Q is below the crop, the net is not a box regressor, or it does not know a class.
@@ -56,7 +75,7 @@ def centre_crop_boxes(
     """
     named, dataset = outputs_named(net.card.names), data.dataset
     sizes = [(int(width), int(height)) for width, height in sizes_of(dataset)]
-    found = np.zeros((len(dataset), 4))
+    found = np.zeros((2, len(dataset), 4))
     for batch in _batches(net, dataset, Pass("centre-crop", scale, flip=False), ranks, computing):
         with torch.no_grad(), computing.autocast(ranks.device):
             outputs = net(batch.together(ranks.device)).float().cpu().numpy().astype(np.float64)
@@ -65,9 +84,10 @@ def centre_crop_boxes(
             left, top = (grid_offsets(side, net.crop, 1)[0] for side in at_scale)
             of_class = named.of_class(output[None], dataset.classes[dataset.labels[row]])
             box = boxes_of(of_class, np.array([[left, top]], np.float64), net.crop)
-            found[row] = clipped(rescaled(box, at_scale, sizes[row]), *sizes[row])[0]
+            found[0, row] = clipped(rescaled(box, at_scale, sizes[row]), *sizes[row])[0]
+            found[1, row] = of_class[0]
     total: np.ndarray = ranks.total(torch.from_numpy(found)).cpu().numpy()
-    return total
+    return CentreCrops(total[0], total[1])
 
 
 def box_error(boxes: Float64[np.ndarray, "N 4"], data: Annotated) -> Error:
@@ -78,7 +98,6 @@ def box_error(boxes: Float64[np.ndarray, "N 4"], data: Annotated) -> Error:
 
 def locate(
     regressors: Sequence[Regressor],
-    classifier: ConvNet,
     dataset: Dataset,
     posteriors: Float32[np.ndarray, "N K"],
     computing: Computing,
@@ -87,14 +106,13 @@ def locate(
 ) -> list[list[Located]]:
     """Return the most likely classes of photographs and a box for each: protocol 2, the whole system.
 
-    Each regressor and the classifier run densely on the whole photograph at each test scale. The boxes of all
+    Each regressor and its classifier run densely on the whole photograph at each test scale. The boxes of all
     windows, scales and regressors are united before they are merged.
 
     Args:
-        regressors: one or several, each with its scales.
-        classifier: gives the scores of the windows; its crop is that of the regressors.
+        regressors: one or several, each with its classifier and its scales; the classifiers have the same classes.
         dataset: the photographs.
-        posteriors: of the classifier, or of several, for the whole photographs: they choose and order the classes.
+        posteriors: of these classes for the whole photographs: they choose and order the classes.
         computing: precision, workers and progress.
         top: number of classes per photograph.
         threshold: as for `merging.merged`.
@@ -103,21 +121,16 @@ def locate(
         For each photograph its classes with their boxes, the most likely class first.
 
     Raises:
-        UserError: if a scale is below the crop, a crop differs, or a regressor does not know a class.
+        UserError: if a scale is below the crop, or a regressor does not know a class.
         ImageError: if a photograph cannot be read.
     """
     sizes = sizes_of(dataset)
     best = np.argsort(-posteriors, axis=1, kind="stable")[:, :top]
     maps: list[list[Maps]] = [[] for _ in range(len(dataset))]
     for regressor in regressors:
-        if regressor.net.crop != classifier.crop:
-            raise UserError(
-                f"the box regressor has a crop of {regressor.net.crop}, and the classifier one of "
-                f"{classifier.crop}; windows must be of one size, so use nets of the same crop"
-            )
         for scale in regressor.scales:
-            _add_maps(maps, regressor.net, classifier, dataset, scale, sizes, best, computing)
-    names = classifier.card.names
+            _add_maps(maps, regressor, dataset, scale, sizes, best, computing)
+    names = regressors[0].classifier.card.names
     return [
         _located(of, matrix, chosen, names, (int(size[0]), int(size[1])), threshold)
         for of, matrix, chosen, size in zip(maps, posteriors, best, sizes, strict=True)
@@ -139,8 +152,7 @@ def _located(
 
 def _add_maps(
     maps: list[list[Maps]],
-    net: ConvNet,
-    classifier: ConvNet,
+    regressor: Regressor,
     dataset: Dataset,
     scale: int,
     sizes: Int64[np.ndarray, "N 2"],
@@ -148,6 +160,7 @@ def _add_maps(
     computing: Computing,
 ) -> None:
     """Add the maps of all photographs at a scale. Of each, only those of its most likely classes are kept."""
+    net, classifier = regressor.net, regressor.classifier
     named = outputs_named(net.card.names)
     ranks = Ranks(device=net.mean.device)
     with in_testing(classifier, ranks.device):

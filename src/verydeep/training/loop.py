@@ -27,7 +27,7 @@ from verydeep.training.gathering import worth_gathering
 from verydeep.training.initialisation import initialise, signal, start_from
 from verydeep.training.journal import Clock, Report, read_log, reporting, silent
 from verydeep.training.objective import Objective, classification
-from verydeep.training.resumption import recorded_data
+from verydeep.training.resumption import recorded_data, recorded_regression
 from verydeep.training.run import record_environment, record_limits
 from verydeep.training.saving import Saving
 from verydeep.training.schedule import LIMITS, last_iteration, stage, why_ended
@@ -226,7 +226,10 @@ def reopen(recipe: Recipe, entered: Entered, progress: Progress, order: Order) -
 def complete(entered: Entered, files: WeightFiles, net: ConvNet, progress: Progress) -> None:
     """Say that a run has ended, and write what it lacks: it may have been killed after its last checkpoint."""
     run = entered.path
-    more = f"; for more epochs: verydeep resume {run} --epochs N" if progress.ended in LIMITS.values() else ""
+    continued = (
+        "the same command with --epochs N" if recorded_regression(run) else f"verydeep resume {run} --epochs N"
+    )
+    more = f"; for more epochs: {continued}" if progress.ended in LIMITS.values() else ""
     say(f"{run}: this training has ended ({progress.ended}); nothing is left to do{more}")
     entered.check()
     if not read_log(run)[1]:

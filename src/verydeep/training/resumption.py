@@ -46,7 +46,9 @@ def resumed_recipe(run: Run, epochs: int | None = None, iterations: int | None =
 
 
 def recorded_data(run: Path) -> str | None:
-    """Return the data set of a run, as an absolute path or "digits"; None if it is no longer there."""
+    """Return the data set of a classifier's run: an absolute path or "digits"; None if it is no longer there."""
+    if recorded_regression(run):
+        return None
     try:
         path = read_json(run / DATA)["path"]
         # A relative path is the name of a data set that a program made in memory.
@@ -54,6 +56,15 @@ def recorded_data(run: Path) -> str | None:
     except (UserError, LookupError, TypeError):
         return None
     return path if there else None
+
+
+def recorded_regression(run: Path) -> str:
+    """Return SCR or PCR for the run of a box regressor (Appendix A), else an empty string."""
+    try:
+        found = read_json(run / DATA).get("regression", "")
+    except (UserError, AttributeError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 @dataclass(frozen=True)

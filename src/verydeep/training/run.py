@@ -179,6 +179,9 @@ def run_directory(
 IDENTIFYING = ("classes", "images", "validation_images", "mean")
 """What identifies the data of a run. Not their path: a data set may be moved. Means are compared as stored."""
 
+OF_BOXES = ("regression", "boxes")
+"""What also identifies the data of a box regressor (Appendix A): SCR or PCR, and a digest of its boxes."""
+
 
 def identity(recipe: Recipe, start: Start, data: dict[str, Any]) -> dict[str, Any]:
     """Return what tells the checkpoints of a run from those of others, as plain values.
@@ -191,7 +194,8 @@ def identity(recipe: Recipe, start: Start, data: dict[str, Any]) -> dict[str, An
         data: as `run_directory` takes it.
     """
     fields = recipe.model_dump(mode="json", exclude={*LIMITS, "start_from"})
-    measured = json.dumps([data[name] for name in IDENTIFYING])
+    names = (*IDENTIFYING, *(name for name in OF_BOXES if name in data))
+    measured = json.dumps([data[name] for name in names])
     return {
         "recipe": fields | {"learning_rate": start.rate},
         "start": start.weights,
@@ -310,9 +314,9 @@ def _other_data(path: Path, data: dict[str, Any]) -> list[str]:
     if not isinstance(there, dict):
         raise UserError(f"{path / DATA} is damaged: it holds {_short(there)}; {AGAIN}")
     return [
-        f"{name} is {_short(there.get(name))}, in {data['path']} it is {_short(data[name])}"
-        for name in IDENTIFYING
-        if there.get(name) != data[name]
+        f"{name} is {_short(there.get(name))}, in {data['path']} it is {_short(data.get(name))}"
+        for name in (*IDENTIFYING, *OF_BOXES)
+        if there.get(name) != data.get(name)
     ]
 
 

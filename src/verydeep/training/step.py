@@ -45,9 +45,8 @@ class Execution:
                 f"micro_batch is {self.micro_batch}; give a number of images, or 0 for a rank's whole share"
             )
 
-    def with_workers(self, most: int) -> "Execution":
-        """Return the same with at most that many workers."""
-        workers = min(self.computing.workers, most)
+    def with_workers(self, workers: int) -> "Execution":
+        """Return the same with that many workers."""
         return replace(self, computing=replace(self.computing, workers=workers))
 
 

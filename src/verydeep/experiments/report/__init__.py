@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from verydeep.errors import UserError
+from verydeep.experiments.localisation.results import RESULTS as BOX_RESULTS
 from verydeep.experiments.report.making import check_report as check_report
 from verydeep.experiments.report.making import make_report as make_report
 from verydeep.experiments.report.runs import runs_report as runs_report
@@ -15,15 +16,30 @@ from verydeep.experiments.transfer_report import check_transfer_report, make_tra
 from verydeep.experiments.transfer_results import RESULTS as TRANSFER_RESULTS
 from verydeep.files import is_file
 
+
+def _make_boxes(folder: Path, page: Path | None) -> tuple[Path, ...]:
+    from verydeep.experiments.localisation.report import make_box_report  # which uses modules of this package
+
+    return make_box_report(folder, page)
+
+
+def _check_boxes(folder: Path) -> tuple[Path, ...]:
+    from verydeep.experiments.localisation.report import check_box_report
+
+    return check_box_report(folder)
+
+
 _MAKERS: dict[str, Callable[[Path, Path | None], tuple[Path, ...]]] = {
     RESULTS: make_report,
     TRANSFER_RESULTS: make_transfer_report,
+    BOX_RESULTS: _make_boxes,
 }
 """By the file in an experiment's folder, what makes its pages."""
 
 CHECKS: dict[str, Callable[[Path], tuple[Path, ...]]] = {
     RESULTS: check_report,
     TRANSFER_RESULTS: check_transfer_report,
+    BOX_RESULTS: _check_boxes,
 }
 """The same for the pages that are missing or do not match their data."""
 
