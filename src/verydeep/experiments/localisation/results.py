@@ -130,8 +130,10 @@ def read_box_measurements(folder: Path) -> BoxMeasurements | None:
     hits = {}
     for row in results.rows:
         name = _name(row.key, row.seed)
-        top1, top5 = arrays[f"{name} top1"] > 0, arrays.get(f"{name} top5")
-        hits[row.key, row.seed] = Hits(top1, None if top5 is None else top5 > 0)
+        if f"{name} top1" not in arrays:
+            raise UserError(f"cannot read the results in {folder}: {HITS} lacks {name} which {RESULTS} has")
+        top5 = arrays.get(f"{name} top5")
+        hits[row.key, row.seed] = Hits(arrays[f"{name} top1"] > 0, None if top5 is None else top5 > 0)
     return BoxMeasurements(results, hits)
 
 
