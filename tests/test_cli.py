@@ -354,7 +354,7 @@ def test_ctrl_c_is_said(verydeep, folder, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("verydeep.procedures.survey", interrupt)
+    monkeypatch.setattr("verydeep.inspection.survey", interrupt)
     code, _, err = verydeep("inspect", folder)
     assert code == 130
     assert "interrupted" in err

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from verydeep.exports.exporting import export as export
     from verydeep.features import Features as Features
     from verydeep.features import extract as extract
+    from verydeep.inspection import Inspection as Inspection
+    from verydeep.inspection import inspect as inspect
     from verydeep.interop.loading import convert as convert
     from verydeep.interop.loading import load as load
     from verydeep.localisation.data import open_boxes as open_boxes
@@ -38,9 +40,7 @@ if TYPE_CHECKING:
     from verydeep.localising import train_boxes as train_boxes
     from verydeep.network import ConvNet as ConvNet
     from verydeep.photographs.photograph import ImageError as ImageError
-    from verydeep.procedures import Inspection as Inspection
     from verydeep.procedures import Prediction as Prediction
-    from verydeep.procedures import inspect as inspect
     from verydeep.procedures import predict as predict
     from verydeep.procedures import resume as resume
     from verydeep.procedures import test as test
@@ -68,7 +68,7 @@ _HOMES = {
     "Description": "description",
     "Features": "features",
     "ImageError": "photographs.photograph",
-    "Inspection": "procedures",
+    "Inspection": "inspection",
     "Interrupted": "errors",
     "Prediction": "procedures",
     "Ranks": "distributed",
@@ -85,7 +85,7 @@ _HOMES = {
     "export": "exports.exporting",
     "extract": "features",
     "feature_net": "weights",
-    "inspect": "procedures",
+    "inspect": "inspection",
     "initialise": "training.initialisation",
     "load": "interop.loading",
     "open_boxes": "localisation.data",

@@ -40,20 +40,10 @@ from verydeep.localisation.prediction import Located
 from verydeep.localisation.regressor import are_boxes, outputs_for, outputs_named
 from verydeep.localisation.testing import Regressor, box_error, centre_crop_boxes, locate
 from verydeep.network import ConvNet
-from verydeep.procedures import (
-    Launch,
-    Net,
-    Task,
-    ValidationSet,
-    colours_of,
-    conditions_of,
-    description,
-    loaded,
-    surveyed,
-    trained,
-)
+from verydeep.procedures import Net, loaded
 from verydeep.progress import say
 from verydeep.recipe import FINE_TUNING_RATE, Recipe
+from verydeep.task import Launch, Task, ValidationSet, colours_of, conditions_of, description, surveyed, trained
 from verydeep.training.augmentation import Draw
 from verydeep.training.objective import Objective
 from verydeep.training.open_fields import filled

@@ -1,64 +1,49 @@
-"""Sect. 3 and 4 as functions, for the command line and the experiments: train, resume, test, predict, inspect."""
+"""Sect. 3 and 4 as functions, for the command line and the experiments: train, resume, test, predict."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 from torch import nn
 
 from verydeep import weights
 from verydeep.computing import Computing, Precision, TestingPrecision
 from verydeep.configurations import whole_number
-from verydeep.datasets.dataset import Dataset, Split, compare_classes, images_below, open_dataset
-from verydeep.datasets.duplicates import same_content
-from verydeep.datasets.survey import Survey, leave_out_unreadable, principal_components, survey, unreadable_at
-from verydeep.distributed import Ranks, device_of, local_ranks, ranks
+from verydeep.datasets.dataset import Dataset
+from verydeep.distributed import Ranks, device_of, ranks
 from verydeep.errors import UserError
 from verydeep.evaluation import testing
-from verydeep.evaluation.batches import batch_bytes, batch_pixels, batches_of
 from verydeep.evaluation.dense import left_out
 from verydeep.evaluation.images import Given, opened
-from verydeep.evaluation.metrics import mean_loss, top_error
 from verydeep.evaluation.posteriors import average, one_pass
-from verydeep.evaluation.protocols import PROTOCOLS, Pass, check_scales, middle, passes, protocol, test_scale
+from verydeep.evaluation.protocols import PROTOCOLS, check_scales, passes, test_scale
 from verydeep.evaluation.testing import Result
 from verydeep.interop.loading import load
 from verydeep.localisation.regressor import are_boxes
 from verydeep.network import ConvNet
 from verydeep.photographs.photograph import ImageError
-from verydeep.printable import decoded, printable
+from verydeep.printable import printable
 from verydeep.progress import say
-from verydeep.reading import check_shared_memory, fitting_workers
 from verydeep.recipe import Recipe
-from verydeep.training import loop
-from verydeep.training.augmentation import Colours, shared_bytes
+from verydeep.task import Data, Launch, Task, class_validation, place_of, surveyed, trained
 from verydeep.training.objective import Objective, classification
-from verydeep.training.open_fields import filled
-from verydeep.training.presets import Conditions, Preset, machine_rate, preset_line
+from verydeep.training.presets import Preset
 from verydeep.training.resumption import (
     recorded_data,
     recorded_execution,
     recorded_regression,
     resumed_recipe,
 )
-from verydeep.training.run import Run, read_run, run_directory, unfinished
+from verydeep.training.run import Run, read_run, unfinished
 from verydeep.training.step import Execution
-from verydeep.training.validation import Validated, Validation
 from verydeep.transfer.procedure import scores as linear_scores
 from verydeep.workers import reading_workers, workers_for
 
 Net: TypeAlias = nn.Module | Run | str | Path
 """A `ConvNet`, a run, the path of a run or weight file, or the name of published weights."""
-
-Data: TypeAlias = str | Path | Dataset
-"""An argument of `open_dataset`, or a data set that it returned."""
-
-ELONGATED = 20
-"""`inspect` lists photographs whose long side is more than this many times their short side."""
 
 
 def train(
@@ -118,134 +103,8 @@ def train(
     return trained(task, recipe, out, execution, how)
 
 
-@dataclass(frozen=True, eq=False)
-class ValidationSet:
-    """The validation photographs, and how a net is run on them."""
-
-    dataset: Dataset
-    """Without unreadable images."""
-    sizes: Int32[np.ndarray, "N 2"]
-    """Width and height of each in pixels."""
-    centre_crop: Pass
-    """The centre crop, at the middle of the training scale."""
-    ranks: Ranks
-    computing: Computing
-    """Without progress."""
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What a net is trained for: photographs, and what it is to output for them."""
-
-    data: Data
-    """The training set, as for `surveyed`."""
-    validation: Data
-    """The validation set."""
-    place: str
-    """Where the data are, for people to read."""
-    objective: Callable[[Dataset, Recipe], Objective]
-    """Takes the training set without unreadable images, and the recipe with all its sizes."""
-    measured: Callable[[ValidationSet], Validation]
-    """How to validate."""
-    identity: Mapping[str, str] = field(default_factory=dict)
-    """What else tells the data of a run from others."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a training starts on this machine."""
-
-    device: str = "auto"
-    preset: Preset | None = None
-    workers: int | None = None
-    """Processes per rank that prefetch images; if None, chosen for the cores and the shared memory."""
-    skip_unreadable: bool = False
-    new_limits: bool = False
-    """Whether the limits of the recipe replace those of the run that is there."""
-
-
 def _classification(dataset: Dataset, _: Recipe) -> Objective:
     return classification(dataset)
-
-
-def class_validation(images: ValidationSet) -> Validation:
-    """Return the validation of a classifier: top-1 error and mean log-loss on centre crops."""
-    dataset, crop = images.dataset, images.centre_crop
-
-    def measure(net: ConvNet) -> Validated:
-        matrix = one_pass(net, dataset, crop, images.ranks, images.computing, images.sizes)
-        error = top_error(matrix, dataset.labels, 1)
-        return Validated(error.value, mean_loss(matrix, dataset.labels))
-
-    return Validation(protocol(crop.method, [crop.scale], flip=crop.flip), len(dataset), measure)
-
-
-def trained(task: Task, recipe: Recipe, out: str | Path | Run, execution: Execution, how: Launch) -> Run:
-    """Train a net for a task, or resume its training: the steps that classification and localisation share.
-
-    Args:
-        task: what the net is trained for.
-        recipe: as for `train`.
-        out: the run directory to create or resume.
-        execution: how to compute.
-        how: how to start.
-
-    Raises:
-        UserError: as `train` does.
-        Interrupted: after SIGTERM or Ctrl-C, once everything is saved.
-    """
-    if not isinstance(recipe, Recipe):
-        raise UserError(f"the recipe is of type {type(recipe).__name__}; pass a verydeep.Recipe")
-    if not isinstance(out, str | os.PathLike):
-        raise UserError(f"out is {out!r}; pass the path of the run directory")
-    if decoded(os.fspath(out)) != os.fspath(out):
-        raise UserError(
-            f"{os.fspath(out)}: weight files cannot be read from a path that is not UTF-8; use another path"
-        )
-    run = Path(out)
-    with ranks(how.device, execution.computing.deterministic) as here:
-        execution = execution.with_workers(reading_workers(how.workers, here.device))
-        computing = execution.computing
-        computing.check(here.device)
-        training_set, found = surveyed(task.data, "train", how.skip_unreadable, here)
-        conditions = conditions_of(training_set, found, here)
-        recipe = filled(run, recipe, how.preset, conditions)
-        if how.preset is not None and here.first:
-            say(preset_line(how.preset, recipe, conditions))
-        centre_crop = Pass("centre-crop", middle(*recipe.scales), flip=False)
-        validation_set, sizes = surveyed(task.validation, "val", how.skip_unreadable, here, centre_crop.scale)
-        compare_classes(validation_set.classes, training_set.classes, validation_set.name, training_set.name)
-        prefetched = _prefetched(recipe, training_set, validation_set, centre_crop, computing, here)
-        if how.workers is None:
-            execution = _fitted(execution, prefetched, here)
-        check_shared_memory(execution.computing.workers, prefetched)
-        colours = colours_of(found)
-        described = description(task.place, training_set, validation_set, colours) | dict(task.identity)
-        quiet = replace(execution.computing, progress=False)
-        validation = task.measured(ValidationSet(validation_set, sizes.sizes, centre_crop, here, quiet))
-        objective = task.objective(training_set, recipe)
-        with run_directory(run, recipe, described, here, how.new_limits) as entered:
-            loop.train(recipe, entered, training_set, colours, validation, here, execution, objective)
-        here.wait()  # until the first rank has written everything
-        return read_run(run)
-
-
-def _prefetched(
-    recipe: Recipe, training_set: Dataset, validation_set: Dataset, one: Pass, computing: Computing, here: Ranks
-) -> int:
-    """Return the bytes of shared memory that a mini-batch of training and one of validation take together."""
-    made = recipe.architecture(len(training_set.classes))
-    pixels = batch_pixels(made, here.device, computing.half is not None)
-    validation = batch_bytes(batches_of(validation_set, one, recipe.crop, pixels=pixels), one, recipe.crop, None)
-    return shared_bytes(recipe, len(training_set), here.world) + local_ranks() * validation
-
-
-def _fitted(execution: Execution, shared: int, here: Ranks) -> Execution:
-    """Return the execution with no more workers than shared memory is enough for; a line says so if it lacks."""
-    most, line = fitting_workers(execution.computing.workers, shared)
-    if line and here.local_rank == 0:
-        say(line)
-    return execution.with_workers(most)
 
 
 def resume(
@@ -510,157 +369,3 @@ def loaded(net: Net, device: str = "auto") -> ConvNet:
 def _prediction(image: str, posteriors: Float32[np.ndarray, " K"], names: Sequence[str], top: int) -> Prediction:
     best = np.argsort(-posteriors, kind="stable")[:top]
     return Prediction(image, tuple(names[k] for k in best), tuple(float(posteriors[k]) for k in best))
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """The result of inspecting a split."""
-
-    split: Split
-    images: int
-    counts: dict[str, int]
-    """Images of each class."""
-    mean: tuple[float, float, float]
-    """Mean RGB in 0..255; NaN if no image can be read."""
-    smallest_sides: tuple[int, int, int] | None
-    """Minimum, median and maximum of the smallest sides of readable images, in pixels; None if there are none."""
-    unreadable: tuple[str, ...]
-    """One line per image that cannot be read."""
-    others: tuple[str, ...]
-    """Files and folders that are left out; for a folder, with the number of images below it."""
-    suspicious: tuple[str, ...] = ()
-    """One line per image that is very elongated, or that was read but may be damaged."""
-    also_in_train: tuple[str, ...] = ()
-    """One line per validation image with the same content as a training image; empty for the training set."""
-
-
-def inspect(data: str | Path) -> tuple[Inspection, Inspection]:
-    """Read all images of a data set, and report their classes, sizes, mean colour and faults.
-
-    Args:
-        data: a folder of photographs or "digits"; see `open_dataset`.
-
-    Returns:
-        The inspections of the training set and of the validation set.
-
-    Raises:
-        UserError: if there is no such data set.
-    """
-    train, val = open_dataset(data, "train"), open_dataset(data, "val")
-    shared = tuple(
-        f"{_named(val, row)}: has the same content as {_named(train, trained)}"
-        for trained, row in same_content(train, val)
-    )
-    return _inspected(train, "train"), replace(_inspected(val, "val"), also_in_train=shared)
-
-
-def _named(dataset: Dataset, row: int) -> str:
-    photograph = dataset.photographs[row]
-    return str(photograph) if isinstance(photograph, Path) else f"image {row} of {dataset.name}"
-
-
-def _inspected(dataset: Dataset, split: Split) -> Inspection:
-    found = survey(dataset)
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
-    sides = found.sizes[found.sizes.min(1) > 0].min(1)
-    low, median, high = (int(value) for value in np.percentile(sides, (0, 50, 100))) if len(sides) else (0, 0, 0)
-    red, green, blue = found.mean.tolist()
-    return Inspection(
-        split,
-        len(dataset),
-        dict(zip(dataset.classes, counts, strict=True)),
-        (red, green, blue),
-        (low, median, high) if len(sides) else None,
-        tuple(reason for _, reason in found.unreadable),
-        tuple(f"{path} (images below it: {count})" if count else str(path) for path, count in _left_out(dataset)),
-        (*(reason for _, reason in found.suspicious), *_elongated(dataset, found)),
-    )
-
-
-def _elongated(dataset: Dataset, found: Survey) -> Iterator[str]:
-    short, long = found.sizes.min(1), found.sizes.max(1)
-    for row in np.flatnonzero((short > 0) & (long > ELONGATED * short)).tolist():
-        width, height = found.sizes[row]
-        yield f"{_named(dataset, row)}: {width} x {height} pixels looks like a strip, not a photograph"
-
-
-def _left_out(dataset: Dataset) -> Iterator[tuple[Path, int]]:
-    """Return the files and folders that are left out of the data set, with the number of images below each."""
-    return ((path, images_below(path)) for path in dataset.ignored)
-
-
-def colours_of(found: Survey) -> Colours:
-    """Return the colour statistics of a training set from its survey."""
-    return Colours(found.mean, *principal_components(found.covariance))
-
-
-def conditions_of(training_set: Dataset, found: Survey, here: Ranks) -> Conditions:
-    """Return what a preset may fit the sizes of a training to: the surveyed data and the machine."""
-    side = int(np.median(found.sizes.min(1))) if len(training_set) else 0
-    return Conditions(len(training_set), len(training_set.classes), side, machine_rate(here))
-
-
-def description(place: str, training_set: Dataset, validation_set: Dataset, colours: Colours) -> dict[str, Any]:
-    """Return the contents of a run's data.json: what identifies its data, and what was measured on them."""
-    return {
-        "path": place,
-        "classes": list(training_set.classes),
-        "images": len(training_set),
-        "validation_images": len(validation_set),
-        "mean": [round(value, 4) for value in colours.mean.tolist()],
-        "deviations": colours.deviations.tolist(),
-        "components": colours.components.tolist(),
-    }
-
-
-def place_of(data: Data) -> str:
-    """Return where a data set is, for people to read."""
-    if isinstance(data, Dataset):
-        return data.name
-    return str(data) if data == "digits" else str(Path(data).absolute())
-
-
-def surveyed(
-    data: Data, split: Split, skip_unreadable: bool, here: Ranks, largest: int | None = None
-) -> tuple[Dataset, Survey]:
-    """Survey a split, and leave out unreadable images. On each machine, the first rank surveys for the others.
-
-    Args:
-        data: as for `train`.
-        split: train or val.
-        skip_unreadable: whether to leave out images that cannot be read, instead of raising.
-        here: the ranks.
-        largest: the largest smallest side, in pixels, that whole photographs are rescaled to. Photographs that are
-            too elongated for it count as unreadable. None if only crops are cut.
-
-    Returns:
-        The split and its survey, without unreadable images.
-
-    Raises:
-        UserError: if there is no such data set, it is empty, or an unreadable image is not to be left out.
-    """
-    dataset = data if isinstance(data, Dataset) else open_dataset(data, split)
-    if not len(dataset):
-        raise UserError(f"{dataset.name} has no photographs; it needs at least one")
-    if here.local_rank > 0:
-        here.wait()
-    found = survey(dataset)
-    if here.local_rank == 0:
-        here.wait()
-    if largest is not None:
-        found = unreadable_at(dataset, found, largest)
-    if here.first:
-        if dataset.note:
-            say(dataset.note)
-        if dataset.ignored:
-            images = sum(count for _, count in _left_out(dataset))
-            below = f" (images in them: {images}; move these into the folder of their class)" if images else ""
-            say(
-                f"{dataset.name}: files or folders left out: {len(dataset.ignored)}{below}, such as "
-                f"{dataset.ignored[0]}; verydeep inspect lists them"
-            )
-        for _, reason in found.unreadable if skip_unreadable else ():
-            say(f"left out: {reason}")
-        if skip_unreadable and found.unreadable:
-            say(f"{dataset.name}: {len(found.unreadable)} of {len(dataset)} images left out")
-    return leave_out_unreadable(dataset, found, skip_unreadable)

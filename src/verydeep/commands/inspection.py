@@ -10,7 +10,7 @@ from verydeep.commands.arguments import Json
 from verydeep.terminal import Cell, write, write_json, write_line, write_table
 
 if TYPE_CHECKING:
-    from verydeep.procedures import Inspection
+    from verydeep.inspection import Inspection
 
 
 def inspect(data: str, /, *, json_: Json = False) -> None:
@@ -26,7 +26,7 @@ def inspect(data: str, /, *, json_: Json = False) -> None:
     Args:
         data: a data set, as for `verydeep train`.
     """
-    from verydeep.procedures import inspect as inspect_data
+    from verydeep.inspection import inspect as inspect_data
 
     found = inspect_data(data)
     if json_:

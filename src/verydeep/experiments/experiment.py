@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from verydeep import procedures
 from verydeep.computing import Computing, Precision
 from verydeep.datasets.dataset import Dataset, held_out
 from verydeep.datasets.survey import Survey
@@ -34,6 +33,7 @@ from verydeep.files import exists
 from verydeep.printable import printable
 from verydeep.progress import say
 from verydeep.recipe import Recipe
+from verydeep.task import colours_of, description, place_of, surveyed
 from verydeep.workers import reading_workers
 
 KEPT_BYTES = 2**31
@@ -200,8 +200,8 @@ def open_data(data: str | Path, chosen: Preset, here: Ranks, skip_unreadable: bo
     """Open the images of an experiment, and hold out the share of the training images that the preset sets."""
     largest = max(chosen.scales.values())
     held_out_of_train = largest if chosen.hold_out else None
-    training, found = procedures.surveyed(data, "train", skip_unreadable, here, held_out_of_train)
-    tested, sizes = procedures.surveyed(data, "val", skip_unreadable, here, largest)
+    training, found = surveyed(data, "train", skip_unreadable, here, held_out_of_train)
+    tested, sizes = surveyed(data, "val", skip_unreadable, here, largest)
     names = tuple(map(_name, range(len(tested)), tested.photographs))
     smallest = min(chosen.scales.values())
     if _may_be_kept(found, sizes, smallest):
@@ -210,9 +210,9 @@ def open_data(data: str | Path, chosen: Preset, here: Ranks, skip_unreadable: bo
     if chosen.hold_out:
         training, validation = held_out(training, chosen.hold_out)
         held = len(validation)
-        _, found = procedures.surveyed(training, "train", False, here)
-    place, colours = procedures.place_of(data), procedures.colours_of(found)
-    described = procedures.description(place, training, validation, colours)
+        _, found = surveyed(training, "train", False, here)
+    place, colours = place_of(data), colours_of(found)
+    described = description(place, training, validation, colours)
     return Data(name, training, validation, tested, names, held, sizes.sizes, described)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from verydeep import procedures
 from verydeep.computing import Precision
 from verydeep.datasets.dataset import Dataset, compare_classes, selected
 from verydeep.distributed import Ranks, ranks
@@ -63,6 +62,7 @@ from verydeep.localising import (
     whole_posteriors,
 )
 from verydeep.progress import say
+from verydeep.task import colours_of, description, surveyed
 from verydeep.training.run import move_aside, read_run
 
 CHAIN = ("A", "D", "D-384")
@@ -163,7 +163,7 @@ def reproduce_boxes(
     with ranks(device, deterministic) as here:
         options.computing(here.device).check(here.device)
         largest = max(chosen.classification.scales.values())
-        readable, _ = procedures.surveyed(splits.val.dataset, "val", skip_unreadable, here, largest)
+        readable, _ = surveyed(splits.val.dataset, "val", skip_unreadable, here, largest)
         images = (
             _data_of(splits, here, skip_unreadable)
             if data is None or given
@@ -215,9 +215,9 @@ def _given(classifiers: Sequence[str | Path], chosen: BoxPreset, splits: Splits)
 
 def _data_of(splits: Splits, here: Ranks, skip_unreadable: bool) -> Data:
     """Return photographs with boxes as images for classification."""
-    training, found = procedures.surveyed(splits.train.dataset, "train", skip_unreadable, here)
-    validation, sizes = procedures.surveyed(splits.val.dataset, "val", skip_unreadable, here)
-    described = procedures.description(splits.place, training, validation, procedures.colours_of(found))
+    training, found = surveyed(splits.train.dataset, "train", skip_unreadable, here)
+    validation, sizes = surveyed(splits.val.dataset, "val", skip_unreadable, here)
+    described = description(splits.place, training, validation, colours_of(found))
     names = tuple(map(str, range(len(validation))))
     return Data(training.name, training, validation, validation, names, 0, sizes.sizes, described)
 
