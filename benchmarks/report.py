@@ -31,6 +31,8 @@ TAIL = """\
   paper's findings.
 - [The same at a crop of 224, in nine minutes on a GPU](imagenette-gpu/README.md): one seed, 14 of 22 trainings.
 - [Fine-tuning the authors' convolutions on imagenette](fine-tuning/README.md).
+- [Localisation on two small data sets](localisation/README.md), in miniature: Tables 8 to 10, one seed.
+- [Transfer to half of Caltech-101](transfer/README.md).
 - [Transfer of the authors' convolutions and of the miniatures to half of Caltech-101](transfer/README.md).
 """
 
