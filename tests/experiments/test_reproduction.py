@@ -14,6 +14,7 @@ import torch
 
 from synthetic import pixels, refusal, save
 from verydeep import procedures, weights
+from verydeep.datasets.dataset import open_dataset
 from verydeep.evaluation import testing
 from verydeep.evaluation.posteriors import posteriors
 from verydeep.experiments import experiment
@@ -135,7 +136,7 @@ def test_a_row_is_the_mean_of_its_nets_scales_and_methods(photographs, tmp_path)
     out = tmp_path / "out"
     reproduce(photographs, tiny(), ["table6"], out=out)
     row = TABLES["table6"].rows[3]  # D and E, multi-crop and dense
-    dataset = procedures.open_dataset(photographs, "val")
+    dataset = open_dataset(photographs, "val")
     net = [weights.load(out / "seed-0" / name) for name in ("D-jitter", "E-jitter")]
     dense = [posteriors(each, dataset, [33, 36, 38], "dense") for each in net]
     crops = [
