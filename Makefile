@@ -21,7 +21,7 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/pytest --numprocesses 2
-	VERYDEEP_ENGINE=off $(BIN)/pytest --numprocesses 2 tests/test_network.py tests/training/test_step.py
+	VERYDEEP_ENGINE=off $(BIN)/pytest --numprocesses 2 -m "not slow" tests/test_network.py tests/training/test_step.py
 
 # The tests of the engine's native code, compiled with assertions and the address and undefined-behaviour sanitizers.
 SANITIZED := build/sanitized
