@@ -61,6 +61,7 @@ def check_contents(sdist: Path, wheel: Path) -> None:
         str(file.relative_to(SOURCES.parent))
         for pattern in (
             "experiments/presets/*.toml",
+            "experiments/localisation/presets/*.toml",
             "experiments/pages/*.css",
             "published/*.toml",
             "published/*.txt",
