@@ -307,3 +307,13 @@ def test_the_maps_of_a_batch_and_the_workspace_fit_into_the_memory_that_is_left_
     taken = torch.cuda.max_memory_allocated() - used if device == "cuda" else 0
     each = bytes_per_pixel(net.architecture, 2 if computing.half else 4)
     assert taken < each * count * side**2 / GPU_MEMORY_SHARE
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_overflow_under_autocast_is_warned_of(device):
+    net = new_net().to(device)
+    with torch.no_grad():
+        net.conv1_1.bias.fill_(1e6)
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=device)
+    with pytest.warns(UserWarning, match="float16"), torch.no_grad(), torch.autocast(device, torch.float16):
+        net(images)

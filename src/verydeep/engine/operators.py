@@ -117,7 +117,7 @@ def centres(images: Tensor, kind: torch.dtype) -> bool:
         images.is_cuda
         and plain_tensor(images)
         and images.numel() > 0
-        and kind in gpu.KINDS
+        and {kind, computed_in(kind)} <= set(gpu.KINDS)  # in float16, torch does, and is watched for overflow
         and not images.requires_grad
         and not (torch.compiler.is_compiling() or exporting() or transformed() or forward_mode())
         and gpu.available(images.device)
